@@ -1,0 +1,54 @@
+# Nothing is needed but make and Python 3.11; `make demo` is the whole start.
+
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+  $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+  2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.locked
+# More arguments for pytest or pip-compile, such as ARGS='-k packing' or
+# ARGS=--upgrade.
+ARGS ?=
+
+.PHONY: help venv demo test test-fast check lock
+
+help:  ## Lists these targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: $(STAMP)  ## Makes .venv with the locked versions.
+
+$(STAMP): requirements/lock.txt requirements/torch.txt
+	@test -n '$(PYTHON)' || { \
+	  echo 'No Python 3.11 found: give its path, make PYTHON=...' >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements/lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+	  --no-deps -r requirements/torch.txt 2>$(VENV)/torch.log || \
+	  echo 'PyTorch (CPU build) could not be had: tests of parity with it' \
+	    'will be skipped. The reason stands in $(VENV)/torch.log.'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-index \
+	  --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: venv  ## Runs the method on a small synthetic world, on the CPU.
+	$(BIN)/python -m tract_jax.main --config=configs/demo.py
+
+test: venv  ## Runs every test: unit, slow and multi-process.
+	$(BIN)/python -m pytest -n 2 --dist=worksteal $(ARGS)
+
+test-fast: venv  ## Runs the unit tests alone.
+	$(BIN)/python -m pytest -n 2 --dist=worksteal \
+	  -m 'not slow and not multiprocess' $(ARGS)
+
+check: venv  ## Checks format, lint and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: venv  ## Pins what setup.py and requirements/lock.in ask for.
+	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet \
+	  --generate-hashes --allow-unsafe --strip-extras --extra test \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --no-emit-options --output-file requirements/lock.txt \
+	  setup.py requirements/lock.in $(ARGS)

@@ -1,0 +1,226 @@
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.text import small_tokenizers
+from tract_jax import types
+from tract_jax.data import encoding, records
+from tract_jax.text import prompts, score_tokens
+
+GRID = prompts.make_score_grid([1, 2, 3, 4, 5])
+MT_BENCH = (
+  pathlib.Path(__file__).parents[3] / 'shared' / 'data' / 'mt_bench_eval.json'
+)
+
+
+def words():
+  """<s> 1, </s> 2, digits 3..7, a 8, b 9, c 10, so 11."""
+  return small_tokenizers.word_level('1 2 3 4 5 a b c so')
+
+
+def find(tokenizer, marker):
+  return score_tokens.find_score_tokens(tokenizer, GRID, marker)
+
+
+def check(encoded, inputs, targets, cot_mask, score_mask, score):
+  assert encoded.inputs.tolist() == inputs
+  assert encoded.targets.tolist() == targets
+  assert encoded.cot_mask.astype(int).tolist() == cot_mask
+  assert encoded.score_mask.astype(int).tolist() == score_mask
+  assert encoded.score == score
+  assert encoded.inputs.dtype == encoded.targets.dtype == np.int32
+  assert encoded.cot_mask.dtype == encoded.score_mask.dtype == bool
+
+
+def test_with_cot_by_hand():
+  tokenizer = words()
+  example = types.Example('x', 'a b', 4.0, cot='c')
+  encoded = encoding.encode_example(example, tokenizer, find(tokenizer, 'so'))
+  check(
+    encoded,
+    inputs=[1, 8, 9, 10, 11, 6],
+    targets=[8, 9, 10, 11, 6, 2],
+    cot_mask=[0, 0, 1, 1, 0, 1],
+    score_mask=[0, 0, 0, 0, 1, 0],
+    score=4.0,
+  )
+
+
+def test_bare_score_by_hand():
+  tokenizer = words()
+  example = types.Example('x', 'a b', 4.0, cot='c')
+  encoded = encoding.encode_example(example, tokenizer, find(tokenizer, ''))
+  check(
+    encoded,
+    inputs=[1, 8, 9, 6],
+    targets=[8, 9, 6, 2],
+    cot_mask=[0, 0, 0, 1],
+    score_mask=[0, 0, 1, 0],
+    score=4.0,
+  )
+
+
+def test_empty_cot_still_has_the_marker():
+  tokenizer = words()
+  example = types.Example('x', 'a', 1.0)
+  encoded = encoding.encode_example(example, tokenizer, find(tokenizer, 'so'))
+  assert encoded.targets.tolist() == [8, 11, 3, 2]
+
+
+def test_fractional_score_is_written_as_the_nearest():
+  tokenizer = words()
+  found = find(tokenizer, 'so')
+  for score, token in [(3.4, 5), (3.5, 6), (11 / 3, 6)]:
+    example = types.Example('x', 'a', score, cot='c')
+    encoded = encoding.encode_example(example, tokenizer, found)
+    assert encoded.targets[encoded.score_mask].tolist() == [token]
+    assert encoded.score == score
+
+
+def test_self_cot_is_used_token_for_token():
+  tokenizer = words()
+  found = find(tokenizer, 'so')
+  example = types.Example('x', 'a', 5.0, cot='b')
+  sample = np.asarray([10, 10, 0, 11], np.int32)
+  encoded = encoding.encode_example(example, tokenizer, found, sample)
+  check(
+    encoded,
+    inputs=[1, 8, 10, 10, 0, 11, 7],
+    targets=[8, 10, 10, 0, 11, 7, 2],
+    cot_mask=[0, 1, 1, 1, 1, 0, 1],
+    score_mask=[0, 0, 0, 0, 0, 1, 0],
+    score=5.0,
+  )
+
+
+@pytest.mark.parametrize(
+  'make', [small_tokenizers.byte_level, small_tokenizers.sentence_piece]
+)
+def test_self_cot_of_the_same_tokens_is_encoded_the_same(make):
+  tokenizer = make()
+  found = find(tokenizer, prompts.MARKER)
+  example = types.Example('x', 'question </s>', 2.0, cot='It is "clear".')
+  own = encoding.encode_example(example, tokenizer, found)
+  ids, num_prompt = encoding.prompt_and_cot_ids(example, tokenizer, found)
+  sampled = encoding.encode_example(example, tokenizer, found, ids[num_prompt:])
+  np.testing.assert_array_equal(sampled.inputs, own.inputs)
+  np.testing.assert_array_equal(sampled.cot_mask, own.cot_mask)
+  # What precedes the score is what the score is predicted from.
+  score_at = int(np.flatnonzero(own.score_mask)[0])
+  np.testing.assert_array_equal(ids, own.inputs[: score_at + 1])
+  np.testing.assert_array_equal(
+    ids[:num_prompt], tokenizer.prompt_ids(example.prompt)
+  )
+  target = own.targets[own.cot_mask | own.score_mask]
+  assert target[-1] == tokenizer.eos_id
+  assert tokenizer.decode(target[:-1]) == (
+    'It is "clear". So the overall score is 2'
+  )
+
+
+def test_sample_with_another_end_is_refused():
+  tokenizer = small_tokenizers.sentence_piece()
+  found = find(tokenizer, prompts.MARKER)
+  for sample in ([], [5], [*found.prefix_ids, 5]):
+    with pytest.raises(types.InputError, match='example x: its sampled CoT'):
+      encoding.encode_example(
+        types.Example('x', 'a', 5.0), tokenizer, found, np.asarray(sample, int)
+      )
+
+
+def test_score_that_this_cot_changes_is_refused():
+  # "a 4" is one token, which no probe of the score tokens came upon.
+  merges = [
+    ('a', ' '),
+    ('a ', 'i'),
+    ('a i', 's'),
+    ('a is', ' '),
+    ('a is ', '4'),
+  ]
+  tokenizer = small_tokenizers.characters(merges)
+  grid = prompts.make_score_grid([4])
+  found = score_tokens.find_score_tokens(tokenizer, grid, 'is')
+  fine = types.Example('fine', 'p', 4.0, cot='b')
+  encoding.encode_example(fine, tokenizer, found)
+  example = types.Example('odd', 'p', 4.0, cot='a')
+  with pytest.raises(types.InputError, match='example odd: score 4 is tokens'):
+    encoding.encode_example(example, tokenizer, found)
+
+
+def test_encode_all_drops_and_lists():
+  tokenizer = words()
+  examples = [
+    types.Example('short', 'a', 1.0, cot='c'),
+    types.Example('long', 'a b a b', 1.0, cot='c'),
+    types.Example('fits', 'a b', 1.0, cot='c'),
+  ]
+  kept, report = encoding.encode_all(
+    examples, tokenizer, find(tokenizer, 'so'), max_length=6, too_long='drop'
+  )
+  assert [len(e.inputs) for e in kept] == [5, 6]
+  assert report == encoding.EncodeReport(
+    num_examples=3,
+    num_kept=2,
+    dropped_ids=('long',),
+    longest_tokens=8,
+    target_tokens=8,
+  )
+
+
+def test_encode_all_names_every_long_example():
+  tokenizer = words()
+  examples = [types.Example(f'e{i}', 'a b', 1.0) for i in range(22)]
+  found = find(tokenizer, 'so')
+  with pytest.raises(types.InputError) as error:
+    encoding.encode_all(
+      examples, tokenizer, found, max_length=4, too_long='error'
+    )
+  lines = str(error.value).splitlines()
+  assert lines[0] == (
+    'example e0: 5 tokens are more than data.max_length 4; raise it or set '
+    'data.too_long=drop'
+  )
+  assert len(lines) == 21
+  assert lines[-1] == 'and 2 more examples'
+  with pytest.raises(types.InputError, match="data.too_long: 'cut' is none"):
+    encoding.encode_all(
+      examples, tokenizer, found, max_length=4, too_long='cut'
+    )
+
+
+def test_encode_all_with_samples():
+  tokenizer = words()
+  examples = [types.Example(str(i), 'a', 1.0, cot='c') for i in range(2)]
+  samples = [np.asarray([9, 11]), np.asarray([8, 9, 11])]
+  kept, _ = encoding.encode_all(
+    examples,
+    tokenizer,
+    find(tokenizer, 'so'),
+    max_length=9,
+    too_long='error',
+    samples=samples,
+  )
+  assert [e.inputs.tolist() for e in kept] == [
+    [1, 8, 9, 11, 3],
+    [1, 8, 8, 9, 11, 3],
+  ]
+
+
+@pytest.mark.skipif(not MT_BENCH.exists(), reason=f'{MT_BENCH} is not here')
+def test_real_judgements():
+  tokenizer = small_tokenizers.byte_level()
+  found = find(tokenizer, prompts.MARKER)
+  examples, _ = records.read_examples(
+    str(MT_BENCH), GRID, role='train', max_examples=40
+  )
+  kept, report = encoding.encode_all(
+    examples, tokenizer, found, max_length=10_000, too_long='error'
+  )
+  assert report.num_kept == 40
+  for example, encoded in zip(examples, kept, strict=True):
+    target = encoded.targets[encoded.cot_mask | encoded.score_mask]
+    assert tokenizer.decode(target) == (
+      f'{example.cot} So the overall score is {example.score:g}<|im_end|>'
+    )
+    assert encoded.score_mask.sum() == 1

@@ -1,0 +1,123 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from tract_jax import types
+from tract_jax.data import manifest
+
+
+@pytest.mark.parametrize('name', ['tract', 'a.b_c-1', '...', '0'])
+def test_names_for_paths_pass(name):
+  assert manifest.checked_name(name) == name
+
+
+@pytest.mark.parametrize('name', ['', '.', '..', 'a/b', '../x', 'a b', 'ä'])
+def test_other_names_are_refused(name):
+  with pytest.raises(types.InputError, match='used in a path'):
+    manifest.checked_name(name)
+
+
+def test_digest_of_does_not_depend_on_the_order_of_keys():
+  assert manifest.digest_of({'a': 1, 'b': [2]}) == manifest.digest_of(
+    {'b': (2,), 'a': 1}
+  )
+  assert manifest.digest_of({'a': 1}) != manifest.digest_of({'a': 1.5})
+  # sha256 of the two characters "{}", from the definition.
+  assert manifest.digest_of({}) == (
+    '44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a'
+  )
+
+
+def test_digest_arrays_sees_name_dtype_shape_and_bytes():
+  base = np.arange(6, dtype=np.int32)
+  variants = [
+    {'a': base},
+    {'b': base},
+    {'a': base.astype(np.uint32)},
+    {'a': base.reshape(2, 3)},
+    {'a': base + 1},
+    {'a': base, 'b': base},
+  ]
+  assert len({manifest.digest_arrays(v) for v in variants}) == len(variants)
+  strided = np.arange(12, dtype=np.int32)[::2]
+  assert manifest.digest_arrays({'a': strided}) == manifest.digest_arrays(
+    {'a': strided.copy()}
+  )
+
+
+def test_differences_name_each_field_with_both_values():
+  recorded = {'lr': 1e-5, 'model': {'layers': 2, 'dim': 32}, 'gone': None}
+  expected = {'lr': 2e-5, 'model': {'layers': 2, 'dim': 64}, 'new': 'x'}
+  assert manifest.differences(recorded, expected) == [
+    'gone: recorded null, expected nothing',
+    'lr: recorded 1e-05, expected 2e-05',
+    'model.dim: recorded 32, expected 64',
+    'new: recorded nothing, expected "x"',
+  ]
+  assert not manifest.differences({'a': (1, 2)}, {'a': [1, 2]})
+
+
+def test_differences_of_long_values_can_be_told_apart():
+  (line,) = manifest.differences({'a': 'x' * 500}, {'a': 'x' * 500 + 'y'})
+  old, new = line.removeprefix('a: recorded ').split(', expected ')
+  assert old != new
+  assert len(line) < 400
+
+
+def test_an_absent_manifest_does_not_match(tmp_path):
+  assert not manifest.matches(tmp_path / 'none', 'export', {'seed': 0})
+
+
+def test_a_manifest_matches_what_it_was_written_with(tmp_path):
+  folder = tmp_path / 'schön'
+  manifest.write_manifest(folder, 'export', {'grid': (1, 2)}, {'a': 'f00'})
+  assert manifest.matches(folder, 'export', {'grid': [1, 2]})
+  assert json.loads((folder / 'manifest.json').read_text()) == {
+    'schema': 1,
+    'kind': 'export',
+    'fingerprint': {'grid': [1, 2]},
+    'files': {'a': 'f00'},
+  }
+
+
+def test_another_fingerprint_is_refused_field_by_field(tmp_path):
+  manifest.write_manifest(tmp_path, 'export', {'seed': 0, 'model': 'a'})
+  with pytest.raises(types.InputError) as error:
+    manifest.matches(tmp_path, 'predictions', {'seed': 1, 'model': 'a'})
+  assert str(error.value).splitlines() == [
+    f'{tmp_path}: kind: recorded "export", expected "predictions"',
+    f'{tmp_path}: seed: recorded 0, expected 1',
+    f'{tmp_path}: made by another run; choose another --workdir, or delete'
+    ' this folder yourself',
+  ]
+
+
+@pytest.mark.parametrize('text', ['{"schema": 1', '[]', '{"schema": 2}', '\0'])
+def test_a_damaged_manifest_is_named(tmp_path, text):
+  (tmp_path / 'manifest.json').write_text(text)
+  with pytest.raises(types.InputError, match=r'manifest\.json: not'):
+    manifest.matches(tmp_path, 'export', {})
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
+  path = tmp_path / 'a.json'
+  manifest.write_json_atomic(path, {'x': 1})
+  with pytest.raises(KeyboardInterrupt):
+    with manifest.open_atomic(path) as file:
+      file.write('half')
+      file.flush()
+      assert json.loads(path.read_text()) == {'x': 1}
+      raise KeyboardInterrupt
+  assert json.loads(path.read_text()) == {'x': 1}
+  assert os.listdir(tmp_path) == ['a.json']
+
+
+def test_json_keeps_lone_surrogates_and_refuses_nan(tmp_path):
+  path = tmp_path / 'a.json'
+  manifest.write_json_atomic(path, {'ä': 'x\ud800\u2028y'})
+  assert json.loads(path.read_bytes()) == {'ä': 'x\ud800\u2028y'}
+  with pytest.raises(ValueError, match='not JSON compliant'):
+    manifest.write_json_atomic(path, {'x': float('nan')})
+  assert 'ä' in json.loads(path.read_bytes())

@@ -1,0 +1,275 @@
+import json
+import pathlib
+
+import pytest
+
+from tract_jax import types
+from tract_jax.data import records
+from tract_jax.text import prompts
+
+GRID = prompts.make_score_grid([1, 2, 3, 4, 5])
+MT_BENCH = (
+  pathlib.Path(__file__).parents[3] / 'shared' / 'data' / 'mt_bench_eval.json'
+)
+
+FEEDBACK_COLLECTION = {
+  'instruction': '###Task\nJudge "it".\n\n###Feedback: ',
+  'output': 'Clear. So the overall score is 4. [RESULT] 4',
+  'orig_feedback': 'Clear. So the overall score is 4.',
+  'orig_score': '4',
+}
+BENCHMARK = {
+  'idx': 83,
+  'response_source': 'llama',
+  'category': 'writing',
+  'instruction': 'Judge it.\n###Feedback: ",',
+  'gpt4_score': [3, 2, 3],
+  'gpt4_feedback': ['first', 'second', 'third'],
+}
+PLAIN = {'prompt': 'Rate "a", ', 'score': 2.5}
+
+
+def read(rows, role='train', **kwargs):
+  return records.examples_from_rows(
+    rows, GRID, role=role, name='rows', **kwargs
+  )
+
+
+def problems_of(rows, role='train'):
+  with pytest.raises(types.InputError) as error:
+    read(rows, role)
+  return str(error.value).splitlines()
+
+
+def plain(**columns):
+  return {'prompt': 'p', 'score': 3, **columns}
+
+
+def test_row_of_feedback_collection():
+  (example,), report = read([FEEDBACK_COLLECTION])
+  assert example == types.Example(
+    example_id='1',
+    prompt='###Task\nJudge "it".\n\n###Feedback:',
+    score=4.0,
+    cot='Clear.',
+    cot_source='annotator',
+    ratings=(4.0,),
+  )
+  assert report == records.ReadReport('rows', 1, 0, 0, 1, 0, 0)
+
+
+def test_score_of_feedback_collection_without_its_column():
+  row = {k: v for k, v in FEEDBACK_COLLECTION.items() if k != 'orig_score'}
+  (example,), _ = read([row])
+  assert example.score == 4.0
+  (line,) = problems_of([{**row, 'output': 'Clear.'}])
+  assert line == (
+    'rows: row 1 (id 1): has no orig_score, and no [RESULT] in its output'
+  )
+
+
+def test_training_takes_the_first_rating_and_its_feedback():
+  (example,), report = read([BENCHMARK])
+  assert example == types.Example(
+    example_id='83-llama',
+    prompt='Judge it.\n###Feedback:',
+    score=3.0,
+    cot='first',
+    cot_source='annotator',
+    ratings=(3.0, 2.0, 3.0),
+    category='writing',
+  )
+  assert (report.num_first_rating, report.num_averaged) == (1, 0)
+
+
+def test_evaluation_takes_the_mean_of_ratings():
+  (example,), report = read([BENCHMARK], 'eval')
+  assert example.score == pytest.approx(8 / 3)
+  assert example.ratings == (3.0, 2.0, 3.0)
+  assert (report.num_first_rating, report.num_averaged) == (0, 1)
+
+
+def test_benchmark_with_one_rating():
+  row = {**BENCHMARK, 'gpt4_score': 5, 'gpt4_feedback': 'good'}
+  (example,), report = read([row], 'eval')
+  assert (example.score, example.cot, example.ratings) == (5.0, 'good', (5.0,))
+  assert report.num_averaged == 0
+
+
+def test_plain_row_stands_as_it_is():
+  (example,), report = read([PLAIN])
+  assert example == types.Example('1', 'Rate "a", ', 2.5, ratings=(2.5,))
+  assert report.num_without_cot == 1
+  (example,), _ = read([{'instruction': 'i', 'score': 1, 'cot': 'so'}])
+  assert (example.prompt, example.cot, example.cot_source) == (
+    'i', 'so', 'annotator',
+  )  # fmt: skip
+
+
+def test_feedback_with_another_score_is_counted_and_the_rater_is_right():
+  rows = [{**FEEDBACK_COLLECTION, 'orig_score': 2}, FEEDBACK_COLLECTION]
+  examples, report = read(rows)
+  assert [e.score for e in examples] == [2.0, 4.0]
+  assert report.num_score_differs == 1
+
+
+@pytest.mark.parametrize(
+  ('value', 'message'),
+  [
+    (7, 'score 7 is outside the grid 1..5'),
+    (0.99, 'score 0.99 is outside the grid 1..5'),
+    (True, 'score True is no number'),
+    (float('nan'), 'score nan is not finite'),
+    ('nan', "score 'nan' is not finite"),
+    (10**400, 'is no number'),
+    ('four', "score 'four' is no number"),
+    ({}, 'score {} is no number'),
+    ([], 'it has no rating'),
+    (None, 'it has no rating'),
+    ([3, 9], 'score 9 is outside'),
+  ],
+)
+def test_bad_score(value, message):
+  (line,) = problems_of([plain(id=83, score=value)])
+  assert line.startswith('rows: row 1 (id 83): ')
+  assert message in line
+
+
+def test_score_as_text():
+  (example,), report = read([plain(score=' 4 ')])
+  assert example.score == 4.0
+  assert report.num_text_scores == 1
+
+
+@pytest.mark.parametrize(
+  ('row', 'message'),
+  [
+    ([1], 'is list, not an object'),
+    ({}, 'its columns are none; needed are'),
+    ({'text': 'a', 'label': 1}, 'its columns are text, label; needed are'),
+    (plain(prompt=''), 'its prompt is empty'),
+    (plain(prompt=3), 'prompt is int, not text'),
+    (plain(prompt='a\ud800b'), 'half a surrogate pair at character 1'),
+    (plain(cot='\udfff'), 'half a surrogate pair'),
+    (plain(score=[1, 2], cot=['one']), '2 ratings but 1 feedbacks'),
+    (plain(id=None), 'id None is no text and no whole number'),
+    (plain(id=True), 'id True is no text'),
+    (plain(uuid=''), "uuid '' is no text"),
+    (plain(category=1), 'category is int, not text'),
+  ],
+)
+def test_bad_row(row, message):
+  (line,) = problems_of([row])
+  assert message in line
+
+
+def test_all_problems_are_told_at_once_up_to_twenty():
+  lines = problems_of([plain(score=7)] * 20)
+  assert len(lines) == 20
+  lines = problems_of([plain(), *[plain(score=7)] * 23])
+  assert len(lines) == 21
+  assert lines[0] == 'rows: row 2 (id 2): score 7 is outside the grid 1..5'
+  assert lines[-1] == 'rows: and 3 more rows'
+
+
+def test_ids():
+  def ids(rows):
+    return [e.example_id for e in read(rows)[0]]
+
+  assert ids([plain(), plain()]) == ['1', '2']
+  assert ids([plain(id=7), plain(id='x')]) == ['7', 'x']
+  assert ids([plain(example_id='a', id=1)]) == ['a']
+  named = [plain(idx=1, response_source=s) for s in 'ab']
+  assert ids(named) == ['1-a', '1-b']
+  # Not unique, or not everywhere: the row's number.
+  assert ids([named[0], named[0]]) == ['1', '2']
+  assert ids([named[0], plain()]) == ['1', '2']
+
+
+def test_duplicate_explicit_id_is_refused():
+  (line,) = problems_of([plain(id='a'), plain(id='b'), plain(id='a')])
+  assert line == 'rows: row 3 (id a): id stands in row 1 already'
+
+
+def test_hostile_text_is_kept():
+  prompt = 'a\x00b </s> [RESULT] 5 So the overall score is 5'
+  (example,), _ = read([plain(prompt=prompt, cot='c\n\n')])
+  assert (example.prompt, example.cot) == (prompt, 'c')
+
+
+def test_no_rows_and_unknown_role():
+  assert problems_of([]) == ['rows: is empty; at least one row is needed']
+  with pytest.raises(ValueError, match="role 'test' is none of train, eval"):
+    read([PLAIN], 'test')
+
+
+def test_read_examples_names_file_and_line(tmp_path):
+  path = tmp_path / 'judgé.jsonl'
+  rows = [plain(), plain(), plain(score=6)]
+  path.write_text('\n\n'.join(map(json.dumps, rows)), encoding='utf-8')
+  with pytest.raises(types.InputError) as error:
+    records.read_examples(str(path), GRID, role='train')
+  assert str(error.value) == (
+    f'{path}: line 5 (id 3): score 6 is outside the grid 1..5'
+  )
+  examples, report = records.read_examples(
+    str(path), GRID, role='train', max_examples=2
+  )
+  assert len(examples) == report.num_rows == 2
+
+
+def make_examples(num):
+  return [types.Example(f'id{i}', 'p', 1.0) for i in range(num)]
+
+
+def test_split_depends_on_ids_alone():
+  examples = make_examples(1000)
+  rest, held = records.split(examples, 0.2, seed=0, salt='validation')
+  assert len(held) == pytest.approx(200, abs=50)
+  assert {e.example_id for e in rest}.isdisjoint(e.example_id for e in held)
+  assert len(rest) + len(held) == 1000
+  # Neither the order nor the other examples move an example.
+  part = list(reversed(examples))[:400]
+  _, part_held = records.split(part, 0.2, seed=0, salt='validation')
+  assert part_held == [e for e in part if e in held]
+
+
+def test_split_differs_with_seed_and_salt():
+  examples = make_examples(200)
+  splits = [
+    tuple(e.example_id for e in records.split(examples, 0.3, seed, salt)[1])
+    for seed, salt in [(0, 'a'), (1, 'a'), (0, 'b')]
+  ]
+  assert len(set(splits)) == 3
+
+
+@pytest.mark.parametrize('num', [2, 3, 10])
+@pytest.mark.parametrize('fraction', [0.001, 0.5, 0.999])
+def test_split_leaves_no_side_empty(num, fraction):
+  for seed in range(20):
+    rest, held = records.split(make_examples(num), fraction, seed, 'v')
+    assert rest
+    assert held
+
+
+def test_split_at_its_limits():
+  examples = make_examples(3)
+  assert records.split(examples, 0, 0, 'v') == (examples, [])
+  with pytest.raises(types.InputError, match='cannot be held out of 1'):
+    records.split(examples[:1], 0.1, 0, 'v')
+  with pytest.raises(types.InputError, match=r'fraction 1 is not in \[0, 1\)'):
+    records.split(examples, 1, 0, 'v')
+
+
+@pytest.mark.skipif(not MT_BENCH.exists(), reason=f'{MT_BENCH} is not here')
+def test_real_judgements():
+  examples, report = records.read_examples(str(MT_BENCH), GRID, role='eval')
+  assert (report.num_rows, report.num_averaged) == (320, 320)
+  assert len({e.example_id for e in examples}) == 320
+  first = examples[0]
+  assert first.example_id == '83-llama2_chat_13b'
+  assert first.ratings == (3.0, 2.0, 3.0)
+  assert first.score == pytest.approx(8 / 3)
+  assert all(e.prompt.endswith('###Feedback:') for e in examples)
+  train, _ = records.read_examples(str(MT_BENCH), GRID, role='train')
+  assert all(e.score in GRID.values and e.cot for e in train)

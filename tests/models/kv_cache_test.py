@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tract_jax import types
+from tract_jax.models import config as config_lib
+from tract_jax.models import kv_cache
+
+LAYERS, B, K, T, H = 3, 2, 2, 5, 4
+CONFIG = config_lib.ModelConfig(
+  vocab_size=64,
+  hidden_size=32,
+  intermediate_size=48,
+  num_layers=LAYERS,
+  num_heads=4,
+  num_kv_heads=K,
+  head_dim=H,
+  max_position_embeddings=128,
+)
+
+
+def test_an_empty_cache():
+  cache = kv_cache.init_cache(CONFIG, B, T, jnp.bfloat16)
+  assert cache.keys.shape == cache.values.shape == (LAYERS, B, K, T, H)
+  assert cache.keys.dtype == cache.values.dtype == jnp.bfloat16
+  assert cache.lengths.tolist() == [0, 0]
+
+
+def test_a_token_is_written_at_its_rows_length_and_nowhere_else():
+  keys, values = np.random.default_rng(0).normal(size=(2, LAYERS, B, K, H))
+  old = np.random.default_rng(1).normal(size=(2, LAYERS, B, K, T, H))
+  cache = types.KVCache(*map(jnp.array, old), lengths=jnp.array([3, 0]))
+  new = jax.jit(kv_cache.appended)(cache, jnp.array(keys), jnp.array(values))
+  assert new.lengths.tolist() == [4, 1]
+  for got, before, token in (
+    (new.keys, old[0], keys),
+    (new.values, old[1], values),
+  ):
+    expected = before.copy()
+    expected[:, 0, :, 3] = token[:, 0]
+    expected[:, 1, :, 0] = token[:, 1]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_a_full_row_drops_its_token_and_keeps_the_others():
+  cache = kv_cache.init_cache(CONFIG, B, T, jnp.float32)
+  cache = types.KVCache(cache.keys, cache.values, jnp.array([T, T - 1]))
+  token = jnp.ones((LAYERS, B, K, H))
+  new = kv_cache.appended(cache, token, token)
+  assert not new.keys[:, 0].any()
+  assert new.keys[:, 1, :, T - 1].all()
+
+
+def test_from_prefill_makes_room():
+  keys = jnp.ones((LAYERS, B, K, 2, H))
+  cache = kv_cache.from_prefill(keys, 2 * keys, jnp.array([2, 1]), T)
+  assert cache.values.shape == (LAYERS, B, K, T, H)
+  assert (cache.values[:, :, :, :2] == 2).all()
+  assert not cache.values[:, :, :, 2:].any()
+  assert cache.lengths.tolist() == [2, 1]
+  with pytest.raises(ValueError, match='cache_length=1'):
+    kv_cache.from_prefill(keys, keys, jnp.array([2, 1]), 1)

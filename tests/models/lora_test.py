@@ -1,0 +1,162 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tract_jax import types
+from tract_jax.models import config as config_lib
+from tract_jax.models import lora, transformer
+
+CONFIG = config_lib.ModelConfig(
+  vocab_size=64,
+  hidden_size=32,
+  intermediate_size=48,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  max_position_embeddings=16,
+  initializer_range=0.2,
+  attention_bias=True,
+)
+RANK, ALPHA = 4, 6.0
+
+
+def _rows():
+  tokens = jax.random.randint(jax.random.key(9), (2, 8), 0, 64)
+  positions = jnp.broadcast_to(jnp.arange(8)[None], (2, 8))
+  return tokens, positions, jnp.ones_like(tokens)
+
+
+def _hidden(fns, params):
+  return jax.jit(fns.hidden)(params, *_rows())
+
+
+def _adapted(lora_targets=lora.TARGETS):
+  """A model, and params whose adapters do something."""
+  fns = transformer.make_model(
+    CONFIG, lora_rank=RANK, lora_alpha=ALPHA, lora_targets=lora_targets
+  )
+
+  def nonzero(path, leaf):
+    if path[-1].key != 'lora_b':
+      return leaf
+    return jax.random.normal(jax.random.key(leaf.size), leaf.shape) * 0.2
+
+  params = jax.jit(fns.init)(jax.random.key(0))
+  return fns, jax.tree_util.tree_map_with_path(nonzero, params)
+
+
+def test_new_adapters_change_nothing():
+  fns = transformer.make_model(CONFIG, lora_rank=RANK)
+  params = jax.jit(fns.init)(jax.random.key(0))
+  base = lora.merge_adapters(params, 0.0)
+  plain = transformer.make_model(CONFIG)
+  np.testing.assert_array_equal(_hidden(fns, params), _hidden(plain, base))
+  assert params['layers']['mlp']['up_proj']['lora_a'].any()
+
+
+def test_merged_equals_unmerged():
+  fns, params = _adapted()
+  merged = lora.merge_adapters(params, ALPHA / RANK)
+  plain = transformer.make_model(CONFIG)
+  assert jax.tree.structure(merged) == jax.tree.structure(
+    transformer.abstract_params(plain)
+  )
+  hidden = fns.hidden(params, *_rows())
+  np.testing.assert_allclose(plain.hidden(merged, *_rows()), hidden, atol=1e-5)
+  unadapted = plain.hidden(lora.merge_adapters(params, 0.0), *_rows())
+  assert jnp.abs(hidden - unadapted).max() > 0.1
+
+
+def test_merging_is_float32_and_rounds_once():
+  params = {
+    'weight': jnp.full((1, 1), 1.0, jnp.bfloat16),
+    'lora_a': jnp.full((1, 2), 0.0625),
+    'lora_b': jnp.full((2, 1), 0.0625),
+  }
+  # 2 * 0.0625^2 = 2^-7 is one bfloat16 step over 1.
+  merged = lora.merge_adapters(params, 1.0)['weight']
+  assert merged.dtype == jnp.bfloat16
+  assert float(merged[0, 0]) == 1.0 + 2.0**-7
+
+
+@pytest.mark.parametrize('target', lora.TARGETS)
+def test_targets_alone_are_adapted_and_each_is_used(target):
+  fns, params = _adapted((target,))
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+  owners = {path[-2].key for path, _ in leaves if path[-1].key in lora.LEAVES}
+  assert owners == {target}
+
+  def loss(trainable, frozen):
+    hidden = fns.hidden(lora.merge(trainable, frozen), *_rows())
+    return jnp.sum(hidden**3)
+
+  grads = jax.jit(jax.grad(loss))(
+    *lora.split_trainable(params, train_base=False)
+  )
+  assert len(jax.tree.leaves(grads)) == 2
+  assert all(jnp.abs(grad).max() > 0 for grad in jax.tree.leaves(grads))
+
+
+def test_alpha_is_read():
+  _, params = _adapted()
+  outputs = [
+    _hidden(
+      transformer.make_model(CONFIG, lora_rank=RANK, lora_alpha=alpha), params
+    )
+    for alpha in (ALPHA, 2 * ALPHA)
+  ]
+  assert jnp.abs(outputs[0] - outputs[1]).max() > 0.1
+
+
+def test_split_and_merge_are_inverse():
+  _, params = _adapted()
+  trainable, frozen = lora.split_trainable(params, train_base=False)
+  names = {
+    path[-1].key
+    for path, _ in jax.tree_util.tree_flatten_with_path(trainable)[0]
+  }
+  assert names == set(lora.LEAVES)
+  assert trainable['norm'] == {'weight': None}
+  joined = lora.merge(trainable, frozen)
+  assert jax.tree.structure(joined) == jax.tree.structure(params)
+  jax.tree.map(np.testing.assert_array_equal, joined, params)
+
+
+def test_training_the_base_freezes_nothing():
+  _, params = _adapted()
+  trainable, frozen = lora.split_trainable(params, train_base=True)
+  assert not jax.tree.leaves(frozen)
+  assert len(jax.tree.leaves(trainable)) == len(jax.tree.leaves(params))
+
+
+def test_adapters_join_a_base_that_knows_of_none():
+  _, params = _adapted()
+  adapters, _ = lora.split_trainable(params, train_base=False)
+  base = lora.merge_adapters(params, 0.0)
+  joined = lora.merge(adapters, base)
+  jax.tree.map(np.testing.assert_array_equal, joined, params)
+
+
+def test_merge_refuses_a_leaf_twice_or_never():
+  leaf = {'norm': {'weight': jnp.ones(2)}}
+  with pytest.raises(ValueError, match='norm/weight is in both'):
+    lora.merge(leaf, leaf)
+  with pytest.raises(ValueError, match='norm/weight is in neither'):
+    lora.merge({'norm': {'weight': None}}, {'norm': {'weight': None}})
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    ({'rank': -1}, 'lora_rank=-1'),
+    ({'targets': ('q_proj', 'lm_head')}, "'lm_head'"),
+    ({'targets': ()}, 'lora_targets is empty'),
+  ],
+)
+def test_bad_adapters_are_refused(change, words):
+  with pytest.raises(types.InputError, match=words):
+    dataclasses.replace(lora.LoraConfig(rank=2), **change)

@@ -1,0 +1,494 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tract_jax import types
+from tract_jax.models import config as config_lib
+from tract_jax.models import transformer
+
+CONFIG = config_lib.ModelConfig(
+  vocab_size=64,
+  hidden_size=32,
+  intermediate_size=48,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  max_position_embeddings=64,
+  # Large enough that attention is far from uniform.
+  initializer_range=0.3,
+)
+WINDOW = dataclasses.replace(CONFIG, sliding_window=4)
+
+
+@functools.cache
+def _model(config=CONFIG):
+  """Jitted functions of a model, and its params."""
+  fns = transformer.make_model(config)
+  fns = fns._replace(
+    init=jax.jit(fns.init),
+    hidden=jax.jit(fns.hidden),
+    project=jax.jit(fns.project),
+    prefill=jax.jit(fns.prefill, static_argnums=3),
+    decode=jax.jit(fns.decode),
+  )
+  return fns, fns.init(jax.random.key(0))
+
+
+def _tokens(num_rows, length, seed=0):
+  return jax.random.randint(jax.random.key(seed), (num_rows, length), 0, 64)
+
+
+def _full(fns, params, tokens):
+  """Hidden states of whole rows without padding."""
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+  return fns.hidden(params, tokens, positions, jnp.ones_like(tokens))
+
+
+# Parity with PyTorch.
+
+LLAMA3 = {
+  'rope_type': 'llama3',
+  'factor': 8.0,
+  'low_freq_factor': 1.0,
+  'high_freq_factor': 4.0,
+  'original_max_position_embeddings': 16,
+}
+
+
+def _hf_model(family, changes):
+  """A tiny random transformers model."""
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  names = {'llama': 'Llama', 'mistral': 'Mistral'}[family]
+  fields = {
+    'vocab_size': 64,
+    'hidden_size': 32,
+    'intermediate_size': 48,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 4,
+    'num_key_value_heads': 2,
+    'max_position_embeddings': 64,
+    'initializer_range': 0.3,
+    'attn_implementation': 'eager',
+  }
+  hf_config = getattr(transformers, f'{names}Config')(**{**fields, **changes})
+  torch.manual_seed(0)
+  model = getattr(transformers, f'{names}ForCausalLM')(hf_config).eval()
+  with torch.no_grad():
+    for name, weight in model.named_parameters():
+      if 'norm' in name or name.endswith('bias'):
+        weight.add_(0.3 * torch.randn(weight.shape))
+  return model
+
+
+def _params_of(hf_model, fns):
+  """The state_dict in our tree: layers stacked, linear weights transposed."""
+  state = {k: v.numpy() for k, v in hf_model.state_dict().items()}
+
+  def leaf(path, abstract):
+    names = [key.key for key in path]
+    linear = names[-2].endswith(('_proj', 'lm_head')) and names[-1] == 'weight'
+    if names[0] == 'layers':
+      value = np.stack(
+        [
+          state['.'.join(['model', 'layers', str(i), *names[1:]])]
+          for i in range(abstract.shape[0])
+        ]
+      )
+    else:
+      prefix = [] if names[0] == 'lm_head' else ['model']
+      value = state['.'.join([*prefix, *names])]
+    return jnp.array(np.swapaxes(value, -1, -2) if linear else value)
+
+  return jax.tree_util.tree_map_with_path(
+    leaf, transformer.abstract_params(fns)
+  )
+
+
+@pytest.mark.parametrize(
+  ('family', 'changes'),
+  [
+    ('llama', {}),
+    ('llama', {'num_key_value_heads': 4, 'tie_word_embeddings': True}),
+    ('llama', {'num_key_value_heads': 1, 'head_dim': 16}),
+    ('llama', {'attention_bias': True, 'mlp_bias': True}),
+    ('llama', {'rms_norm_eps': 0.1}),
+    ('llama', {'rope_parameters': {'rope_theta': 5e5, **LLAMA3}}),
+    (
+      'llama',
+      {
+        'rope_parameters': {
+          'rope_theta': 1e4,
+          'rope_type': 'linear',
+          'factor': 4.0,
+        }
+      },
+    ),
+    ('mistral', {'sliding_window': 5}),
+    (
+      'mistral',
+      {
+        'sliding_window': None,
+        'head_dim': 4,
+        'rope_parameters': {'rope_theta': 1e6, 'rope_type': 'default'},
+      },
+    ),
+  ],
+)
+def test_logits_equal_those_of_transformers(family, changes):
+  torch = pytest.importorskip('torch')
+  hf_model = _hf_model(family, changes)
+  config = config_lib.config_from_hf(hf_model.config.to_dict())
+  fns, _ = _model(config)
+  params = _params_of(hf_model, fns)
+  tokens = _tokens(2, 24)
+  with torch.no_grad():
+    expected = hf_model(torch.tensor(np.array(tokens))).logits.numpy()
+  logits = fns.project(params, _full(fns, params, tokens))
+  assert np.abs(expected).max() > 1.0
+  np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+# What a token may depend on.
+
+
+@pytest.mark.parametrize('config', [CONFIG, WINDOW])
+def test_causal_by_gradient(config):
+  length, at = 12, 7
+  fns, params = _model(config)
+  tokens = jnp.arange(length)[None]  # every position has a row of its own
+
+  def hidden_sum(embedding):
+    embedded = {**params, 'embed_tokens': {'weight': embedding}}
+    return _full(fns, embedded, tokens)[0, at].sum()
+
+  grad = jax.grad(hidden_sum)(params['embed_tokens']['weight'])
+  seen = np.abs(grad[:length]).max(axis=1) > 0
+  # Two layers of a window of 4 reach 3 + 3 tokens back.
+  first = 0 if config.sliding_window is None else at - 6
+  assert seen.tolist() == [first <= i <= at for i in range(length)]
+
+
+def test_padding_changes_nothing_and_is_finite():
+  fns, params = _model()
+  tokens = _tokens(2, 6)
+  expected = _full(fns, params, tokens)
+  padded = jnp.pad(tokens, ((0, 1), (0, 5)), constant_values=3)
+  segment_ids = jnp.pad(jnp.ones_like(tokens), ((0, 1), (0, 5)))
+  positions = jnp.pad(
+    jnp.broadcast_to(jnp.arange(6)[None], (2, 6)),
+    (
+      (0, 1),
+      (0, 5),
+    ),
+  )
+
+  def loss(params):
+    hidden = fns.hidden(params, padded, positions, segment_ids)
+    return jnp.sum(hidden**2), hidden
+
+  grads, hidden = jax.grad(loss, has_aux=True)(params)
+  np.testing.assert_allclose(hidden[:2, :6], expected, atol=1e-5)
+  assert jnp.isfinite(hidden).all()
+  assert all(jnp.isfinite(grad).all() for grad in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize('config', [CONFIG, WINDOW])
+def test_packed_segments_equal_separate_rows(config):
+  fns, params = _model(config)
+  tokens = _tokens(1, 12)
+  segment_ids = jnp.array([[1] * 5 + [2] * 7])
+  positions = jnp.array([[*range(5), *range(7)]])
+  packed = fns.hidden(params, tokens, positions, segment_ids)
+  for part in (slice(0, 5), slice(5, 12)):
+    alone = _full(fns, params, tokens[:, part])
+    np.testing.assert_allclose(packed[:, part], alone, atol=1e-5)
+
+
+# Reading a prompt and going on token by token.
+
+
+@pytest.mark.parametrize('config', [CONFIG, WINDOW])
+def test_cached_equals_full(config):
+  fns, params = _model(config)
+  tokens = _tokens(3, 14)
+  expected = _full(fns, params, tokens)
+  lengths = jnp.array([3, 7, 5])
+  rows = jnp.arange(3)
+  hidden, cache = fns.prefill(params, tokens[:, :7], lengths, 14)
+  np.testing.assert_allclose(hidden, expected[rows, lengths - 1], atol=1e-5)
+  for _ in range(7):
+    at = cache.lengths
+    hidden, cache = fns.decode(params, tokens[rows, at], cache)
+    np.testing.assert_allclose(hidden, expected[rows, at], atol=1e-5)
+  assert cache.lengths.tolist() == [10, 14, 12]
+
+
+def test_a_row_is_rewound_by_its_length():
+  fns, params = _model(WINDOW)
+  tokens, others = _tokens(2, 10), _tokens(2, 10, seed=1)
+  # Row 0 goes back to 4 tokens and on with others; row 1 just goes on.
+  spliced = jnp.concatenate([tokens[:1, :4], others[:1, 4:]], axis=1)
+  _, cache = fns.prefill(params, tokens[:, :4], jnp.array([4, 4]), 10)
+  for i in range(4, 7):
+    _, cache = fns.decode(params, tokens[:, i], cache)
+  cache = dataclasses.replace(cache, lengths=jnp.array([4, 7]))
+  for step in range(3):
+    now = jnp.stack([spliced[0, 4 + step], tokens[1, 7 + step]])
+    hidden, cache = fns.decode(params, now, cache)
+  np.testing.assert_allclose(
+    hidden[0], _full(fns, params, spliced)[0, 6], atol=1e-5
+  )
+  np.testing.assert_allclose(
+    hidden[1], _full(fns, params, tokens)[1, 9], atol=1e-5
+  )
+
+
+def test_decode_runs_in_a_scan():
+  fns, params = _model()
+  tokens = _tokens(2, 9)
+  _, cache = fns.prefill(params, tokens[:, :4], jnp.array([4, 4]), 9)
+
+  def step(cache, token):
+    hidden, cache = fns.decode(params, token, cache)
+    return cache, hidden
+
+  _, hidden = jax.lax.scan(step, cache, tokens[:, 4:].T)
+  expected = _full(fns, params, tokens)[:, 4:]
+  np.testing.assert_allclose(jnp.swapaxes(hidden, 0, 1), expected, atol=1e-5)
+
+
+def test_decode_updates_a_donated_cache_in_place():
+  config = dataclasses.replace(CONFIG, num_layers=8, hidden_size=16)
+  config = dataclasses.replace(config, max_position_embeddings=512)
+  fns = transformer.make_model(config)
+  params = transformer.abstract_params(fns)
+  tokens = jax.ShapeDtypeStruct((4,), jnp.int32)
+  _, cache = jax.eval_shape(
+    functools.partial(fns.prefill, cache_length=512),
+    params,
+    jax.ShapeDtypeStruct((4, 8), jnp.int32),
+    tokens,
+  )
+  step = jax.jit(fns.decode, donate_argnums=2).lower(params, tokens, cache)
+  memory = step.compile().memory_analysis()
+  cache_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
+  assert memory.alias_size_in_bytes >= cache_bytes
+  # One layer's keys and values, and small things: no copy of the whole.
+  assert memory.temp_size_in_bytes < cache_bytes / 4
+
+
+# Settings.
+
+CHANGES = {
+  'vocab_size': 65,
+  'hidden_size': 16,
+  'intermediate_size': 40,
+  'num_layers': 3,
+  'num_heads': 2,
+  'num_kv_heads': 4,
+  'head_dim': 16,
+  'max_position_embeddings': 8,
+  'norm_eps': 0.1,
+  'rope_theta': 100.0,
+  'rope_scaling': config_lib.LinearRope(2.0),
+  'sliding_window': 3,
+  'tie_word_embeddings': True,
+  'attention_bias': True,
+  'mlp_bias': True,
+  'initializer_range': 0.1,
+}
+
+
+def test_every_field_has_a_change_below():
+  fields = {field.name for field in dataclasses.fields(CONFIG)}
+  assert fields == set(CHANGES)
+
+
+@pytest.mark.parametrize('field', CHANGES)
+def test_every_field_is_read(field):
+  changed = dataclasses.replace(CONFIG, **{field: CHANGES[field]})
+  fns, params = _model()
+  other, other_params = _model(changed)
+  tokens = _tokens(1, 12)
+  if field == 'max_position_embeddings':
+    _full(fns, params, tokens)
+    with pytest.raises(types.InputError, match='max_position_embeddings=8'):
+      _full(other, params, tokens)
+    with pytest.raises(types.InputError, match='max_position_embeddings=8'):
+      other.prefill(params, tokens[:, :4], jnp.array([4]), 9)
+  elif field == 'initializer_range':
+    deviation = jnp.std(other_params['embed_tokens']['weight'])
+    assert deviation == pytest.approx(0.1, rel=0.1)
+    assert jnp.std(params['lm_head']['weight']) == pytest.approx(0.3, rel=0.1)
+  elif jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, other_params):
+    before = _full(fns, params, tokens)
+    after = _full(other, params, tokens)
+    assert jnp.abs(before - after).max() > 1e-3
+  else:
+    hidden = _full(other, other_params, tokens)
+    assert hidden.shape == (1, 12, changed.hidden_size)
+    logits = other.project(other_params, hidden)
+    assert logits.shape == (1, 12, changed.vocab_size)
+
+
+@pytest.mark.parametrize('tied', [False, True])
+def test_the_abstract_tree_the_params_and_the_axes_agree(tied):
+  config = dataclasses.replace(CONFIG, tie_word_embeddings=tied)
+  fns = transformer.make_model(config, lora_rank=4)
+  params = fns.init(jax.random.key(0))
+  assert ('lm_head' in params) != tied
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(
+    jnp.shape, transformer.abstract_params(fns)
+  )
+  jax.tree.map(
+    lambda leaf, axes: np.testing.assert_equal(leaf.ndim, len(axes)),
+    params,
+    fns.logical_axes,
+  )
+  attention = params['layers']['self_attn']
+  assert attention['q_proj']['weight'].shape == (2, 32, 4 * 8)
+  assert attention['k_proj']['lora_b'].shape == (2, 4, 2 * 8)
+  assert fns.logical_axes['layers']['self_attn']['k_proj'] == {
+    'weight': (None, 'embed', 'kv_heads'),
+    'lora_a': (None, 'embed', 'lora_rank'),
+    'lora_b': (None, 'lora_rank', 'kv_heads'),
+  }
+  # Layers start out different from one another.
+  assert (
+    params['layers']['mlp']['up_proj']['weight'][0]
+    != (params['layers']['mlp']['up_proj']['weight'][1])
+  ).all()
+
+
+def _loss(fns, tokens, params):
+  logits = fns.project(params, _full(fns, params, tokens))
+  return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
+
+
+def test_remat_policies_store_less_and_less_and_give_one_gradient():
+  config = dataclasses.replace(CONFIG, num_layers=6)
+  params = transformer.make_model(config).init(jax.random.key(0))
+  tokens = _tokens(4, 64)
+  grads, sizes = {}, {}
+  for remat in ('none', 'dots', 'full'):
+    fns = transformer.make_model(config, remat=remat)
+    grad = jax.jit(jax.grad(functools.partial(_loss, fns, tokens)))
+    compiled = grad.lower(params).compile()
+    sizes[remat] = compiled.memory_analysis().temp_size_in_bytes
+    grads[remat] = compiled(params)
+  assert sizes['none'] > 1.2 * sizes['dots'] > 1.4 * sizes['full']
+  for remat in ('dots', 'full'):
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, atol=1e-5),
+      grads[remat],
+      grads['none'],
+    )
+
+
+def test_an_unknown_remat_policy_is_refused():
+  with pytest.raises(types.InputError, match="remat='some'"):
+    transformer.make_model(CONFIG, remat='some')
+
+
+def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits():
+  fns, params = _model()
+  narrow = transformer.make_model(CONFIG, dtype=jnp.bfloat16, lora_rank=2)
+  dtypes = jax.tree_util.tree_map_with_path(
+    lambda path, x: (path[-1].key.startswith('lora'), x.dtype),
+    transformer.abstract_params(narrow),
+    is_leaf=lambda x: hasattr(x, 'dtype'),
+  )
+  assert {dtype for is_lora, dtype in _pairs(dtypes) if is_lora} == {
+    jnp.dtype('float32')
+  }
+  assert {dtype for is_lora, dtype in _pairs(dtypes) if not is_lora} == {
+    jnp.dtype('bfloat16')
+  }
+  # Float32 params are cast where they are used.
+  narrow = transformer.make_model(CONFIG, dtype=jnp.bfloat16)
+  tokens = _tokens(2, 10)
+  hidden = jax.jit(functools.partial(_full, narrow))(params, tokens)
+  assert hidden.dtype == jnp.bfloat16
+  logits = narrow.project(params, hidden)
+  assert logits.dtype == jnp.float32
+  expected = fns.project(params, _full(fns, params, tokens))
+  error = jnp.abs(logits - expected)
+  assert 1e-4 < error.mean() < 0.05 * jnp.abs(expected).max()
+
+
+def _pairs(tree):
+  return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, tuple))
+
+
+# At scale.
+
+
+def test_sharded_params_give_the_same_numbers():
+  if jax.device_count() < 8:
+    pytest.skip('needs 8 devices')
+  mesh = jax.make_mesh((2, 2, 2), ('data', 'fsdp', 'tensor'))
+  mesh_axes = {
+    'embed': 'fsdp',
+    'vocab': 'tensor',
+    'heads': 'tensor',
+    'kv_heads': 'tensor',
+    'mlp': 'tensor',
+  }
+  fns, params = _model()
+  shardings = jax.tree.map(
+    lambda axes: jax.NamedSharding(
+      mesh, jax.P(*(mesh_axes.get(axis) for axis in axes))
+    ),
+    fns.logical_axes,
+    is_leaf=lambda node: isinstance(node, tuple),
+  )
+  tokens = _tokens(4, 8)
+  step = jax.value_and_grad(lambda p, t: _loss(fns, t, p))
+  loss, grads = jax.jit(step)(params, tokens)
+  sharded_loss, sharded_grads = jax.jit(step, out_shardings=(None, shardings))(
+    jax.device_put(params, shardings),
+    jax.device_put(tokens, jax.NamedSharding(mesh, jax.P('data'))),
+  )
+  up_proj = sharded_grads['layers']['mlp']['up_proj']['weight']
+  assert up_proj.sharding.shard_shape(up_proj.shape) == (2, 16, 24)
+  np.testing.assert_allclose(sharded_loss, loss, rtol=1e-5)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-5),
+    sharded_grads,
+    grads,
+  )
+
+
+def test_gather_layer_sees_one_layer_at_a_time():
+  seen = []
+
+  def doubled(weights):
+    seen.append(jax.tree.map(jnp.shape, weights))
+    return jax.tree.map(lambda weight: 2 * weight, weights)
+
+  fns, params = _model()
+  gathering = transformer.make_model(CONFIG, gather_layer=doubled)
+  tokens = _tokens(2, 8)
+  expected = _full(fns, {**params, 'layers': doubled(params['layers'])}, tokens)
+  seen.clear()
+  np.testing.assert_allclose(
+    _full(gathering, params, tokens), expected, atol=1e-5
+  )
+  assert seen[0]['mlp']['up_proj']['weight'] == (32, 48)
+
+
+def test_the_program_does_not_grow_with_depth():
+  sizes = []
+  for num_layers in (2, 20):
+    fns = transformer.make_model(
+      dataclasses.replace(CONFIG, num_layers=num_layers)
+    )
+    grad = jax.jit(jax.grad(functools.partial(_loss, fns, _tokens(1, 8))))
+    sizes.append(len(grad.lower(transformer.abstract_params(fns)).as_text()))
+  assert sizes[1] < 1.05 * sizes[0]

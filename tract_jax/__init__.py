@@ -1,0 +1,1 @@
+"""TRACT: regression-aware fine-tuning with chain-of-thought, in JAX."""

@@ -1,0 +1,1 @@
+"""Rows to batches: records, encoding, loader, the self-CoT dataset."""

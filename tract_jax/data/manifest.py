@@ -1,0 +1,290 @@
+"""Artefact folders: what they were made from, and files that are never half.
+
+A finished folder carries `manifest.json`, written last:
+
+  {"schema": 1, "kind": "stage", "finished": true,
+   "fingerprint": {field: value, ...}, "results": {name: value, ...}}
+
+A folder that fills piece by piece has one from the start, not yet finished.
+The fingerprint holds everything that the content depends on. A second run
+with the same fingerprint takes the folder as it is; a run with another one is
+refused, because a folder is never overwritten or removed on a user's behalf.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from typing import Any, IO
+
+from etils import epath
+import numpy as np
+
+from tract_jax import types
+
+MANIFEST = 'manifest.json'
+SCHEMA = 1
+_NAME = re.compile(r'[A-Za-z0-9._-]+')
+_SHOWN_CHARS = 120
+
+
+def checked_name(name: str) -> str:
+  """Returns `name` if it may become one part of a path.
+
+  Args:
+    name: of a method, benchmark, run, ...
+
+  Returns:
+    The same text.
+
+  Raises:
+    types.InputError: it could leave its folder, or is hard to type.
+  """
+  if not _NAME.fullmatch(name) or name in ('.', '..'):
+    raise types.InputError(
+      f'name {name!r}: used in a path, so it must be made of A-Z a-z 0-9 . _ -'
+    )
+  return name
+
+
+def canonical_json(obj: Any) -> str:
+  """The one JSON text of `obj`: sorted keys, no spaces, ASCII only."""
+  return json.dumps(obj, sort_keys=True, separators=(',', ':'), allow_nan=False)
+
+
+def digest_of(obj: Any) -> str:
+  """sha256, in hexadecimal, of the canonical JSON of `obj`."""
+  return hashlib.sha256(canonical_json(obj).encode('ascii')).hexdigest()
+
+
+def digest_arrays(arrays: Mapping[str, Any]) -> str:
+  """sha256 over named arrays: names, dtypes, shapes and bytes.
+
+  Args:
+    arrays: {name: array}; the order of the names does not matter.
+
+  Returns:
+    64 hexadecimal digits.
+  """
+  sha = hashlib.sha256()
+  for name in sorted(arrays):
+    array = np.asarray(arrays[name])
+    head = canonical_json([name, array.dtype.name, array.shape])
+    sha.update(head.encode('ascii') + b'\n')
+    sha.update(array.tobytes())
+  return sha.hexdigest()
+
+
+def differences(recorded: Any, expected: Any) -> list[str]:
+  """One line for each field in which two JSON objects differ.
+
+  Args:
+    recorded: what an artefact says it was made from.
+    expected: what this run would make it from. Nested objects are compared
+      field by field, with dotted names.
+
+  Returns:
+    Lines "field: recorded value, expected value", sorted; [] if equal.
+  """
+  # Through JSON and back, because tuples come back from a file as lists.
+  old, new = (
+    _flat(json.loads(canonical_json(x))) for x in (recorded, expected)
+  )
+  return [
+    f'{field}: recorded {_shown(old, field)}, expected {_shown(new, field)}'
+    for field in sorted(old.keys() | new.keys())
+    if _shown(old, field, None) != _shown(new, field, None)
+  ]
+
+
+def write_manifest(
+  folder: epath.PathLike,
+  kind: str,
+  fields: Mapping[str, Any],
+  results: Mapping[str, Any] | None = None,
+  *,
+  finished: bool = True,
+) -> None:
+  """Marks `folder` as finished; call it after everything else is written.
+
+  Args:
+    folder: of the artefact; made if absent.
+    kind: what the folder holds, e.g. "export".
+    fields: the fingerprint: all that the content depends on.
+    results: what the content says in a few numbers, such as its digest.
+    finished: False marks the folder as begun, for this fingerprint alone.
+  """
+  folder = epath.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  content = {
+    'schema': SCHEMA,
+    'kind': kind,
+    'finished': finished,
+    'fingerprint': dict(fields),
+    'results': dict(results or {}),
+  }
+  write_json_atomic(folder / MANIFEST, content)
+
+
+def read_manifest(folder: epath.PathLike) -> dict[str, Any] | None:
+  """The manifest of `folder`, or None where there is none.
+
+  Raises:
+    types.InputError: the file is no manifest, or of another schema.
+  """
+  path = epath.Path(folder) / MANIFEST
+  if not path.exists():
+    return None
+  try:
+    content = json.loads(path.read_bytes())
+  except ValueError as error:
+    raise types.InputError(f'{path}: not JSON: {error}') from error
+  if not isinstance(content, dict) or content.get('schema') != SCHEMA:
+    raise types.InputError(f'{path}: not a manifest of schema {SCHEMA}')
+  return content
+
+
+def matches(
+  folder: epath.PathLike, kind: str, fields: Mapping[str, Any]
+) -> bool:
+  """Whether `folder` already holds what this run would make.
+
+  Args:
+    folder: of the artefact.
+    kind: as given to `write_manifest`.
+    fields: the fingerprint of this run.
+
+  Returns:
+    True if it is finished and was made from the same; False if it is not there
+    or only begun.
+
+  Raises:
+    types.InputError: it was made from something else; every differing field
+      is named with both values.
+  """
+  content = read_manifest(folder)
+  if content is None:
+    return False
+  lines = _foreign_fields(content, kind, fields)
+  if lines:
+    raise types.InputError('\n'.join(foreign(folder, lines)))
+  return bool(content.get('finished'))
+
+
+def is_current(
+  folder: epath.PathLike, kind: str, fields: Mapping[str, Any]
+) -> bool:
+  """As `matches`, for what may be made anew: another fingerprint is False."""
+  content = read_manifest(folder)
+  return (
+    content is not None
+    and bool(content.get('finished'))
+    and not _foreign_fields(content, kind, fields)
+  )
+
+
+def read_results(folder: epath.PathLike) -> dict[str, Any]:
+  """The results in the manifest of a finished folder.
+
+  Raises:
+    types.InputError: there is no finished manifest.
+  """
+  content = read_manifest(folder)
+  if content is None or not content.get('finished'):
+    raise types.InputError(f'{folder}: is not finished; there is no result yet')
+  return content.get('results', {})
+
+
+def foreign(folder: epath.PathLike, lines: list[str]) -> list[str]:
+  """The problem lines for a folder that another run made.
+
+  Args:
+    folder: the place.
+    lines: from `differences`.
+
+  Returns:
+    `lines`, each with its place, and what the user can do about them.
+  """
+  return [f'{folder}: {line}' for line in lines] + [
+    f'{folder}: made by another run; choose another --workdir, or delete this'
+    ' folder yourself'
+  ]
+
+
+@contextlib.contextmanager
+def open_atomic(path: epath.PathLike) -> Iterator[IO[str]]:
+  """Opens a text file that appears under its name only when it is whole.
+
+  The text goes to a temporary name in the same folder, is flushed to the disk
+  and renamed. Object stores show an object only after it is closed, so there
+  it is written under its own name.
+
+  Args:
+    path: replaced if it exists.
+
+  Yields:
+    The file, to be written to.
+  """
+  path = epath.Path(path)
+  if '://' in str(path):
+    with path.open('w') as file:
+      yield file
+    return
+  temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+  try:
+    # In JSON a lone surrogate's \udXXX is also its escape: the text survives.
+    with open(
+      temporary, 'w', encoding='utf-8', errors='backslashreplace', newline='\n'
+    ) as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+
+
+def write_text_atomic(path: epath.PathLike, text: str) -> None:
+  """Writes `text` to `path`: afterwards the old file or the new, never half."""
+  with open_atomic(path) as file:
+    file.write(text)
+
+
+def write_json_atomic(path: epath.PathLike, obj: Any) -> None:
+  """Writes `obj` as indented JSON; a number that is not finite is an error."""
+  text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+  write_text_atomic(path, text + '\n')
+
+
+def _foreign_fields(content, kind: str, fields) -> list[str]:
+  return differences(
+    {'kind': content.get('kind'), **content.get('fingerprint', {})},
+    {'kind': kind, **fields},
+  )
+
+
+def _flat(obj: Any, prefix: str = '') -> dict[str, Any]:
+  """{dotted name: value} of nested objects; an empty one is a value."""
+  flat = {}
+  for key, value in obj.items():
+    if isinstance(value, dict) and value:
+      flat.update(_flat(value, f'{prefix}{key}.'))
+    else:
+      flat[f'{prefix}{key}'] = value
+  return flat
+
+
+def _shown(
+  flat: dict[str, Any], field: str, limit: int | None = _SHOWN_CHARS
+) -> str:
+  """A field's value for a message; "nothing" where it is absent."""
+  if field not in flat:
+    return 'nothing'
+  text = json.dumps(flat[field], sort_keys=True, ensure_ascii=False)
+  if limit is not None and len(text) > limit:
+    text = f'{text[:limit]}... (digest {digest_of(flat[field])[:8]})'
+  return text

@@ -1,0 +1,367 @@
+"""A folder of numbered steps, saved and loaded with Orbax.
+
+Every call of Orbax stands in this file. A step is a tree of arrays and a JSON
+object. What this adds to Orbax:
+
+- Each leaf has a checksum, made before it is saved and compared after it is
+  loaded: Orbax loads an array with a flipped bit without a word.
+- A wanted tree is compared with the stored one by name, shape and dtype: Orbax
+  casts in silence.
+- Errors are one line that names the folder, the step and the leaf.
+
+Leaves are stored flat, under the names of their paths ("params/layers/q"), so
+that a step depends neither on the classes of the tree (optax's change) nor on
+how many devices or processes wrote it.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+import json
+from typing import Any, Self, TypeVar
+
+from etils import epath
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from tract_jax import types
+from tract_jax.data import checksum, manifest
+
+_FORMAT = 1
+_NAMES = ocp.path.step.standard_name_format()
+_MAX_PROBLEMS = 8
+_Result = TypeVar('_Result')
+
+
+class DamagedError(types.InputError):
+  """A finished step that cannot be read back as it was written."""
+
+
+class Store:
+  """Numbered steps in one folder; a step is there as a whole or not at all.
+
+  Example:
+    with Store(folder, max_to_keep=3) as store:
+      store.save(7, {'w': w}, {'seed': 0})
+      store.wait()
+      arrays, metadata = store.load(7)
+  """
+
+  def __init__(
+    self,
+    folder: epath.PathLike,
+    max_to_keep: int | None = None,
+    local: bool = False,
+  ):
+    """Opens the folder; it is made with the first step.
+
+    Args:
+      folder: where the steps lie, each in a folder named by its number.
+      max_to_keep: older steps than this many are deleted; None keeps all.
+      local: every process saves and loads by itself, in steps of its own, with
+        host arrays. Otherwise each call but `steps` and `metadata` must be
+        made by all processes together, and global arrays are allowed.
+    """
+    self.folder = epath.Path(folder)
+    self._max_to_keep = max_to_keep
+    self._context = _make_context(local)
+    self._pending: tuple[int, Any] | None = None
+    self._outdated: list[int] = []
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *unused_error: object) -> None:
+    self.close()
+
+  def steps(self) -> list[int]:
+    """Numbers of the finished steps, ascending, as the folder has them now."""
+    if not self.folder.exists():
+      return []
+    found = _NAMES.find_all(self.folder)
+    return sorted(step.step for step in found)
+
+  def save(
+    self, step: int, arrays: types.PyTree, metadata: Mapping[str, Any]
+  ) -> None:
+    """Starts to save a step and returns when the arrays may be changed.
+
+    Files are written in the background; the step counts as finished after
+    `wait`, or after the next `save` or `close`, which wait as well.
+
+    Args:
+      step: its number, not used yet.
+      arrays: tree of jax or numpy arrays; dictionary keys without "/".
+      metadata: a JSON object.
+
+    Raises:
+      types.InputError: the step exists, or the folder cannot be written, now
+        or by the save before this one.
+      TypeError: a leaf is no array.
+      ValueError: two leaves have one name, or a name has "/" in it.
+    """
+    self.wait()
+    leaves = {k: _as_array(v) for k, v in _named_leaves(arrays).items()}
+    if self._exists(step):
+      raise types.InputError(f'{self.folder}: step {step} exists already')
+    if self._max_to_keep is not None:
+      self._outdated = sorted([*self.steps(), step])[: -self._max_to_keep]
+    record = {
+      'format': _FORMAT,
+      'leaves': checksum.leaf_records(leaves),
+      # As it will be read: tuples become lists, all keys text.
+      'metadata': json.loads(manifest.canonical_json(metadata)),
+    }
+    record['digest'] = manifest.digest_of(record)
+    # Orbax refuses arrays without elements; their record says everything.
+    stored = {k: v for k, v in leaves.items() if v is not None and v.size}
+    stored = stored or {'empty': np.zeros(1, np.uint8)}
+    response = self._run(
+      f'step {step} cannot be saved',
+      types.InputError,
+      lambda: ocp.save_async(self._path(step), stored, custom_metadata=record),
+    )
+    self._pending = (step, response)
+
+  def wait(self) -> None:
+    """Waits for the save under way, then deletes the steps it outdated.
+
+    Raises:
+      types.InputError: that save failed; the steps before it are unharmed.
+    """
+    if self._pending is None:
+      return
+    (step, response), self._pending = self._pending, None
+    outdated, self._outdated = self._outdated, []
+    self._run(f'step {step} cannot be saved', types.InputError, response.result)
+    for old in outdated:
+      # Listed before this save began, so all processes delete the same ones.
+      self._run(
+        f'outdated step {old} cannot be deleted',
+        types.InputError,
+        functools.partial(ocp.delete, self._path(old), missing_ok=True),
+      )
+
+  def load(
+    self, step: int, abstract: types.PyTree | None = None
+  ) -> tuple[types.PyTree, dict[str, Any]]:
+    """Loads and verifies a step.
+
+    Args:
+      step: one of `steps()`.
+      abstract: tree of the wanted structure; leaves with shape and dtype. One
+        with a sharding is loaded as a jax array, one without as numpy. If None
+        the whole step comes as numpy arrays in nested dictionaries, keyed by
+        key, field or index.
+
+    Returns:
+      The tree, bit for bit as it was saved, and the metadata.
+
+    Raises:
+      DamagedError: an array or the metadata is not what was saved.
+      types.InputError: the wanted structure, a shape or a dtype differs.
+    """
+    self.wait()
+    record = self._record(step)
+    stored = record['leaves']
+    if abstract is None:
+      targets = {
+        name: leaf and jax.ShapeDtypeStruct(leaf['shape'], leaf['dtype'])
+        for name, leaf in stored.items()
+      }
+    else:
+      targets = _named_leaves(abstract)
+      self._check_targets(step, stored, targets)
+    values = self._load_leaves(step, targets)
+    actual = checksum.leaf_records(values)
+    for name, leaf in stored.items():
+      if actual[name] != leaf:
+        raise DamagedError(
+          f'{self.folder}: step {step}: leaf {name} is damaged: checksum'
+          f' {leaf["checksum"]} was saved, {actual[name]["checksum"]} is read'
+        )
+    if abstract is None:
+      return _nested(values), record['metadata']
+    return _unflatten(abstract, values), record['metadata']
+
+  def metadata(self, step: int) -> dict[str, Any]:
+    """The JSON object of a step, verified, without its arrays."""
+    return self._record(step)['metadata']
+
+  def close(self) -> None:
+    """Waits for the save under way; see `wait` for what it raises."""
+    self.wait()
+
+  def _path(self, step: int) -> epath.Path:
+    return self.folder / _NAMES.build_name(step)
+
+  def _exists(self, step: int) -> bool:
+    """Whether a step is finished, without a look at all the others."""
+    try:
+      _NAMES.find_step(self.folder, step)
+    except ValueError:
+      return False
+    return True
+
+  def _run(
+    self, what: str, error_type: type[Exception], call: Callable[[], _Result]
+  ) -> _Result:
+    """Calls Orbax; whatever it raises becomes one line."""
+    try:
+      with self._context:
+        return call()
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise
+    except Exception as error:
+      raise error_type(f'{self.folder}: {what}: {_cause(error)}') from error
+
+  def _record(self, step: int) -> dict[str, Any]:
+    """What `save` wrote beside the arrays, verified."""
+    if not self._exists(step):
+      raise types.InputError(f'{self.folder}: there is no step {step}')
+    found = self._run(
+      f'step {step}: metadata is damaged',
+      DamagedError,
+      lambda: ocp.metadata(self._path(step)).custom_metadata,
+    )
+    record = dict(found or {})
+    digest = record.pop('digest', None)
+    if digest is None or digest != manifest.digest_of(record):
+      raise DamagedError(
+        f'{self.folder}: step {step}: metadata is damaged: digest {digest}'
+        f' was saved, {manifest.digest_of(record)} is read'
+      )
+    if record['format'] != _FORMAT:
+      raise types.InputError(
+        f'{self.folder}: step {step}: format {record["format"]}, this program'
+        f' reads {_FORMAT}'
+      )
+    return record
+
+  def _check_targets(
+    self, step: int, stored: dict[str, Any], targets: dict[str, Any]
+  ) -> None:
+    """Compares names, shapes and dtypes; raises with a line for each."""
+    lines = []
+    for name in sorted(stored.keys() | targets.keys()):
+      old = _signature(stored, name)
+      new = _signature(targets, name)
+      if old != new:
+        lines.append(
+          f'{self.folder}: step {step}: leaf {name}: stored {old}, wanted {new}'
+        )
+    if len(lines) > _MAX_PROBLEMS:
+      more = len(lines) - _MAX_PROBLEMS
+      lines[_MAX_PROBLEMS:] = [f'{self.folder}: and {more} more leaves differ']
+    if lines:
+      raise types.InputError('\n'.join(lines))
+
+  def _load_leaves(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
+    """Loads all leaves; empty and None ones are made, not read."""
+    wanted = {k: _abstract(v) for k, v in targets.items() if v is not None}
+    read = {k: v for k, v in wanted.items() if v.size}
+    loaded = {}
+    if read:
+      loaded = self._run(
+        f'step {step} is damaged',
+        DamagedError,
+        lambda: ocp.load(self._path(step), read),
+      )
+    for name, leaf in wanted.items():
+      if not leaf.size:
+        value = np.zeros(leaf.shape, leaf.dtype)
+        sharding = getattr(leaf, 'sharding', None)
+        loaded[name] = jax.device_put(value, sharding) if sharding else value
+    return {name: loaded.get(name) for name in targets}
+
+
+def _make_context(local: bool) -> ocp.Context:
+  """Orbax's options."""
+  context = ocp.Context()
+  # Weights and moments hardly compress, and small steps are saved faster.
+  context.array.saving.use_compression = False
+  if local:
+    process = jax.process_index()
+    context.multiprocessing.primary_host = process
+    context.multiprocessing.active_processes = {process}
+    context.multiprocessing.barrier_sync_key_prefix = f'process{process}'
+  return context
+
+
+def _cause(error: BaseException) -> str:
+  """The first line of the error that started it all; Orbax wraps the rest."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  lines = str(error).strip().splitlines()
+  return f'{type(error).__name__}: {lines[0] if lines else "no message"}'
+
+
+def _paths(tree: types.PyTree) -> tuple[list[str], list[Any], Any]:
+  """Names and leaves, in order, and the tree's structure; None is a leaf."""
+  with_paths, structure = jax.tree_util.tree_flatten_with_path(
+    tree, is_leaf=lambda x: x is None
+  )
+  names = []
+  for path, _ in with_paths:
+    parts = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    if not parts or any(not part or '/' in part for part in parts):
+      raise ValueError(f'leaf {parts}: a name must be there, without "/"')
+    names.append('/'.join(parts))
+  if len(set(names)) < len(names):
+    raise ValueError(f'two leaves have one name: {sorted(names)}')
+  return names, [leaf for _, leaf in with_paths], structure
+
+
+def _named_leaves(tree: types.PyTree) -> dict[str, Any]:
+  """{name: leaf} of a tree of arrays, or of what stands for arrays."""
+  names, leaves, _ = _paths(tree)
+  for name, leaf in zip(names, leaves, strict=True):
+    dtype = getattr(leaf, 'dtype', None)
+    if leaf is not None and (
+      not isinstance(dtype, np.dtype) or dtype.kind in 'OSUMm'
+    ):
+      raise TypeError(f'leaf {name}: not an array of numbers: {leaf!r:.80}')
+  return dict(zip(names, leaves, strict=True))
+
+
+def _unflatten(like: types.PyTree, values: dict[str, Any]) -> types.PyTree:
+  """The tree of `like` with the leaves of `values`."""
+  names, _, structure = _paths(like)
+  return jax.tree_util.tree_unflatten(structure, [values[n] for n in names])
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+  """{"a/b": x} as {"a": {"b": x}}."""
+  tree: dict[str, Any] = {}
+  for name, value in values.items():
+    *folders, last = name.split('/')
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[last] = value
+  return tree
+
+
+def _signature(leaves: dict[str, Any], name: str) -> str:
+  """Dtype and shape for comparison and for messages, e.g. "float32[2, 3]"."""
+  if name not in leaves:
+    return 'nothing'
+  leaf = leaves[name]
+  if leaf is None:
+    return 'None'
+  if isinstance(leaf, dict):
+    return f'{leaf["dtype"]}{leaf["shape"]}'
+  return f'{leaf.dtype.name}{list(leaf.shape)}'
+
+
+def _as_array(leaf: Any) -> Any:
+  """A numpy scalar as an array; Orbax would make a Python number of it."""
+  return np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
+
+
+def _abstract(leaf: Any) -> Any:
+  """What Orbax is asked for: a jax array where a sharding is given."""
+  sharding = getattr(leaf, 'sharding', None)
+  if sharding is None:
+    return np.empty(leaf.shape, leaf.dtype)
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,130 @@
+"""Data files as rows: JSON lists, JSONL and parquet.
+
+In: a path. Out: the rows as they stand in the file, and where each stands. The
+content tells the format, whatever the file's ending. No file can run code.
+"""
+
+import importlib.util
+import json
+import tempfile
+from typing import Any
+
+from etils import epath
+
+from tract_jax import types
+
+_BOM = b'\xef\xbb\xbf'
+
+
+def read_rows(
+  path: str, max_rows: int | None = None
+) -> tuple[list[Any], list[str]]:
+  """Reads a data file's rows, unchecked but for the file's syntax.
+
+  Args:
+    path: a JSON list, JSONL or parquet file. A byte order mark and Windows'
+      line ends are fine.
+    max_rows: only the first so many; None: all.
+
+  Returns:
+    The rows, and the place of each: "row 3", or "line 3" of JSONL.
+
+  Raises:
+    types.InputError: a file that is missing, empty, a git-lfs pointer, not
+      UTF-8, or broken, with the line where there is one.
+  """
+  file = epath.Path(path)
+  try:
+    content = file.read_bytes()
+  except FileNotFoundError as error:
+    raise types.InputError(f'{path}: no such file') from error
+  except OSError as error:
+    raise types.InputError(
+      f'{path}: cannot be read: {error.strerror or error}'
+    ) from error
+  if content.startswith(b'version https://git-lfs.github.com/spec/'):
+    raise types.InputError(
+      f'{path}: is a git-lfs pointer, not the data; run "git lfs pull"'
+    )
+  if content.startswith(b'PAR1'):
+    return _numbered(_parquet_rows(path, max_rows))
+  text = _decoded(path, content)
+  if not text.strip():
+    raise types.InputError(f'{path}: is empty; at least one row is needed')
+  if text.lstrip().startswith('['):
+    return _numbered(_json_rows(path, text)[:max_rows])
+  return _jsonl_rows(path, text, max_rows)
+
+
+def _numbered(rows: list[Any]) -> tuple[list[Any], list[str]]:
+  return rows, [f'row {i}' for i in range(1, len(rows) + 1)]
+
+
+def _decoded(path: str, content: bytes) -> str:
+  try:
+    return content.removeprefix(_BOM).decode('utf-8')
+  except UnicodeDecodeError as error:
+    line = error.object.count(b'\n', 0, error.start) + 1
+    raise types.InputError(
+      f'{path}: line {line}: byte 0x{error.object[error.start]:02x} is not '
+      'UTF-8; convert the file to UTF-8'
+    ) from error
+
+
+def _json_rows(path: str, text: str) -> list[Any]:
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    raise types.InputError(
+      f'{path}: line {error.lineno}: JSON syntax: {error.msg} (column '
+      f'{error.colno})'
+    ) from error
+  except RecursionError as error:
+    raise types.InputError(f'{path}: JSON syntax: nested too deep') from error
+
+
+def _jsonl_rows(
+  path: str, text: str, max_rows: int | None
+) -> tuple[list[Any], list[str]]:
+  rows: list[Any] = []
+  places = []
+  # Not splitlines: JSON strings may hold the other line ends that it knows.
+  for number, line in enumerate(text.split('\n'), 1):
+    if max_rows is not None and len(rows) >= max_rows:
+      break
+    if not line.strip():
+      continue
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      raise types.InputError(
+        f'{path}: line {number}: JSON syntax: {error.msg} (column '
+        f'{error.colno}); JSONL has one whole object on each line'
+      ) from error
+    except RecursionError as error:
+      raise types.InputError(
+        f'{path}: line {number}: JSON syntax: nested too deep'
+      ) from error
+    places.append(f'line {number}')
+  return rows, places
+
+
+def _parquet_rows(path: str, max_rows: int | None) -> list[Any]:
+  if importlib.util.find_spec('datasets') is None:
+    raise types.InputError(
+      f'{path}: is a parquet file, for which the package "datasets" is needed'
+    )
+  import datasets  # Slow to import, and needed for parquet alone.
+
+  rows = 'train' if max_rows is None else f'train[:{max_rows}]'
+  with tempfile.TemporaryDirectory() as cache:
+    try:
+      table = datasets.load_dataset(
+        'parquet', data_files=path, split=rows, cache_dir=cache
+      )
+      return table.to_list()
+    except Exception as error:  # Its readers raise whatever they meet.
+      first_line = (str(error).splitlines() or [type(error).__name__])[0]
+      raise types.InputError(
+        f'{path}: parquet: cannot be read: {first_line}'
+      ) from error

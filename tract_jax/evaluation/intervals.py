@@ -1,0 +1,397 @@
+"""Bootstrap intervals of Pearson's r, of its mean, and of differences.
+
+In: rows of a benchmark and the predictions of all systems on them. Out:
+percentile intervals. Every system judged on the same rows sees the same
+resamples, so that a difference is paired; each benchmark has its own stream of
+random numbers, by name, so that adding a system or a benchmark changes no
+other interval.
+
+Rows and, where there are several, seeds are resampled, each with replacement
+(crossed: one draw of seeds serves every row, one draw of rows every seed).
+With one seed the interval knows nothing of the spread between seeds; with two
+or three that spread is known poorly, and the interval is somewhat too narrow
+for it.
+
+  Axes: n rows of a benchmark, R resamples, U predictions made on the same rows
+  (systems and seeds).
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import zlib
+
+import numpy as np
+
+from tract_jax import types
+from tract_jax.evaluation import metrics
+
+# Resamples without a correlation are left out; an interval of too few others
+# would describe another population.
+_MIN_USABLE = 0.9
+_CHUNK_ELEMENTS = 2**21
+_ROUNDING = 1e-12
+
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+  """How intervals are made.
+
+  Attributes:
+    num_resamples: R.
+    seed: of the resampling; not the seed of a run.
+    level: probability that an interval is meant to cover.
+  """
+
+  num_resamples: int = 2000
+  seed: int = 0
+  level: float = 0.95
+
+  def __post_init__(self):
+    if self.num_resamples < 1:
+      raise types.InputError(
+        f'num_resamples {self.num_resamples}: at least 1 is needed'
+      )
+    if self.seed < 0:
+      raise types.InputError(
+        f'bootstrap seed {self.seed}: must not be negative'
+      )
+    if not 0 < self.level < 1:
+      raise types.InputError(f'level {self.level}: must lie between 0 and 1')
+
+
+DEFAULT = Bootstrap()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PearsonDraws:
+  """Pearson's r of one system with one seed, and of its resamples.
+
+  Attributes:
+    rows: what was judged.
+    r: on the rows as they are.
+    draws: [R] float64 on resampled rows; NaN where a side is constant. Draw i
+      has the same rows for every system.
+  """
+
+  rows: metrics.Rows
+  r: metrics.Figure
+  draws: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A mean with its interval; `reason` says why either is None."""
+
+  mean: float | None
+  ci: Interval | None
+  reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """Mean Pearson's r of system `a` minus that of `b`, on the same rows.
+
+  Attributes:
+    a, b: the systems.
+    mean: over seeds and, with equal weight, benchmarks.
+    ci: its interval.
+    benchmarks: those that both were judged on.
+    seeds: those that both have on each of them.
+    num_seeds, num_rows: how many of them; rows over all benchmarks.
+    excludes_zero: whether the interval does; None without one.
+    reason: why there is no mean or interval; else None.
+  """
+
+  a: metrics.System
+  b: metrics.System
+  mean: float | None
+  ci: Interval | None
+  benchmarks: tuple[str, ...]
+  seeds: tuple[int, ...]
+  num_seeds: int
+  num_rows: int
+  excludes_zero: bool | None
+  reason: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Combined:
+  """Figures of a system over seeds, on one benchmark or over all.
+
+  Attributes:
+    method, predictor, num_cots: the system.
+    benchmark: its name, or "mean": all benchmarks with equal weight.
+    seeds, num_seeds: of the runs; for "mean", those on every benchmark.
+    num_examples, num_invalid: predictions over all these, and how many of
+      them were scored as the fallback.
+    pearson, spearman, kendall, rmse, mae, grid_mass: means; None where one of
+      the figures is.
+    pearson_ci: bootstrap interval over rows and seeds.
+    reason: why figures above are None; else None.
+  """
+
+  method: str
+  predictor: str
+  num_cots: int
+  benchmark: str
+  seeds: tuple[int, ...]
+  num_seeds: int
+  num_examples: int
+  num_invalid: int
+  pearson: float | None
+  pearson_ci: Interval | None
+  spearman: float | None
+  kendall: float | None
+  rmse: float | None
+  mae: float | None
+  grid_mass: float | None
+  reason: str | None
+
+  @property
+  def system(self) -> metrics.System:
+    """Method, predictor and number of CoTs."""
+    return metrics.System(self.method, self.predictor, self.num_cots)
+
+
+def pearson_draws(
+  rows: metrics.Rows, predictions: np.ndarray, bootstrap: Bootstrap
+) -> list[PearsonDraws]:
+  """Pearson's r of each line of predictions, with resamples of the rows.
+
+  Args:
+    rows: the judged rows.
+    predictions: [U, n] finite.
+    bootstrap: how many resamples, and their seed.
+
+  Returns:
+    U records; all share the same resamples.
+  """
+  scores = np.asarray(rows.scores, np.float64)
+  draws = np.full((len(predictions), bootstrap.num_resamples), np.nan)
+  if len(scores):
+    rng = _stream(bootstrap, f'rows of {rows.benchmark}')
+    draws = _resampled_pearson(scores, predictions, bootstrap, rng)
+  return [
+    PearsonDraws(rows, metrics.pearson(scores, line), draws[i])
+    for i, line in enumerate(predictions)
+  ]
+
+
+def mean_pearson(
+  samples: Sequence[Sequence[PearsonDraws]], bootstrap: Bootstrap
+) -> Estimate:
+  """Mean Pearson's r over seeds and benchmarks, with its interval.
+
+  Args:
+    samples: [benchmarks][seeds]; the same seeds for each benchmark, in the
+      same order, and the same rows for each seed.
+    bootstrap: as given to `pearson_draws`.
+
+  Returns:
+    The mean, benchmarks weighing the same. None if one of its correlations
+    does not exist: a mean over the others would flatter.
+  """
+  reason = _unpaired_reason(samples) or _missing_reason(samples)
+  if reason:
+    return Estimate(None, None, reason)
+  draws = np.array([[sample.draws for sample in line] for line in samples])
+  ci, reason = _interval(_mean_draws(draws, bootstrap), bootstrap)
+  return Estimate(_mean_r(samples), ci, reason)
+
+
+def combine(
+  system: metrics.System,
+  benchmark: str,
+  rows: Sequence[metrics.MetricRow],
+  samples: Sequence[Sequence[PearsonDraws]],
+  bootstrap: Bootstrap,
+) -> Combined:
+  """All figures of a system, as means over seeds and benchmarks.
+
+  Args:
+    system: what was judged.
+    benchmark: its name, or "mean".
+    rows: one for each benchmark and seed, in any order.
+    samples: [benchmarks][seeds], as for `mean_pearson`.
+    bootstrap: as given to `pearson_draws`.
+
+  Returns:
+    The means.
+  """
+  estimate = mean_pearson(samples, bootstrap)
+  seeds = tuple(sorted({row.seed for row in rows}))
+  reasons = {estimate.reason, *(row.reason for row in rows)}
+  return Combined(
+    **dataclasses.asdict(system),
+    benchmark=benchmark,
+    seeds=seeds,
+    num_seeds=len(seeds),
+    num_examples=sum(row.num_examples for row in rows),
+    num_invalid=sum(row.num_invalid for row in rows),
+    pearson=estimate.mean,
+    pearson_ci=estimate.ci,
+    spearman=metrics.mean_or_none([row.spearman for row in rows]),
+    kendall=metrics.mean_or_none([row.kendall for row in rows]),
+    rmse=metrics.mean_or_none([row.rmse for row in rows]),
+    mae=metrics.mean_or_none([row.mae for row in rows]),
+    grid_mass=metrics.mean_or_none([row.grid_mass for row in rows]),
+    reason='; '.join(sorted(filter(None, reasons))) or None,
+  )
+
+
+def pearson_difference(
+  a: metrics.System,
+  b: metrics.System,
+  seeds: Sequence[int],
+  samples_a: Sequence[Sequence[PearsonDraws]],
+  samples_b: Sequence[Sequence[PearsonDraws]],
+  bootstrap: Bootstrap,
+) -> Difference:
+  """Difference of the mean Pearson's r of two systems, paired by row and seed.
+
+  Every resample holds the same rows and the same seeds for both systems, so
+  what is hard for both cancels.
+
+  Args:
+    a, b: the systems; the difference is a's mean minus b's.
+    seeds: [seeds], the runs' seeds.
+    samples_a, samples_b: [benchmarks][seeds], aligned with each other.
+    bootstrap: as given to `pearson_draws`.
+
+  Returns:
+    The difference; its mean is None if one of the correlations does not exist
+    or the systems were judged on different rows.
+  """
+  mean, ci = None, None
+  both = [[*x, *y] for x, y in zip(samples_a, samples_b, strict=True)]
+  reason = _unpaired_reason(both) or _missing_reason(both)
+  if not reason:
+    draws = []
+    for x, y in zip(samples_a, samples_b, strict=True):
+      pairs = list(zip(x, y, strict=True))
+      draws.append([p.draws - q.draws for p, q in pairs])
+    mean = _mean_r(samples_a) - _mean_r(samples_b)
+    ci, reason = _interval(_mean_draws(np.array(draws), bootstrap), bootstrap)
+  rows = [line[0].rows for line in both if line]
+  return Difference(
+    a=a,
+    b=b,
+    mean=mean,
+    ci=ci,
+    benchmarks=tuple(r.benchmark for r in rows),
+    seeds=tuple(seeds),
+    num_seeds=len(seeds),
+    num_rows=sum(len(r.scores) for r in rows),
+    excludes_zero=None if ci is None else ci[0] > 0 or ci[1] < 0,
+    reason=reason,
+  )
+
+
+def _stream(bootstrap: Bootstrap, name: str) -> np.random.Generator:
+  return np.random.default_rng([bootstrap.seed, zlib.crc32(name.encode())])
+
+
+def _resampled_pearson(
+  scores: np.ndarray,
+  predictions: np.ndarray,
+  bootstrap: Bootstrap,
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """[U, R] Pearson's r on R resamples of the rows; NaN where it has none.
+
+  A resample is how often it holds each row: its moments are then one matrix
+  product over all systems, and no [R, U, n] array is made.
+  """
+  num_rows = len(scores)
+  x, x_floor = _standardised(scores[None])
+  y, y_floor = _standardised(np.asarray(predictions, np.float64))
+  columns = np.concatenate([x, x * x, y, y * y, x * y])
+  num_lines = len(y)
+  chunk = max(1, _CHUNK_ELEMENTS // num_rows)
+  out = []
+  for start in range(0, bootstrap.num_resamples, chunk):
+    size = min(chunk, bootstrap.num_resamples - start)
+    chosen = rng.integers(num_rows, size=(size, num_rows))
+    moments = columns @ (_counts(chosen, num_rows).T / num_rows)
+    x1, x2 = moments[:1], moments[1:2]
+    y1, y2, xy = moments[2:].reshape(3, num_lines, size)
+    x_var, y_var = x2 - x1**2, y2 - y1**2
+    # Second moments bound the rounding error that a zero variance shows.
+    constant = x_var <= np.maximum(x_floor, _ROUNDING * x2)
+    constant = constant | (y_var <= np.maximum(y_floor, _ROUNDING * y2))
+    spread = np.sqrt(np.where(constant, 1.0, x_var * y_var))
+    out.append(np.where(constant, np.nan, (xy - x1 * y1) / spread))
+  return np.clip(np.concatenate(out, axis=1), -1.0, 1.0)
+
+
+def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Lines [U, n] with mean 0 and variance 1; a constant line becomes 0.
+
+  The second is the variance [U, 1] up to which a resample of the line counts
+  as constant.
+  """
+  std = np.std(values, axis=1, keepdims=True)
+  spread = np.array([[metrics.constant_spread(line)] for line in values])
+  constant = std <= spread
+  std = np.where(constant, 1.0, std)
+  centred = np.where(constant, 0.0, values - values.mean(1, keepdims=True))
+  return centred / std, (spread / std) ** 2
+
+
+def _counts(chosen: np.ndarray, num_items: int) -> np.ndarray:
+  """[R, items] how often each line of `chosen` [R, ...] holds each item."""
+  offsets = num_items * np.arange(len(chosen))[:, None]
+  counts = np.bincount(
+    (chosen + offsets).ravel(), minlength=len(chosen) * num_items
+  )
+  return counts.reshape(len(chosen), num_items)
+
+
+def _mean_r(samples: Sequence[Sequence[PearsonDraws]]) -> float:
+  values = [[sample.r.value for sample in line] for line in samples]
+  return float(np.mean(np.array(values, np.float64)))
+
+
+def _mean_draws(draws: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+  """[R] means of draws [benchmarks, seeds, R] over resampled seeds."""
+  num_seeds = draws.shape[1]
+  if num_seeds == 1:
+    return draws[:, 0].mean(axis=0)
+  size = (bootstrap.num_resamples, num_seeds)
+  chosen = _stream(bootstrap, 'seeds').integers(num_seeds, size=size)
+  weights = _counts(chosen, num_seeds).T / num_seeds
+  return np.sum(draws.mean(axis=0) * weights, axis=0)
+
+
+def _interval(
+  draws: np.ndarray, bootstrap: Bootstrap
+) -> tuple[Interval | None, str | None]:
+  """Percentile interval of draws [R], or why there is none."""
+  usable = draws[np.isfinite(draws)]
+  if len(usable) < _MIN_USABLE * len(draws):
+    num_lost = len(draws) - len(usable)
+    return None, f'{num_lost} of {len(draws)} resamples are constant'
+  tail = (1 - bootstrap.level) / 2
+  low, high = np.quantile(usable, [tail, 1 - tail])
+  return (float(low), float(high)), None
+
+
+def _unpaired_reason(samples: Sequence[Sequence[PearsonDraws]]) -> str | None:
+  if not samples:
+    return 'no benchmark in common'
+  if not all(samples):
+    return 'no seed with predictions on every benchmark'
+  for line in samples:
+    if any(sample.rows != line[0].rows for sample in line):
+      return f'rows of {line[0].rows.benchmark} differ'
+  return None
+
+
+def _missing_reason(samples: Sequence[Sequence[PearsonDraws]]) -> str | None:
+  for line in samples:
+    for sample in line:
+      if sample.r.value is None:
+        return f'{sample.rows.benchmark}: {sample.r.reason}'
+  return None

@@ -1,0 +1,378 @@
+"""Agreement of a judge with the rater: correlations, errors, and their rows.
+
+In: scores [n] of the rater and predictions [n] of a system, NaN where it gave
+none. Out: a `MetricRow`, one row of report/metrics.json. A figure that does
+not exist is None with a reason, never NaN.
+
+  Axes: n rows of a benchmark.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import math
+
+import numpy as np
+from scipy import stats
+
+from tract_jax import types
+
+_MIN_ROWS = 3
+# Predictions are float32: a spread at its rounding error is no spread, and a
+# correlation with it would be one with noise.
+CONSTANT_TOLERANCE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """A number, or None and why there is none."""
+
+  value: float | None
+  reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class System:
+  """What is judged: a method read out by a predictor over C CoTs."""
+
+  method: str
+  predictor: str
+  num_cots: int
+
+  def __str__(self) -> str:
+    return f'{self.method}/{self.predictor}/{self.num_cots}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """The judged rows of a benchmark; equal for systems that can be paired."""
+
+  benchmark: str
+  example_ids: tuple[str, ...]
+  scores: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SystemPredictions:
+  """What one system said on one benchmark with one seed.
+
+  Attributes:
+    method, predictor, num_cots: the system.
+    benchmark: name of the benchmark.
+    seed: of the run.
+    example_ids: [n], unique.
+    scores: [n] float, the rater's; finite.
+    predictions: [n] float; NaN or infinite where there is none.
+    grid_mass: [n] float, probability on the score grid, averaged over the
+      row's CoTs; NaN where it is unknown.
+    finish_reasons: number of CoTs per finish reason; empty where unknown.
+
+  Raises:
+    InputError: for a score that is not finite, or an id that comes twice.
+    ValueError: for arrays of different lengths.
+  """
+
+  method: str
+  predictor: str
+  num_cots: int
+  benchmark: str
+  seed: int
+  example_ids: tuple[str, ...]
+  scores: np.ndarray
+  predictions: np.ndarray
+  grid_mass: np.ndarray
+  finish_reasons: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    shapes = [np.shape(self.scores), np.shape(self.predictions)]
+    shapes.append(np.shape(self.grid_mass))
+    if any(shape != (len(self.example_ids),) for shape in shapes):
+      raise ValueError(
+        f'{len(self.example_ids)} ids, but scores, predictions, grid_mass of '
+        f'shapes {shapes}'
+      )
+    seen = set()
+    for example_id, score in zip(self.example_ids, self.scores, strict=True):
+      if not math.isfinite(score):
+        raise types.InputError(
+          f'{self.benchmark}, {example_id}: score {score} is not a number'
+        )
+      if example_id in seen:
+        raise types.InputError(
+          f'{self.benchmark}, {example_id}: predicted twice by {self.method} '
+          f'({self.predictor}) with seed {self.seed}'
+        )
+      seen.add(example_id)
+
+  @property
+  def system(self) -> System:
+    """Method, predictor and number of CoTs."""
+    return System(self.method, self.predictor, self.num_cots)
+
+  @property
+  def key(self) -> tuple[System, str, int]:
+    """System, benchmark and seed."""
+    return self.system, self.benchmark, self.seed
+
+  @property
+  def rows(self) -> Rows:
+    """The rows that were judged, in their order here."""
+    scores = tuple(float(score) for score in self.scores)
+    return Rows(self.benchmark, tuple(self.example_ids), scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricRow:
+  """One row of report/metrics.json.
+
+  Attributes:
+    method, predictor, num_cots, benchmark, seed: what was judged, and on what.
+    num_examples: n, invalid ones included.
+    num_invalid: rows without a prediction; the figures score them as the
+      fallback.
+    pearson, spearman, kendall: correlation with the rater (Kendall's tau-b).
+    pearson_ci: percentile bootstrap interval over rows.
+    rmse, mae: error in points of the score.
+    grid_mass: mean probability on the score grid.
+    num_grid_mass: rows that `grid_mass` is the mean of.
+    finish_reasons: number of CoTs per finish reason.
+    reason: why figures above are None, by name; else None.
+  """
+
+  method: str
+  predictor: str
+  num_cots: int
+  benchmark: str
+  seed: int
+  num_examples: int
+  num_invalid: int
+  pearson: float | None
+  pearson_ci: tuple[float, float] | None
+  spearman: float | None
+  kendall: float | None
+  rmse: float | None
+  mae: float | None
+  grid_mass: float | None
+  num_grid_mass: int
+  finish_reasons: dict[str, int]
+  reason: str | None
+
+  @property
+  def system(self) -> System:
+    """Method, predictor and number of CoTs."""
+    return System(self.method, self.predictor, self.num_cots)
+
+  @property
+  def key(self) -> tuple[System, str, int]:
+    """System, benchmark and seed."""
+    return self.system, self.benchmark, self.seed
+
+
+@dataclasses.dataclass(frozen=True)
+class CotGap:
+  """Error on training inputs with the annotator's CoTs and with the model's.
+
+  A model that is over-confident on its own CoTs has a large gap (TRACT,
+  arXiv:2503.04381, measures .12 and .63 after stage 1, .45 and .45 after
+  stage 2).
+
+  Attributes:
+    method, stage, seed: the trained model.
+    num_examples: training inputs that both errors are of.
+    rmse_annotator_cot, rmse_self_cot: in points of the score; None where
+      there is none.
+  """
+
+  method: str
+  stage: int
+  seed: int
+  num_examples: int
+  rmse_annotator_cot: float | None
+  rmse_self_cot: float | None
+
+  @property
+  def gap(self) -> float | None:
+    """RMSE with the model's own CoTs minus RMSE with the annotator's."""
+    if self.rmse_self_cot is None or self.rmse_annotator_cot is None:
+      return None
+    return self.rmse_self_cot - self.rmse_annotator_cot
+
+
+def sorted_by_id(system: SystemPredictions) -> SystemPredictions:
+  """The same predictions in order of example id, as float64.
+
+  Resampling goes by row number, so rows must stand in one order, whatever the
+  order of the file, for figures to be repeatable and systems to be paired.
+  """
+  order = sorted(
+    range(len(system.example_ids)), key=system.example_ids.__getitem__
+  )
+  return dataclasses.replace(
+    system,
+    example_ids=tuple(system.example_ids[i] for i in order),
+    scores=np.asarray(system.scores, np.float64)[order],
+    predictions=np.asarray(system.predictions, np.float64)[order],
+    grid_mass=np.asarray(system.grid_mass, np.float64)[order],
+  )
+
+
+def fill_invalid(
+  predictions: np.ndarray, fallback: float
+) -> tuple[np.ndarray, int]:
+  """Puts a fixed score in place of missing predictions, and counts them.
+
+  The PyTorch release drops such rows from the correlation, which flatters
+  systems that fail on hard ones.
+
+  Args:
+    predictions: [n] float; NaN or infinite where there is none.
+    fallback: the score to put there, by custom the grid's midpoint.
+
+  Returns:
+    (filled [n] float64, number of rows filled).
+
+  Raises:
+    ValueError: if the fallback is not finite.
+
+  Example:
+    >>> fill_invalid(np.array([1.0, np.nan]), 3.0)
+    (array([1., 3.]), 1)
+  """
+  if not math.isfinite(fallback):
+    raise ValueError(f'fallback {fallback} is not a number')
+  predictions = np.asarray(predictions, np.float64)
+  invalid = ~np.isfinite(predictions)
+  return np.where(invalid, fallback, predictions), int(invalid.sum())
+
+
+def constant_spread(values: np.ndarray) -> float:
+  """Standard deviation up to which values near these count as constant."""
+  return CONSTANT_TOLERANCE * float(np.max(np.abs(values), initial=0.0))
+
+
+def pearson(scores: np.ndarray, predictions: np.ndarray) -> Figure:
+  """Pearson's r of scores [n] and predictions [n], both finite.
+
+  r = cov(scores, predictions) / (std(scores) * std(predictions)).
+
+  Returns:
+    r in [-1, 1]; None for fewer than 3 rows or a constant side.
+  """
+  return _correlation(stats.pearsonr, scores, predictions)
+
+
+def spearman(scores: np.ndarray, predictions: np.ndarray) -> Figure:
+  """Spearman's rho: Pearson's r of the ranks, ties at their mean rank.
+
+  Returns:
+    rho in [-1, 1]; None as for `pearson`.
+  """
+  return _correlation(stats.spearmanr, scores, predictions)
+
+
+def kendall(scores: np.ndarray, predictions: np.ndarray) -> Figure:
+  """Kendall's tau-b, the variant that corrects for ties.
+
+  Returns:
+    tau-b in [-1, 1]; None as for `pearson`.
+  """
+  return _correlation(stats.kendalltau, scores, predictions)
+
+
+def rmse(scores: np.ndarray, predictions: np.ndarray) -> Figure:
+  """Root of the mean squared error of predictions [n]; None without rows."""
+  if not len(scores):
+    return Figure(None, 'no rows')
+  errors = np.asarray(predictions, np.float64) - scores
+  return Figure(float(np.sqrt(np.mean(errors**2))))
+
+
+def mae(scores: np.ndarray, predictions: np.ndarray) -> Figure:
+  """Mean absolute error of predictions [n]; None without rows."""
+  if not len(scores):
+    return Figure(None, 'no rows')
+  errors = np.asarray(predictions, np.float64) - scores
+  return Figure(float(np.mean(np.abs(errors))))
+
+
+def mean_grid_mass(grid_mass: np.ndarray) -> Figure:
+  """Mean of the rows [n] with a grid mass; None where no row has one."""
+  known = grid_mass[np.isfinite(grid_mass)]
+  if not len(known):
+    return Figure(None, 'no row has one')
+  return Figure(float(np.mean(known)))
+
+
+def mean_or_none(values: Sequence[float | None]) -> float | None:
+  """Mean of the values; None if one is, for a mean of the others misleads."""
+  if not values or any(value is None for value in values):
+    return None
+  return float(np.mean(np.array(values, np.float64)))
+
+
+def metric_row(
+  system: SystemPredictions,
+  fallback: float,
+  pearson_ci: tuple[float, float] | None,
+  ci_reason: str | None,
+) -> MetricRow:
+  """All figures of one system on one benchmark with one seed.
+
+  Args:
+    system: what it predicted.
+    fallback: the score that stands in for an invalid prediction.
+    pearson_ci: interval of Pearson's r, from evaluation/intervals.
+    ci_reason: why there is none; else None.
+
+  Returns:
+    The row of report/metrics.json.
+  """
+  scores = system.scores
+  filled, num_invalid = fill_invalid(system.predictions, fallback)
+  figures = {
+    'pearson': pearson(scores, filled),
+    'pearson_ci': Figure(None, ci_reason),
+    'spearman': spearman(scores, filled),
+    'kendall': kendall(scores, filled),
+    'rmse': rmse(scores, filled),
+    'mae': mae(scores, filled),
+    'grid_mass': mean_grid_mass(system.grid_mass),
+  }
+  return MetricRow(
+    **dataclasses.asdict(system.system),
+    benchmark=system.benchmark,
+    seed=system.seed,
+    num_examples=len(scores),
+    num_invalid=num_invalid,
+    pearson=figures['pearson'].value,
+    pearson_ci=pearson_ci,
+    spearman=figures['spearman'].value,
+    kendall=figures['kendall'].value,
+    rmse=figures['rmse'].value,
+    mae=figures['mae'].value,
+    grid_mass=figures['grid_mass'].value,
+    num_grid_mass=int(np.isfinite(system.grid_mass).sum()),
+    finish_reasons=dict(sorted(system.finish_reasons.items())),
+    reason=_joined_reasons(figures),
+  )
+
+
+def _correlation(
+  statistic: Callable, scores: np.ndarray, predictions: np.ndarray
+) -> Figure:
+  """A correlation by scipy, or why it does not exist."""
+  if len(scores) < _MIN_ROWS:
+    return Figure(None, f'fewer than {_MIN_ROWS} rows')
+  for name, values in (('scores', scores), ('predictions', predictions)):
+    if np.std(values) <= constant_spread(values):
+      return Figure(None, f'constant {name}')
+  return Figure(float(statistic(scores, predictions).statistic))
+
+
+def _joined_reasons(figures: Mapping[str, Figure]) -> str | None:
+  """As in "pearson, kendall: constant scores; rmse: no rows", or None."""
+  names: dict[str, list[str]] = {}
+  for name, figure in figures.items():
+    if figure.reason:
+      names.setdefault(figure.reason, []).append(name)
+  texts = [f'{", ".join(group)}: {reason}' for reason, group in names.items()]
+  return '; '.join(texts) or None

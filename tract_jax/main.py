@@ -1,0 +1,176 @@
+"""The command line.
+
+  python -m tract_jax.main --config=configs/demo.py [--task=run]
+    [--workdir=runs/demo] [--config.train.lr=2e-5 ...]
+
+Exit codes: 0 done, 2 bad config or data, 75 interrupted and resumable,
+130 Ctrl-C, 1 other.
+"""
+
+import importlib.util
+import pathlib
+import sys
+
+from absl import flags
+from etils import epath
+import ml_collections
+from ml_collections import config_flags
+
+from tract_jax import types
+from tract_jax.pipeline import config as config_lib
+from tract_jax.pipeline import config_check
+from tract_jax.pipeline import run as run_lib
+
+_CONFIG = '--config='
+TASKS = (*run_lib.TASKS, 'inspect')
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs a task.
+
+  Args:
+    argv: arguments without the program's name; those of the process if None.
+
+  Returns:
+    The exit code.
+  """
+  argv = sys.argv[1:] if argv is None else argv
+  if not argv or {'--help', '-h'} & set(argv):
+    print(__doc__)
+    return 0 if argv else 2
+  try:
+    task, workdir, config = parse(argv)
+  except types.InputError as error:
+    return _fail(error)
+  return _execute(task, workdir, config)
+
+
+def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
+  """Reads the arguments.
+
+  Args:
+    argv: arguments without the program's name.
+
+  Returns:
+    (task, workdir, config with every key, checked).
+
+  Raises:
+    types.InputError: an unknown flag, key, task or value, a line each.
+  """
+  files = [a.removeprefix(_CONFIG) for a in argv if a.startswith(_CONFIG)]
+  if len(files) != 1:
+    raise types.InputError('give one --config=FILE, such as configs/demo.py')
+  rest = [a for a in argv if not a.startswith(_CONFIG)]
+  config = read_config(files[0])
+  _check_keys(rest, config)
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_dict(
+    'config', config, flag_values=values, sys_argv=['main', *rest]
+  )
+  flags.DEFINE_string('workdir', '', 'Folder of the run.', flag_values=values)
+  flags.DEFINE_enum('task', 'run', TASKS, 'What to do.', flag_values=values)
+  try:
+    left = values(['main', *rest])[1:]
+  except (flags.Error, TypeError, ValueError, SyntaxError) as error:
+    raise types.InputError(_one_line(error)) from error
+  if left:
+    raise types.InputError(f'{left[0]}: not a flag')
+  config_check.check(config)
+  workdir = values.workdir or f'runs/{config.name}'
+  return values.task, workdir, config
+
+
+def read_config(name: str) -> ml_collections.ConfigDict:
+  """Reads a config file.
+
+  Args:
+    name: path of a Python file with get_config(); "path:argument" calls
+      get_config(argument).
+
+  Returns:
+    Its values over the defaults; `name` is the file's stem if it gives none.
+
+  Raises:
+    types.InputError: no such file, no get_config, or unknown keys.
+  """
+  file, colon, argument = name.partition(':')
+  path = pathlib.Path(file)
+  if not path.is_file():
+    raise types.InputError(f'--config={name}: no such file')
+  spec = importlib.util.spec_from_file_location('experiment', path)
+  if spec is None or spec.loader is None:
+    raise types.InputError(f'--config={name}: not a Python file')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, 'get_config'):
+    raise types.InputError(f'--config={name}: has no get_config()')
+  made = module.get_config(argument) if colon else module.get_config()
+  config = config_lib.merge(made)
+  config.name = config.name or path.stem
+  return config
+
+
+def _check_keys(argv: list[str], config: ml_collections.ConfigDict) -> None:
+  """Names every --config.KEY that does not exist, with the nearest."""
+  problems = []
+  for argument in argv:
+    flag, _, _ = argument.lstrip('-').partition('=')
+    if flag.startswith('config.'):
+      key = flag.removeprefix('config.')
+      if key not in config_lib.keys(config):
+        problems.append(config_lib.unknown_key(key))
+  if problems:
+    raise types.InputError('\n'.join(problems))
+
+
+def _execute(task: str, workdir: str, config) -> int:
+  """Runs a task on a checked config; gives the exit code."""
+  # These import jax: what only concerns the arguments is said before.
+  from tract_jax.parallel import distributed
+  from tract_jax.pipeline import (
+    build,
+    inspect_data,
+    interruption,
+    progress,
+    read_data,
+  )
+  from tract_jax.pipeline import workdir as workdir_lib
+  from tract_jax.training import loop
+
+  stop = interruption.StopSignal()
+  try:
+    distributed.initialize()
+    stop.install()
+    setup = build.build(config)
+    data = read_data.read_data(setup)
+    if task == 'inspect':
+      inspect_data.inspect(setup, data)
+      return 0
+    inspect_data.say_model(setup)
+    folder = epath.Path(workdir)
+    progress.say(f'workdir: {folder}')
+    with workdir_lib.use(folder):
+      run_lib.execute(run_lib.Run(setup, data, folder, stop.requested), task)
+  except types.InputError as error:
+    return _fail(error)
+  except (loop.Interrupted, KeyboardInterrupt) as error:
+    print(f'{error}; the same command continues', file=sys.stderr)
+    return stop.exit_code or interruption.CTRL_C_EXIT
+  except loop.NonFiniteError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  return 0
+
+
+def _fail(error: types.InputError) -> int:
+  for line in str(error).splitlines():
+    print(f'error: {line}', file=sys.stderr)
+  return 2
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split())
+
+
+if __name__ == '__main__':
+  sys.exit(main())

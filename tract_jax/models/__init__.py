@@ -1,0 +1,1 @@
+"""The Llama family in Flax NNX, and its weights."""

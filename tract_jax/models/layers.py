@@ -1,0 +1,234 @@
+"""Flax NNX modules of the Llama family: what each weight is, and one layer.
+
+A module says what a weight is called, its shape, first value and logical axes,
+and how it is used. `transformer` stacks them and gives them out as pure
+functions. Linear weights are [in, out]. Axes as in types.py.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from tract_jax import types
+from tract_jax.models import config as config_lib
+from tract_jax.models import lora, rope
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """What every module needs to build itself.
+
+  Attributes:
+    config: the architecture.
+    lora: the adapters.
+    dtype: of the weights made, and of hidden states.
+  """
+
+  config: config_lib.ModelConfig
+  lora: lora.LoraConfig
+  dtype: Any
+
+
+class RMSNorm(nnx.Module):
+  """x / sqrt(mean(x^2) + eps) * weight."""
+
+  def __init__(self, spec: Spec):
+    self.eps = spec.config.norm_eps
+    self.weight = nnx.Param(
+      jnp.ones((spec.config.hidden_size,), spec.dtype), logical_axes=(None,)
+    )
+
+  def __call__(self, x: types.Array) -> types.Array:
+    """[..., D] -> [..., D]; the mean square in float32."""
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    normed = (wide * jax.lax.rsqrt(mean_square + self.eps)).astype(x.dtype)
+    weight = self.weight[...].astype(x.dtype)
+    return normed * weight.reshape((1,) * (x.ndim - 1) + weight.shape)
+
+
+class Linear(nnx.Module):
+  """y = x W + bias + (alpha / R) (x A) B."""
+
+  def __init__(
+    self,
+    spec: Spec,
+    name: str,
+    sizes: tuple[int, int],
+    axes: tuple[str, str],
+    rngs: nnx.Rngs,
+    *,
+    bias: bool = False,
+  ):
+    self.scaling = spec.lora.scaling
+    self.weight = nnx.Param(_normal(spec, rngs, sizes), logical_axes=axes)
+    # Each attribute is assigned once: NNX fixes then whether it holds arrays.
+    self.bias = (
+      nnx.Param(jnp.zeros(sizes[1:], spec.dtype), logical_axes=axes[1:])
+      if bias
+      else None
+    )
+    adapted = spec.lora.rank > 0 and name in spec.lora.targets
+    a, b = (
+      _adapter(spec.lora.rank, sizes, axes, rngs) if adapted else (None,) * 2
+    )
+    self.lora_a = a
+    self.lora_b = b
+
+  def __call__(self, x: types.Array) -> types.Array:
+    """[..., in] -> [..., out]."""
+    # One flat matmul: a batch dimension would make the CPU loop over rows.
+    flat = x.reshape(-1, x.shape[-1])
+    y = flat @ self.weight[...].astype(x.dtype)
+    if self.lora_a is not None and self.lora_b is not None:
+      low = flat @ self.lora_a[...].astype(x.dtype)
+      y += self.scaling * (low @ self.lora_b[...].astype(x.dtype))
+    if self.bias is not None:
+      y += self.bias[...].astype(x.dtype)[None, :]
+    return y.reshape(x.shape[:-1] + y.shape[-1:])
+
+
+class Attention(nnx.Module):
+  """Projections around an attention function."""
+
+  def __init__(self, spec: Spec, rngs: nnx.Rngs):
+    config = spec.config
+    self.head_dim = config.head_dim
+    q_size = config.num_heads * config.head_dim
+    kv_size = config.num_kv_heads * config.head_dim
+    width = config.hidden_size
+
+    def linear(name, sizes, axes):
+      return Linear(spec, name, sizes, axes, rngs, bias=config.attention_bias)
+
+    self.q_proj = linear('q_proj', (width, q_size), ('embed', 'heads'))
+    self.k_proj = linear('k_proj', (width, kv_size), ('embed', 'kv_heads'))
+    self.v_proj = linear('v_proj', (width, kv_size), ('embed', 'kv_heads'))
+    self.o_proj = linear('o_proj', (q_size, width), ('heads', 'embed'))
+
+  def __call__(self, x, rotation, attend):
+    """[B, L, D] -> [B, L, D], and keys and values [B, L, K, H]."""
+    heads = x.shape[:2] + (-1, self.head_dim)
+    queries = rope.rotated(self.q_proj(x).reshape(heads), rotation)
+    keys = rope.rotated(self.k_proj(x).reshape(heads), rotation)
+    values = self.v_proj(x).reshape(heads)
+    output = attend(queries, keys, values).reshape(x.shape[:2] + (-1,))
+    return self.o_proj(output), (keys, values)
+
+
+class MLP(nnx.Module):
+  """down(silu(gate(x)) * up(x))."""
+
+  def __init__(self, spec: Spec, rngs: nnx.Rngs):
+    config = spec.config
+    wide = (config.hidden_size, config.intermediate_size)
+
+    def linear(name, sizes, axes):
+      return Linear(spec, name, sizes, axes, rngs, bias=config.mlp_bias)
+
+    self.gate_proj = linear('gate_proj', wide, ('embed', 'mlp'))
+    self.up_proj = linear('up_proj', wide, ('embed', 'mlp'))
+    self.down_proj = linear('down_proj', wide[::-1], ('mlp', 'embed'))
+
+  def __call__(self, x: types.Array) -> types.Array:
+    """[B, L, D] -> [B, L, D]."""
+    return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nnx.Module):
+  """One layer: attention and MLP, each on the normed stream, added to it."""
+
+  def __init__(self, spec: Spec, rngs: nnx.Rngs):
+    self.input_layernorm = RMSNorm(spec)
+    self.self_attn = Attention(spec, rngs)
+    self.post_attention_layernorm = RMSNorm(spec)
+    self.mlp = MLP(spec, rngs)
+
+  def __call__(self, x, rotation, attend):
+    """[B, L, D] -> [B, L, D], and keys and values [B, L, K, H].
+
+    Args:
+      x: the stream.
+      rotation: of rope.rotations.
+      attend: (queries [B, L, N, H], keys, values [B, L, K, H]) -> [B, L, N, H].
+    """
+    attended, keys_values = self.self_attn(
+      self.input_layernorm(x), rotation, attend
+    )
+    x = x + attended
+    return x + self.mlp(self.post_attention_layernorm(x)), keys_values
+
+
+class Frame(nnx.Module):
+  """What stands before and after the layers: embedding, norm, vocabulary."""
+
+  def __init__(self, spec: Spec, rngs: nnx.Rngs):
+    config = spec.config
+    self.dtype = spec.dtype
+    self.embed_tokens = Embedding(spec, rngs)
+    self.norm = RMSNorm(spec)
+    sizes = (config.hidden_size, config.vocab_size)
+    self.lm_head = (
+      None
+      if config.tie_word_embeddings
+      else Linear(spec, 'lm_head', sizes, ('embed', 'vocab'), rngs)
+    )
+
+  def embed(self, tokens: types.Array) -> types.Array:
+    """[B, L] int32 -> [B, L, D]."""
+    return self.embed_tokens.weight[...][tokens].astype(self.dtype)
+
+  def logits(self, hidden: types.Array) -> types.Array:
+    """[..., D] -> [..., V] float32, summed in float32."""
+    if self.lm_head is None:
+      weight, axis = self.embed_tokens.weight[...], 1
+    else:
+      weight, axis = self.lm_head.weight[...], 0
+    return jax.lax.dot_general(
+      hidden.astype(self.dtype),
+      weight.astype(self.dtype),
+      (((hidden.ndim - 1,), (axis,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    )
+
+
+class Embedding(nnx.Module):
+  """A vector for each token."""
+
+  def __init__(self, spec: Spec, rngs: nnx.Rngs):
+    sizes = (spec.config.vocab_size, spec.config.hidden_size)
+    self.weight = nnx.Param(
+      _normal(spec, rngs, sizes), logical_axes=('vocab', 'embed')
+    )
+
+
+def _adapter(
+  rank: int,
+  sizes: tuple[int, int],
+  axes: tuple[str, str],
+  rngs: nnx.Rngs,
+) -> tuple[nnx.LoRAParam, nnx.LoRAParam]:
+  """A and B of a linear layer; B is zero, so they change nothing yet.
+
+  Float32 whatever the weights are: bfloat16 would round away the steps of a
+  small learning rate. A's bound is that of PEFT.
+  """
+  bound = 1.0 / math.sqrt(sizes[0])
+  a = jax.random.uniform(
+    rngs.params(), (sizes[0], rank), minval=-bound, maxval=bound
+  )
+  b = jnp.zeros((rank, sizes[1]))
+  return (
+    nnx.LoRAParam(a, logical_axes=(axes[0], 'lora_rank')),
+    nnx.LoRAParam(b, logical_axes=('lora_rank', axes[1])),
+  )
+
+
+def _normal(spec: Spec, rngs: nnx.Rngs, shape: tuple[int, ...]) -> types.Array:
+  """Random weights of the configured standard deviation."""
+  weights = jax.random.normal(rngs.params(), shape)
+  return (weights * spec.config.initializer_range).astype(spec.dtype)

@@ -1,0 +1,244 @@
+"""The Llama family: modules that declare weights, given out as pure functions.
+
+Flax NNX modules say what each weight is called, its shape, initial value and
+logical axes, and how a layer computes. `make_model` builds them abstractly and
+returns `types.ModelFns`, functions of a plain nested dict of arrays:
+
+    embed_tokens/weight                    [V, D]
+    layers/input_layernorm/weight          [layers, D]
+    layers/self_attn/q_proj/weight         [layers, D, N H]
+                           /lora_a         [layers, D, R]
+                           /lora_b         [layers, R, N H]
+                           /bias           [layers, N H]
+    layers/self_attn/{k_proj, v_proj}      as q_proj, with K H
+    layers/self_attn/o_proj                as q_proj, N H -> D
+    layers/post_attention_layernorm/weight [layers, D]
+    layers/mlp/{gate_proj, up_proj}        as q_proj, D -> F
+    layers/mlp/down_proj                   as q_proj, F -> D
+    norm/weight                            [D]
+    lm_head/weight                         [D, V]; absent when tied
+
+Adapters and biases exist where they are configured. Names are Hugging Face's;
+linear weights are transposed, [in, out]. Layers run in a `jax.lax.scan`, so
+compile time does not grow with depth. Axes as in types.py.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from tract_jax import types
+from tract_jax.models import attention, kv_cache, layers, lora, rope
+from tract_jax.models import config as config_lib
+
+# What the backward pass finds stored, layer by layer. 'dots' keeps the results
+# of projections and of attention, and recomputes scores, norms and
+# activations; 'full' keeps a layer's input alone.
+_REMAT_POLICIES = {
+  'none': None,
+  'full': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(attention.OUTPUT_NAME),
+  ),
+}
+
+
+def make_model(
+  config: config_lib.ModelConfig,
+  *,
+  dtype: Any = jnp.float32,
+  lora_rank: int = 0,
+  lora_alpha: float = 16.0,
+  lora_targets: tuple[str, ...] = lora.TARGETS,
+  remat: str = 'dots',
+  gather_layer: Callable[[types.PyTree], types.PyTree] = lambda weights: (
+    weights
+  ),
+) -> types.ModelFns:
+  """A model of the family as pure functions.
+
+  They work under jit, grad and scan, and on params of any sharding and dtype;
+  weights are cast to `dtype` where they are used.
+
+  Args:
+    config: the architecture.
+    dtype: in which hidden states are computed, and of the weights that `init`
+      makes. Adapters are made in float32 whatever it is.
+    lora_rank: R; 0 for a model without adapters.
+    lora_alpha: the adapters count alpha / R times.
+    lora_targets: names of the adapted layers; all linear layers of a block.
+    remat: what the backward pass finds stored: 'none' (everything), 'dots'
+      (results of projections and attention) or 'full' (layer inputs alone).
+    gather_layer: applied to one layer's weights inside the loop over layers,
+      for example to gather what is sharded over devices.
+
+  Returns:
+    The functions. Rows and caches longer than
+    `config.max_position_embeddings` raise types.InputError.
+
+  Raises:
+    types.InputError: for an unknown remat policy or adapter target.
+
+  Example:
+    fns = make_model(config, lora_rank=8)
+    params = fns.init(jax.random.key(0))
+    hidden = fns.hidden(params, inputs, positions, segment_ids)
+    logits = fns.project(params, hidden[:, -1])
+  """
+  if remat not in _REMAT_POLICIES:
+    raise types.InputError(
+      f'remat={remat!r}: unknown; allowed: ' + ', '.join(_REMAT_POLICIES)
+    )
+  spec = layers.Spec(
+    config=config,
+    lora=lora.LoraConfig(lora_rank, lora_alpha, tuple(lora_targets)),
+    dtype=jnp.dtype(dtype),
+  )
+  model = _Model(spec, remat, gather_layer)
+  return types.ModelFns(
+    init=model.init,
+    hidden=model.hidden,
+    project=model.project,
+    prefill=model.prefill,
+    decode=model.decode,
+    logical_axes=model.logical_axes,
+    vocab_size=config.vocab_size,
+  )
+
+
+def abstract_params(fns: types.ModelFns) -> types.PyTree:
+  """The params of a model as shapes and dtypes; nothing is allocated."""
+  return jax.eval_shape(fns.init, jax.random.key(0))
+
+
+class _Model:
+  """The functions of `make_model`; holds structure, never arrays."""
+
+  def __init__(self, spec, remat, gather_layer):
+    self._spec = spec
+    self._remat = remat
+    self._gather_layer = gather_layer
+    self._frequencies = rope.inverse_frequencies(spec.config)
+    key = jax.random.key(0)
+    frame = nnx.eval_shape(lambda: layers.Frame(spec, nnx.Rngs(key)))
+    block = nnx.eval_shape(lambda: layers.Block(spec, nnx.Rngs(key)))
+    self._frame_graph, frame_state = nnx.split(frame)
+    self._block_graph, block_state = nnx.split(block)
+    self.logical_axes = _logical_axes(frame_state, ())
+    self.logical_axes['layers'] = _logical_axes(block_state, (None,))
+
+  def init(self, key):
+    frame_key, layers_key = jax.random.split(key)
+
+    def init_module(module_type, key):
+      module = module_type(self._spec, nnx.Rngs(key))
+      return nnx.to_pure_dict(nnx.state(module))
+
+    params = init_module(layers.Frame, frame_key)
+    params['layers'] = jax.vmap(functools.partial(init_module, layers.Block))(
+      jax.random.split(layers_key, self._spec.config.num_layers)
+    )
+    return params
+
+  def hidden(self, params, inputs, positions, segment_ids):
+    self._check_length('row', inputs.shape[1])
+    x, _ = self._rows(params, inputs, positions, segment_ids, keep=False)
+    return self._frame(params).norm(x)
+
+  def project(self, params, hidden):
+    return self._frame(params).logits(hidden)
+
+  def prefill(self, params, tokens, lengths, cache_length):
+    self._check_length('cache', cache_length)
+    positions = jnp.broadcast_to(
+      jnp.arange(tokens.shape[1])[None, :], tokens.shape
+    )
+    segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
+    x, (keys, values) = self._rows(
+      params, tokens, positions, segment_ids, keep=True
+    )
+    last = jnp.maximum(lengths - 1, 0)
+    x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+    cache = kv_cache.from_prefill(keys, values, lengths, cache_length)
+    return self._frame(params).norm(x), cache
+
+  def decode(self, params, tokens, cache):
+    frame = self._frame(params)
+    rotation = rope.rotations(cache.lengths[:, None], self._frequencies)
+
+    def layer(x, scanned):
+      weights, cached_keys, cached_values = scanned
+      attend = functools.partial(
+        attention.cached_attention,
+        cached_keys=cached_keys,
+        cached_values=cached_values,
+        lengths=cache.lengths,
+        window=self._spec.config.sliding_window,
+      )
+      x, (keys, values) = self._block(weights)(x, rotation, attend)
+      return x, (keys[:, 0], values[:, 0])
+
+    x, (keys, values) = jax.lax.scan(
+      layer,
+      frame.embed(tokens[:, None]),
+      (params['layers'], cache.keys, cache.values),
+    )
+    return frame.norm(x[:, 0]), kv_cache.appended(cache, keys, values)
+
+  def _rows(self, params, inputs, positions, segment_ids, *, keep):
+    """The stream after all layers [B, L, D].
+
+    With keep, also every layer's keys and values [layers, B, K, L, H].
+    """
+    rotation = rope.rotations(positions, self._frequencies)
+    attend = functools.partial(
+      attention.causal_attention,
+      segment_ids=segment_ids,
+      window=self._spec.config.sliding_window,
+    )
+
+    def layer(x, weights):
+      x, keys_values = self._block(weights)(x, rotation, attend)
+      if not keep:
+        return x, None
+      return x, tuple(jnp.swapaxes(y, 1, 2) for y in keys_values)
+
+    if self._remat != 'none':
+      # Inside a scan nothing can be merged with the forward pass, and the
+      # barriers against it would only cost time.
+      layer = jax.checkpoint(
+        layer, policy=_REMAT_POLICIES[self._remat], prevent_cse=False
+      )
+    x = self._frame(params).embed(inputs)
+    return jax.lax.scan(layer, x, params['layers'])
+
+  def _block(self, weights):
+    return nnx.merge(self._block_graph, self._gather_layer(weights))
+
+  def _frame(self, params):
+    rest = {name: leaf for name, leaf in params.items() if name != 'layers'}
+    return nnx.merge(self._frame_graph, rest)
+
+  def _check_length(self, name, length):
+    limit = self._spec.config.max_position_embeddings
+    if length > limit:
+      raise types.InputError(
+        f'{name} of {length} tokens: longer than '
+        f'max_position_embeddings={limit}'
+      )
+
+
+def _logical_axes(state, leading):
+  """A tuple of logical names for every leaf, after the `leading` ones."""
+  return nnx.to_pure_dict(
+    jax.tree.map(
+      lambda variable: leading + variable.logical_axes,
+      state,
+      is_leaf=lambda node: isinstance(node, nnx.Variable),
+    )
+  )

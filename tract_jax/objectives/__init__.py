@@ -1,0 +1,1 @@
+"""Losses and predictors: pure functions of arrays."""

@@ -1,0 +1,1 @@
+"""Meshes, partition rules, and the mapping of pure functions onto devices."""

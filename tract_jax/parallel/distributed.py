@@ -1,0 +1,174 @@
+"""Start of a run's processes: one, or one for each host of a TPU pod.
+
+The distributed service is started for a single process, too: notices of
+preemption (SIGTERM) reach a run only through it.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+
+import jax
+from jax.experimental import multihost_utils
+
+from tract_jax import types
+
+# Where no cluster manager tells it, these name the processes of a run.
+_ADDRESS = 'JAX_COORDINATOR_ADDRESS'
+_NUM_PROCESSES = 'JAX_NUM_PROCESSES'
+_PROCESS_ID = 'JAX_PROCESS_ID'
+
+# jax ends the process by itself, without a readable word, when its own limit
+# is over; ours comes first.
+_JAX_MARGIN_SECS = 60
+
+
+def initialize(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  timeout_secs: int = 300,
+  notice_secs: int = 30,
+  heartbeat_secs: int = 100,
+) -> None:
+  """Joins the processes of a run; to be called before any device is used.
+
+  The processes are found, in this order: by the arguments; by the environment
+  (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID); by jax itself
+  on TPU pods, Slurm, Open MPI and Kubernetes. Where none of these speaks, the
+  run has one process. A second call does nothing.
+
+  Args:
+    coordinator_address: "host:port" of process 0. The three are given
+      together, or not at all.
+    num_processes: of the whole run.
+    process_id: of this one, from 0.
+    timeout_secs: when processes are missing for so long, this one ends with a
+      message and exit code 1.
+    notice_secs: when processes are missing for so long, it says so.
+    heartbeat_secs: when a process is silent for so long, the others end.
+
+  Raises:
+    types.InputError: only some of the three are given, or a number that is
+      none.
+  """
+  if jax.distributed.is_initialized():
+    return
+  processes = _processes(coordinator_address, num_processes, process_id)
+  with _watch(notice_secs, timeout_secs):
+    if processes is None:
+      try:
+        _initialize(timeout_secs, heartbeat_secs)
+      except ValueError as error:
+        if 'coordinator_address' not in str(error):
+          raise
+        # jax knows of no cluster: this is the only process.
+        address = f'127.0.0.1:{_free_port()}'
+        _initialize(timeout_secs, heartbeat_secs, (address, 1, 0), address)
+    else:
+      _initialize(timeout_secs, heartbeat_secs, processes)
+
+
+def is_main_process() -> bool:
+  """Whether this process is the one that logs and writes what all share."""
+  return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+  """Waits until every process of the run has come to the same barrier.
+
+  Args:
+    name: the same on every process; processes that wait at barriers of other
+      names fail, rather than go on.
+  """
+  multihost_utils.sync_global_devices(name)
+
+
+def _initialize(
+  timeout_secs: int,
+  heartbeat_secs: int,
+  processes: tuple[str, int, int] | None = None,
+  bind_address: str | None = None,
+) -> None:
+  address, num_processes, process_id = processes or (None, None, None)
+  jax.distributed.initialize(
+    address,
+    num_processes,
+    process_id,
+    cluster_detection_method='deactivate' if processes else None,
+    initialization_timeout=timeout_secs + _JAX_MARGIN_SECS,
+    heartbeat_timeout_seconds=heartbeat_secs,
+    coordinator_bind_address=bind_address,
+  )
+
+
+def _processes(
+  address: str | None, num_processes: int | None, process_id: int | None
+) -> tuple[str, int, int] | None:
+  """What arguments or environment say; None where they are silent."""
+  names = (_ADDRESS, _NUM_PROCESSES, _PROCESS_ID)
+  place = 'distributed.initialize'
+  given: list[str | int | None] = [address, num_processes, process_id]
+  if given == [None] * 3:
+    place = 'environment'
+    given = [os.environ.get(name) or None for name in names]
+  if given == [None] * 3:
+    return None
+  shown = ', '.join(f'{n}={v}' for n, v in zip(names, given, strict=True))
+  where, count, index = given
+  if where is None or count is None or index is None:
+    raise types.InputError(f'{place}: {shown}: all three are needed, or none')
+  try:
+    count, index = int(count), int(index)
+  except ValueError:
+    raise types.InputError(f'{place}: {shown}: not a whole number') from None
+  if not 0 <= index < count:
+    raise types.InputError(
+      f'{place}: {shown}: the process must be one of 0 .. {count - 1}'
+    )
+  return str(where), count, index
+
+
+def _free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _watch(notice_secs: int, timeout_secs: int):
+  """Speaks up while the body waits for other processes, and ends it in time.
+
+  The body waits inside jax, where no exception reaches it: past the limit the
+  process is ended from here.
+  """
+  done = threading.Event()
+
+  def watch():
+    if done.wait(min(notice_secs, timeout_secs)):
+      return
+    _say(
+      f'Waiting for the other processes of this run since {notice_secs} s: is'
+      ' the same command running on every host?'
+    )
+    if done.wait(max(0, timeout_secs - notice_secs)):
+      return
+    _say(
+      f'Not all processes of this run came within {timeout_secs} s. Start the'
+      ' same command on every host at the same time (on a TPU pod: on all'
+      ' workers, not on one).'
+    )
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
+  try:
+    yield
+  finally:
+    done.set()
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)

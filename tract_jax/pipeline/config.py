@@ -1,0 +1,258 @@
+"""The configuration: every key, with its default and its meaning.
+
+A file in configs/ sets what differs from the defaults here, and the command
+line may override each key. Unknown keys are reported all at once, a line each,
+before anything is allocated; `config_check` does the same for bad values.
+"""
+
+from collections.abc import Iterator, Mapping
+import difflib
+from typing import Any
+
+import ml_collections
+
+from tract_jax import types
+from tract_jax.data import manifest
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """All keys with their defaults; the numbers are the paper's recipe.
+
+  Returns:
+    A locked ConfigDict.
+  """
+  make = ml_collections.ConfigDict
+  config = make(
+    {
+      # Names the default workdir, runs/<name>; empty: the file's name.
+      'name': '',
+      # What a run covers: rows of the results table, and their predictors.
+      'methods': ('tract',),
+      'predictors': ('decode', 'rail', 'rail_normalized'),
+      # CoTs per benchmark row; predictions average over them.
+      'num_cots': 1,
+      # One whole run each: initial values, order of data, sampling.
+      'seeds': (0,),
+    }
+  )
+  config.model = make(
+    {
+      # A Hugging Face folder, or the name of a prepared seed model. Empty: a
+      # model from scratch, of the numbers below.
+      'path': '',
+      'dtype': 'float32',
+      # Rank of the adapters on all linear layers; 0: full fine-tuning.
+      'lora_rank': 8,
+      'lora_alpha': 16.0,
+      # What backward recomputes: "none" (nothing), "dots" (all but matmul
+      # results), "full" (every layer).
+      'remat': 'dots',
+      # The model from scratch.
+      'hidden_size': 64,
+      'intermediate_size': 128,
+      'num_layers': 2,
+      'num_heads': 4,
+      'num_kv_heads': 2,
+      'rope_theta': 10_000.0,
+      'initializer_range': 0.02,
+    }
+  )
+  config.score = make(
+    {
+      'grid': (1.0, 2.0, 3.0, 4.0, 5.0),
+      # Text of a score, a format of Python.
+      'format': '{:g}',
+      # The fixed words between a CoT and its score.
+      'marker': 'So the overall score is',
+    }
+  )
+  config.data = make(
+    {
+      # "files", or "synthetic" for the made-up judging world.
+      'source': 'files',
+      'train_path': '',
+      # "name=path,name=path"; empty: rows held out of train_path.
+      'benchmarks': '',
+      'held_out_fraction': 0.2,
+      # Never trained on, in no stage; their loss is reported.
+      'validation_fraction': 0.05,
+      'split_seed': 0,
+      # 0: all rows.
+      'max_train_examples': 0,
+      'max_eval_examples': 0,
+      # Tokens of prompt and target together, and what is done with a row
+      # that has more: "error" or "drop". Nothing is ever cut.
+      'max_length': 3072,
+      'too_long': 'error',
+      # Rows of the synthetic world, and the seed that draws them.
+      'synthetic_train': 4000,
+      'synthetic_test': 400,
+      'synthetic_seed': 0,
+    }
+  )
+  config.train = make(
+    {
+      'lr': 1e-5,
+      'warmup_fraction': 0.1,
+      'b1': 0.9,
+      'b2': 0.999,
+      'eps': 1e-8,
+      'weight_decay': 0.0,
+      'clip_norm': 1.0,
+      'num_epochs': 2,
+      # Rows of an update, and of one pass through the model. 0: all at once.
+      'batch_size': 8,
+      'micro_batch_size': 0,
+      # lambda: weight of the squared error beside the cross-entropy.
+      'lambda_value': 1.0,
+      # Whether CoT-RAFT's cross-entropy has the score token in it (paper's
+      # formula) or not (the authors' release). CE always has it.
+      'ce_includes_score': False,
+      # Target positions per row whose logits exist at a time.
+      'logit_chunk': 256,
+      # In updates.
+      'log_every': 20,
+      'checkpoint_every': 100,
+      'max_checkpoints': 2,
+    }
+  )
+  config.sampling = make(
+    {
+      'temperature': 1.0,
+      'top_k': 0,
+      'top_p': 0.9,
+      'repetition_penalty': 1.03,
+      'max_new_tokens': 1024,
+      # Rows decoded together, and examples of one chunk on disk.
+      'rows': 8,
+      'chunk_size': 64,
+      # Tokens per row between two looks at the text.
+      'steps_per_call': 16,
+    }
+  )
+  config.evaluation = make(
+    {
+      'num_resamples': 2000,
+      # Training inputs on which the gap between annotator's and own CoTs is
+      # measured, for each stage; 0: not at all.
+      'gap_examples': 256,
+    }
+  )
+  config.mesh = make(
+    {
+      # Devices along each axis; -1: what is left.
+      'data': 1,
+      'fsdp': -1,
+      'tensor': 1,
+    }
+  )
+  return config.lock()
+
+
+def merge(overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The defaults with the values of a config file.
+
+  Args:
+    overrides: what the file's get_config() gave.
+
+  Returns:
+    A locked ConfigDict with every key.
+
+  Raises:
+    types.InputError: a key that does not exist, with the nearest one, or a
+      value of another type; all of them, a line each.
+  """
+  config = default_config()
+  problems = []
+  for key, value in _leaves(overrides):
+    problems.extend(_set(config, key, value))
+  if problems:
+    raise types.InputError('\n'.join(problems))
+  return config
+
+
+def keys(config: Mapping[str, Any]) -> set[str]:
+  """Dotted names of all values."""
+  return {name for name, _ in _leaves(config)}
+
+
+def unknown_key(key: str) -> str:
+  """The line for a key that does not exist, with the nearest that does.
+
+  Args:
+    key: dotted, without the leading "config.".
+
+  Returns:
+    One line of text.
+  """
+  known = sorted(keys(default_config()))
+  near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+  tail = key.rsplit('.', 1)[-1]
+  same_tail = difflib.get_close_matches(
+    tail, [name.rsplit('.', 1)[-1] for name in known], n=1, cutoff=0.75
+  )
+  if same_tail:
+    candidates = [n for n in known if n.rsplit('.', 1)[-1] == same_tail[0]]
+    near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)[0]
+  return f'config.{key}: no such key; the nearest is config.{near}'
+
+
+def parse_benchmarks(text: str) -> dict[str, str]:
+  """Benchmarks of `config.data.benchmarks`.
+
+  Args:
+    text: "name=path,name=path"; a path alone is named by its file.
+
+  Returns:
+    {name: path}, in order; names are fit for a file name.
+
+  Raises:
+    types.InputError: a name that is not, or that stands twice.
+  """
+  found: dict[str, str] = {}
+  for part in filter(None, (p.strip() for p in text.split(','))):
+    name, equals, path = part.partition('=')
+    if not equals:
+      name, path = part.rsplit('/', 1)[-1].split('.')[0], part
+    manifest.checked_name(name)
+    if name in found:
+      raise types.InputError(
+        f'config.data.benchmarks: {name!r} stands twice; give each its name'
+      )
+    found[name] = path
+  return found
+
+
+def _leaves(tree: Mapping[str, Any], root: str = '') -> Iterator:
+  for key, value in tree.items():
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+      yield from _leaves(value, f'{root}{key}.')
+    else:
+      yield root + key, value
+
+
+def _get(config, key: str):
+  for part in key.split('.'):
+    config = config[part]
+  return config
+
+
+def _set(config, key: str, value) -> list[str]:
+  """Sets one key; gives back the problems, as lines."""
+  *folders, name = key.split('.')
+  try:
+    node = _get(config, '.'.join(folders)) if folders else config
+    old = node[name]
+  except (KeyError, TypeError):
+    return [unknown_key(key)]
+  if isinstance(old, tuple) and isinstance(value, list):
+    value = tuple(value)
+  if isinstance(old, float) and type(value) is int:
+    value = float(value)
+  if type(value) is not type(old):
+    return [
+      f'config.{key}: {value!r} is of type {type(value).__name__}, not '
+      f'{type(old).__name__}'
+    ]
+  node[name] = value
+  return []

@@ -1,0 +1,163 @@
+"""Rules for the values of the configuration, one for each key that has any."""
+
+from collections.abc import Callable, Iterator
+import math
+
+import ml_collections
+
+from tract_jax import types
+from tract_jax.objectives import predictors
+from tract_jax.pipeline import methods as methods_lib
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks every value, before anything is read or allocated.
+
+  Args:
+    config: with every key, as `config.merge` gives it.
+
+  Raises:
+    types.InputError: one line for each bad value.
+  """
+  problems = []
+  for key, (rule, reason) in _RULES.items():
+    value = config
+    for part in key.split('.'):
+      value = value[part]
+    if not rule(value):
+      problems.append(f'config.{key}: {value!r} {reason}')
+  problems += list(_joint_problems(config))
+  if problems:
+    raise types.InputError('\n'.join(problems))
+
+
+def _one_of(*allowed) -> tuple[Callable, str]:
+  return lambda v: v in allowed, f'is not one of {", ".join(map(str, allowed))}'
+
+
+def _some_of(allowed) -> tuple[Callable, str]:
+  allowed = tuple(allowed)
+  return (
+    lambda v: len(v) > 0 and len(set(v)) == len(v) and set(v) <= set(allowed),
+    f'is not a list of different names out of {", ".join(allowed)}',
+  )
+
+
+def _numbers(low, high=math.inf, kind=float) -> tuple[Callable, str]:
+  what = 'an integer' if kind is int else 'a number'
+  upper = '' if high == math.inf else f' and at most {high}'
+  return (
+    lambda v: math.isfinite(v) and low <= v <= high,
+    f'is not {what} of at least {low}{upper}',
+  )
+
+
+def _above(low) -> tuple[Callable, str]:
+  return lambda v: math.isfinite(v) and v > low, f'is not above {low}'
+
+
+_AT_LEAST_1 = _numbers(1, kind=int)
+_NOT_NEGATIVE = _numbers(0, kind=int)
+
+_RULES = {
+  'methods': _some_of(methods_lib.METHODS),
+  'predictors': _some_of(predictors.PREDICTORS),
+  'num_cots': _AT_LEAST_1,
+  'seeds': (
+    lambda v: (
+      len(v) > 0
+      and len(set(v)) == len(v)
+      and all(type(s) is int and s >= 0 for s in v)
+    ),
+    'is not a list of different integers of at least 0',
+  ),
+  'model.dtype': _one_of('float32', 'bfloat16'),
+  'model.lora_rank': _NOT_NEGATIVE,
+  'model.lora_alpha': _above(0),
+  'model.remat': _one_of('none', 'dots', 'full'),
+  'model.hidden_size': _AT_LEAST_1,
+  'model.intermediate_size': _AT_LEAST_1,
+  'model.num_layers': _AT_LEAST_1,
+  'model.num_heads': _AT_LEAST_1,
+  'model.num_kv_heads': _AT_LEAST_1,
+  'model.rope_theta': _above(0),
+  'model.initializer_range': _above(0),
+  'score.marker': (lambda v: v == v.strip() != '', 'is not fixed words'),
+  'data.source': _one_of('files', 'synthetic'),
+  'data.held_out_fraction': _numbers(0, 0.9),
+  'data.validation_fraction': _numbers(0, 0.9),
+  'data.split_seed': _NOT_NEGATIVE,
+  'data.max_train_examples': _NOT_NEGATIVE,
+  'data.max_eval_examples': _NOT_NEGATIVE,
+  'data.max_length': _numbers(2, kind=int),
+  'data.too_long': _one_of('error', 'drop'),
+  'data.synthetic_train': _AT_LEAST_1,
+  'data.synthetic_test': _AT_LEAST_1,
+  'data.synthetic_seed': _NOT_NEGATIVE,
+  'train.lr': _above(0),
+  'train.warmup_fraction': _numbers(0, 1),
+  'train.b1': _numbers(0, 1),
+  'train.b2': _numbers(0, 1),
+  'train.eps': _above(0),
+  'train.weight_decay': _numbers(0),
+  'train.clip_norm': _above(0),
+  'train.num_epochs': _AT_LEAST_1,
+  'train.batch_size': _AT_LEAST_1,
+  'train.micro_batch_size': _NOT_NEGATIVE,
+  'train.lambda_value': _numbers(0),
+  'train.logit_chunk': _AT_LEAST_1,
+  'train.log_every': _AT_LEAST_1,
+  'train.checkpoint_every': _AT_LEAST_1,
+  'train.max_checkpoints': _AT_LEAST_1,
+  'sampling.temperature': _numbers(0),
+  'sampling.top_k': _NOT_NEGATIVE,
+  'sampling.top_p': (lambda v: 0 < v <= 1, 'is not in (0, 1]'),
+  'sampling.repetition_penalty': _above(0),
+  'sampling.max_new_tokens': _AT_LEAST_1,
+  'sampling.rows': _AT_LEAST_1,
+  'sampling.chunk_size': _AT_LEAST_1,
+  'sampling.steps_per_call': _AT_LEAST_1,
+  'evaluation.num_resamples': _numbers(100, kind=int),
+  'evaluation.gap_examples': _NOT_NEGATIVE,
+}
+
+
+def _joint_problems(config) -> Iterator[str]:
+  """Problems of several keys together."""
+  train, data, model = config.train, config.data, config.model
+  micro = train.micro_batch_size or train.batch_size
+  if train.batch_size >= 1 and micro >= 1 and train.batch_size % micro:
+    valid = [d for d in range(1, micro + 1) if train.batch_size % d == 0]
+    yield (
+      f'config.train.micro_batch_size: {micro} does not divide '
+      f'config.train.batch_size {train.batch_size}; {valid[-1]} does'
+    )
+  if data.source == 'files' and not data.train_path:
+    if any(
+      methods_lib.METHODS[m].stages
+      for m in config.methods
+      if m in methods_lib.METHODS
+    ):
+      yield 'config.data.train_path: is empty; give the file of training rows'
+  if data.source == 'files' and not model.path:
+    yield (
+      'config.model.path: is empty; a model from scratch has a tokenizer for '
+      'config.data.source="synthetic" only'
+    )
+  if not model.path and model.lora_rank:
+    yield (
+      f'config.model.lora_rank: {model.lora_rank} on a model from scratch '
+      'would leave its random weights untrained; set 0'
+    )
+  if (
+    not model.path
+    and model.num_heads >= 1
+    and (
+      model.hidden_size % (2 * model.num_heads)
+      or model.num_heads % max(model.num_kv_heads, 1)
+    )
+  ):
+    yield (
+      f'config.model.num_heads: {model.num_heads} heads do not fit '
+      f'hidden_size {model.hidden_size} and {model.num_kv_heads} kv heads'
+    )

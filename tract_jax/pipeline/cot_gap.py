@@ -1,0 +1,92 @@
+"""The gap between annotator's and own CoTs on training inputs.
+
+A model that trusts the CoT's words more than they deserve has a small error on
+its training inputs with the annotator's CoTs and a large one with its own
+(TRACT, arXiv:2503.04381, section 5: .12 and .63 after stage 1, .45 and .45
+after stage 2).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from tract_jax import types
+from tract_jax.data import manifest
+from tract_jax.evaluation import metrics
+from tract_jax.objectives import predictors
+from tract_jax.pipeline import build, progress, read_data, sample
+from tract_jax.sampling import engine as engine_lib
+
+PURPOSE = 'cot_gap'
+
+
+def measure(
+  setup: build.Setup,
+  engine: engine_lib.Engine,
+  params: types.PyTree,
+  examples: Sequence[types.Example],
+  seed: int,
+) -> dict[str, Any]:
+  """RMSE of RAIL on training inputs with annotator's and with own CoTs.
+
+  Args:
+    setup: of the run.
+    engine: of the run.
+    params: the trained model.
+    examples: training rows with an annotator CoT.
+    seed: of the run.
+
+  Returns:
+    num_examples, rmse_annotator_cot and rmse_self_cot (None without rows).
+  """
+  given = sample.score_given(
+    engine,
+    params,
+    [e.example_id for e in examples],
+    read_data.before_score(setup, examples, with_cot=True),
+  )
+  own = sample.sample_cots(
+    engine, setup, params, examples, num_cots=1, seed=seed, purpose=PURPOSE
+  )
+  return {
+    'num_examples': len(examples),
+    'rmse_annotator_cot': _rmse(setup, examples, given),
+    'rmse_self_cot': _rmse(setup, examples, own),
+  }
+
+
+def is_done(folder: epath.Path, fields: dict[str, Any]) -> bool:
+  """Whether the gap is measured, by its manifest."""
+  return manifest.matches(folder, 'cot_gap', fields)
+
+
+def write(folder: epath.Path, fields, results: dict[str, Any], label) -> None:
+  """Writes the figures into the manifest, and a line for the reader."""
+  manifest.write_manifest(folder, 'cot_gap', fields, results=results)
+  progress.say(
+    f'{label}: RMSE on {results["num_examples"]} training inputs: '
+    f'{results["rmse_annotator_cot"]:.3f} with annotator CoTs, '
+    f'{results["rmse_self_cot"]:.3f} with its own'
+  )
+
+
+def read(
+  folder: epath.Path, method: str, stage: int, seed: int
+) -> metrics.CotGap:
+  """The figures of a finished measurement, as the report has them."""
+  return metrics.CotGap(
+    method=method, stage=stage, seed=seed, **manifest.read_results(folder)
+  )
+
+
+def _rmse(setup, examples, samples) -> float:
+  """Root mean squared error of RAIL; an invalid row counts as the midpoint."""
+  grid = np.array(setup.grid.values, np.float32)
+  probs = np.stack([s.score_probs for s in samples])
+  predicted = np.asarray(predictors.rail(probs, grid))
+  middle = (grid[0] + grid[-1]) / 2
+  predicted = np.where(np.isfinite(predicted), predicted, middle)
+  scores = np.array([e.score for e in examples])
+  return float(np.sqrt(np.mean(np.square(predicted - scores))))

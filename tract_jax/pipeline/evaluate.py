@@ -1,0 +1,128 @@
+"""From prediction files to the report, for every predictor."""
+
+from collections import Counter
+from collections.abc import Sequence
+import json
+
+from etils import epath
+import jax
+import ml_collections
+import numpy as np
+
+from tract_jax import types
+from tract_jax.data import manifest
+from tract_jax.evaluation import intervals, metrics
+from tract_jax.evaluation import report as report_lib
+from tract_jax.objectives import predictors
+from tract_jax.pipeline import methods as methods_lib
+from tract_jax.pipeline import predict, progress
+
+
+def prediction_path(
+  workdir: epath.Path, method: str, benchmark: str
+) -> epath.Path:
+  """Where the predictions of a method on a benchmark lie."""
+  return workdir / 'predictions' / method / f'{benchmark}.jsonl'
+
+
+def evaluate(
+  config: ml_collections.ConfigDict,
+  grid: types.ScoreGrid,
+  workdir: epath.Path,
+  benchmarks: Sequence[str],
+  cot_gaps: Sequence[metrics.CotGap],
+) -> bool:
+  """Writes report/ from the predictions, and prints the results table.
+
+  Args:
+    config: of the run.
+    grid: the scores.
+    workdir: of the run.
+    benchmarks: names.
+    cot_gaps: measured before.
+
+  Returns:
+    Whether there was anything to do: False if the report is up to date.
+
+  Raises:
+    types.InputError: predictions are missing or damaged.
+  """
+  paths = {
+    (method, benchmark): prediction_path(workdir, method, benchmark)
+    for method in config.methods
+    for benchmark in benchmarks
+  }
+  for path in paths.values():
+    if not path.exists():
+      raise types.InputError(f'{path}: no such file; run --task=predict first')
+  folder = workdir / 'report'
+  fields = {
+    'predictions': manifest.digest_of(
+      {'/'.join(key): path.read_text() for key, path in paths.items()}
+    ),
+    'config': manifest.digest_of(config.to_dict()),
+    'cot_gap': manifest.digest_of([repr(gap) for gap in cot_gaps]),
+  }
+  if manifest.is_current(folder, 'report', fields):
+    return False
+  systems = []
+  for (method, benchmark), path in paths.items():
+    rows = predict.read_predictions(path)
+    systems += _systems(config, grid, method, benchmark, rows)
+  report = report_lib.make_report(
+    systems,
+    config=json.loads(json.dumps(config.to_dict())),
+    fallback=(grid.values[0] + grid.values[-1]) / 2,
+    bootstrap=intervals.Bootstrap(config.evaluation.num_resamples),
+    primary_predictors={
+      name: method.predictor for name, method in methods_lib.METHODS.items()
+    },
+    cot_gaps=cot_gaps,
+  )
+  report_lib.write_report(report, folder)
+  manifest.write_manifest(folder, 'report', fields)
+  progress.say(report_lib.results_table(report))
+  progress.say(f'report: {folder}')
+  return True
+
+
+def _systems(config, grid, method, benchmark, rows):
+  """One record per predictor, number of CoTs and seed."""
+  own = methods_lib.METHODS[method].predictor
+  names = list(dict.fromkeys([*config.predictors, own]))
+  most = config.num_cots if methods_lib.METHODS[method].with_cot else 0
+  for seed in config.seeds:
+    of_seed = [row for row in rows if row.seed == seed]
+    for name in names:
+      for num_cots in sorted({min(most, 1), most}):
+        yield _system(grid, method, benchmark, of_seed, seed, name, num_cots)
+
+
+def _system(grid, method, benchmark, rows, seed, name, num_cots):
+  """Predictions by one predictor from the first CoTs; 0: there are none."""
+  used = max(num_cots, 1)
+  width = len(grid.values)
+  probs = np.full((len(rows), used, width), np.nan, np.float32)
+  decoded = np.full((len(rows), used), np.nan, np.float32)
+  for i, row in enumerate(rows):
+    for c in range(used):
+      if row.distributions[c] is not None:
+        probs[i, c] = row.distributions[c]
+      if row.decoded[c] is not None:
+        decoded[i, c] = row.decoded[c]
+  values = np.array(grid.values, np.float32)
+  predicted = predictors.predict(name, probs, decoded, values)
+  mass = predictors.mean_over_cots(probs.sum(axis=-1))
+  reasons = Counter(r for row in rows for r in row.finish_reasons[:used])
+  return metrics.SystemPredictions(
+    method=method,
+    predictor=name,
+    num_cots=num_cots,
+    benchmark=benchmark,
+    seed=seed,
+    example_ids=tuple(row.example_id for row in rows),
+    scores=np.array([row.score for row in rows], np.float64),
+    predictions=np.asarray(jax.device_get(predicted), np.float64),
+    grid_mass=np.asarray(jax.device_get(mass), np.float64),
+    finish_reasons=dict(reasons) if num_cots else {},
+  )

@@ -1,0 +1,223 @@
+"""Fine-tunes one stage of one method; every stage is this function."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from typing import Any
+
+from etils import epath
+import jax
+
+from tract_jax import types
+from tract_jax.data import loader as loader_lib
+from tract_jax.data import manifest, orbax_store
+from tract_jax.objectives import losses
+from tract_jax.pipeline import build, fingerprint, progress
+from tract_jax.training import checkpoint, loop, metric_writer
+from tract_jax.training import state as state_lib
+
+LENGTH_MULTIPLE = 64
+TARGET_MULTIPLE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+  """One fine-tuning run, ready to go.
+
+  Attributes:
+    label: for progress, such as "tract stage 2 seed 0".
+    folder: of its artefacts.
+    seed: draws the order of the data.
+    objective: what is minimised.
+    with_cot: whether its targets have a CoT.
+    fields: the facts that make its result what it is.
+  """
+
+  label: str
+  folder: epath.Path
+  seed: int
+  objective: losses.Objective
+  with_cot: bool
+  fields: dict[str, Any]
+
+
+def is_done(run: StageRun) -> bool:
+  """Whether the stage is finished, by its manifest.
+
+  Raises:
+    types.InputError: it was finished with other data or numbers.
+  """
+  return manifest.matches(run.folder, 'stage', run.fields)
+
+
+def finetune(
+  setup: build.Setup,
+  run: StageRun,
+  examples: Sequence[types.EncodedExample],
+  validation: Sequence[types.EncodedExample],
+  start: tuple[types.PyTree, types.PyTree],
+  make_trainer: Callable[..., build.Trainer],
+  should_stop: Callable[[], bool],
+) -> types.PyTree:
+  """Trains to the end, from the last checkpoint where there is one.
+
+  Args:
+    setup: of the whole run.
+    run: what to train, and where to write.
+    examples: what it is trained on.
+    validation: what its loss is reported on at the end.
+    start: (trainable, frozen) to start from.
+    make_trainer: (objective, with_cot, num_steps, num_targets) -> Trainer.
+    should_stop: asked before each update.
+
+  Returns:
+    The trained leaves. Checkpoints, metrics and the manifest are written.
+
+  Raises:
+    types.InputError: no examples, or checkpoints of another run.
+    loop.Interrupted: stopped; the same call goes on.
+  """
+  if not examples:
+    raise types.InputError(f'{run.label}: no training rows are left')
+  train = setup.config.train
+  everything = [*examples, *validation]
+  loader = loader_lib.Loader(
+    examples,
+    batch_size=train.batch_size,
+    length=loader_lib.row_length(everything, LENGTH_MULTIPLE),
+    seed=run.seed,
+    num_epochs=train.num_epochs,
+  )
+  num_targets = loader_lib.max_targets(everything, TARGET_MULTIPLE)
+  trainer = make_trainer(
+    run.objective, run.with_cot, loader.num_steps, num_targets
+  )
+  trainable, frozen = start
+  state = trainer.init_state(trainable)
+  _say_sizes(run, loader, state, frozen)
+  with orbax_store.Store(
+    run.folder / 'checkpoints', max_to_keep=train.max_checkpoints
+  ) as store:
+    state = _restored(run, store, state)
+    state = _train(
+      setup, run, trainer, loader, state, frozen, store, should_stop
+    )
+  _save_trained(run, state.params)
+  results = {
+    'params_digest': fingerprint.params_digest(state.params),
+    'num_steps': loader.num_steps,
+    'num_examples': len(examples),
+  }
+  if validation:
+    results |= _validate(
+      run, trainer, (state.params, frozen), validation, loader
+    )
+  manifest.write_manifest(run.folder, 'stage', run.fields, results=results)
+  return state.params
+
+
+def load_trained(run: StageRun, trainable: types.PyTree) -> types.PyTree:
+  """Reads the trained leaves of a finished stage.
+
+  Args:
+    run: a stage for which `is_done`.
+    trainable: tree of ShapeDtypeStructs with shardings.
+
+  Returns:
+    Its trained leaves.
+  """
+  with orbax_store.Store(run.folder / 'params') as store:
+    return store.load(0, trainable)[0]
+
+
+def _save_trained(run: StageRun, trainable: types.PyTree) -> None:
+  """Writes the trained leaves apart from the optimizer's, for their readers."""
+  with orbax_store.Store(run.folder / 'params') as store:
+    if not store.steps():  # A run killed right after this has them already.
+      store.save(0, trainable, {'fingerprint': run.fields})
+
+
+def _restored(run, store, state) -> state_lib.TrainState:
+  found = checkpoint.restore_latest(store, _abstract(state), run.fields)
+  if found is None:
+    return state
+  state, _ = found
+  progress.say(f'{run.label}: continues from step {int(state.step)}')
+  return state
+
+
+def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
+  """The loop with its hooks."""
+  train = setup.config.train
+  start = int(state.step)
+  writer = metric_writer.MetricWriter(run.folder, start)
+  lines = progress.TrainProgress(run.label, loader.num_steps, train.log_every)
+
+  def on_step(report: loop.StepReport) -> None:
+    lines.on_step(report)
+    values = dataclasses.asdict(report.metrics)
+    secs = {'secs': report.secs, 'data_wait_secs': report.data_wait_secs}
+    writer.write(report.step, values | secs)
+
+  hooks = loop.Hooks(
+    on_step=on_step,
+    save=lambda s: checkpoint.save(store, s, {'fingerprint': run.fields}),
+    save_every=train.checkpoint_every,
+    should_stop=should_stop,
+  )
+  batches = (
+    (step, trainer.to_device(batch)) for step, batch in loader.iterate(start)
+  )
+  try:
+    return loop.train(
+      state, lambda s, batch: trainer.step(s, frozen, batch), batches, hooks
+    )
+  finally:
+    writer.close()
+
+
+def _validate(run, trainer, params, validation, loader) -> dict[str, float]:
+  """Loss parts on the validation rows."""
+  rows = loader_lib.Loader(
+    validation,
+    batch_size=loader.batch_size,
+    length=loader.length,
+    seed=0,
+    num_epochs=1,
+  )
+  terms = losses.no_terms()
+  for _, batch in rows.iterate(0):
+    more = trainer.evaluate(*params, trainer.to_device(batch))
+    terms = jax.tree.map(lambda a, b: a + b, terms, more)
+  terms = jax.tree.map(float, terms)
+  results = {'validation_score_rmse': None, 'validation_ce': None}
+  if terms.score_count:
+    mse = terms.score_sq_sum / terms.score_count
+    results['validation_score_rmse'] = math.sqrt(mse)
+  if terms.ce_count:
+    results['validation_ce'] = terms.ce_sum / terms.ce_count
+  shown = ', '.join(f'{k} {v:.4f}' for k, v in results.items() if v is not None)
+  progress.say(f'{run.label}: {len(validation)} validation rows: {shown}')
+  return results
+
+
+def _abstract(state):
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
+
+
+def _say_sizes(run, loader, state, frozen) -> None:
+  """Parameters and memory, before the first step."""
+
+  def num_bytes(tree):
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+  trained = sum(x.size for x in jax.tree.leaves(state.params))
+  kept = sum(x.size for x in jax.tree.leaves(frozen))
+  size = progress.gigabytes(num_bytes(state) + num_bytes(frozen))
+  progress.say(
+    f'{run.label}: {trained:,} trained and {kept:,} frozen parameters, {size}'
+    f' with the optimizer; {loader.num_steps} steps of {loader.batch_size} x'
+    f' {loader.length} tokens'
+  )

@@ -1,0 +1,102 @@
+"""Which facts make an artefact what it is.
+
+A finished artefact is skipped only where all of them are what they were; they
+are written into its manifest, flat, so that a mismatch can be named field by
+field. What only changes speed, or rounding, is not among them.
+"""
+
+from collections.abc import Mapping
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from tract_jax import types
+from tract_jax.data import manifest
+from tract_jax.pipeline import build
+
+_TRAIN_SPEED = {
+  'micro_batch_size',
+  'logit_chunk',
+  'log_every',
+  'checkpoint_every',
+  'max_checkpoints',
+}
+_SAMPLING_SPEED: set[str] = set()
+
+
+def model_fields(setup: build.Setup) -> dict[str, Any]:
+  """The seed model, its adapters, its tokenizer and the score grid."""
+  model, score = setup.config.model, setup.config.score
+  if setup.model_path is None:
+    seed_model = manifest.digest_of(repr(setup.model_config))
+  else:
+    seed_model = manifest.digest_of(_weight_files(setup.model_path))
+  return {
+    'seed_model': seed_model,
+    'tokenizer': setup.tokenizer.digest(),
+    'model.dtype': model.dtype,
+    'model.lora_rank': model.lora_rank,
+    'model.lora_alpha': model.lora_alpha,
+    'model.initializer_range': model.initializer_range,
+    'score.grid': list(score.grid),
+    'score.format': score.format,
+    'score.marker': score.marker,
+  }
+
+
+def train_fields(setup: build.Setup) -> dict[str, Any]:
+  """The numbers of training that change its result."""
+  data, train = setup.config.data, setup.config.train
+  fields = {
+    f'train.{key}': value
+    for key, value in train.items()
+    if key not in _TRAIN_SPEED
+  }
+  return fields | {
+    'data.max_length': data.max_length,
+    'data.too_long': data.too_long,
+  }
+
+
+def sampling_fields(setup: build.Setup) -> dict[str, Any]:
+  """The numbers of sampling; rows decoded together change its rounding."""
+  fields = {f'sampling.{k}': v for k, v in setup.config.sampling.items()}
+  return fields | {'data.max_length': setup.config.data.max_length}
+
+
+def params_digest(params: types.PyTree) -> str:
+  """SHA-256 over the trained leaves: names, shapes, dtypes and bytes.
+
+  Args:
+    params: a tree of arrays, or with None where a leaf is frozen.
+
+  Returns:
+    Its hexadecimal digest.
+  """
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    array = np.asarray(leaf)
+    name = jax.tree_util.keystr(path)
+    digest.update(f'{name} {array.shape} {array.dtype}'.encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
+
+
+def _weight_files(folder) -> Mapping[str, Any]:
+  """Names, sizes and headers of a model's files: enough to tell models apart.
+
+  Whole digests of a 7B model would take longer than many a run's start-up.
+  """
+  found = {}
+  for path in sorted(folder.iterdir()):
+    if path.suffix not in ('.json', '.safetensors') or not path.is_file():
+      continue
+    with path.open('rb') as file:
+      head = file.read(1 << 20)
+    found[path.name] = [
+      path.stat().st_size,
+      hashlib.sha256(head).hexdigest(),
+    ]
+  return found

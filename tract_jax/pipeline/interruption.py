@@ -1,0 +1,37 @@
+"""Signals that ask a run to stop: it saves, and says with which exit code."""
+
+import signal
+
+SIGTERM_EXIT = 75
+CTRL_C_EXIT = 130
+
+
+class StopSignal:
+  """Remembers SIGTERM (preemption) and the first SIGINT (Ctrl-C).
+
+  A second Ctrl-C ends the process at once, as usual; what was finished before
+  stays whole, since files appear by renaming only.
+
+  Attributes:
+    exit_code: None until a signal came, then 75 or 130.
+  """
+
+  def __init__(self):
+    self.exit_code: int | None = None
+
+  def install(self) -> None:
+    """Starts listening; call it once, from the main thread."""
+    signal.signal(signal.SIGTERM, self._on_sigterm)
+    signal.signal(signal.SIGINT, self._on_sigint)
+
+  def requested(self) -> bool:
+    """Whether the run should save and stop."""
+    return self.exit_code is not None
+
+  def _on_sigterm(self, *_):
+    self.exit_code = SIGTERM_EXIT
+
+  def _on_sigint(self, *_):
+    if self.exit_code == CTRL_C_EXIT:
+      raise KeyboardInterrupt
+    self.exit_code = CTRL_C_EXIT

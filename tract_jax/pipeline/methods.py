@@ -1,0 +1,92 @@
+"""Methods are data: which stages a method has, and how it predicts.
+
+The rows of the paper's results table (arXiv:2503.04381, tables 1 and 2). One
+function, `finetune`, runs every stage; methods that share their first stages
+share the artefacts of them.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One fine-tuning run.
+
+  Attributes:
+    objective: "ce", "raft" or "cot_raft".
+    cot_source: "none", "annotator", "self" (CoTs sampled from the stage
+      before) or "mixed" (annotator and self together).
+    start: "seed" for the seed model, "previous" for the stage before.
+  """
+
+  objective: str
+  cot_source: str
+  start: str = 'seed'
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A row of the results table.
+
+  Attributes:
+    stages: in order; none for a model that is judged as it is.
+    predictor: the method's own, used where a single prediction is asked for.
+    with_cot: whether it predicts after a sampled CoT.
+  """
+
+  stages: tuple[Stage, ...]
+  predictor: str
+  with_cot: bool
+
+
+_STAGE_1 = Stage('cot_raft', 'annotator')
+
+METHODS = {
+  'zero_shot': Method((), 'rail', True),
+  'ce': Method((Stage('ce', 'none'),), 'decode', False),
+  'ce_cot': Method((Stage('ce', 'annotator'),), 'decode', True),
+  'raft': Method((Stage('raft', 'none'),), 'rail', False),
+  'cot_raft': Method((_STAGE_1,), 'rail', True),
+  'tract': Method((_STAGE_1, Stage('cot_raft', 'self')), 'rail', True),
+  'tract_ce': Method((_STAGE_1, Stage('ce', 'self')), 'rail', True),
+  'tract_warm': Method(
+    (_STAGE_1, Stage('cot_raft', 'self', 'previous')), 'rail', True
+  ),
+  'tract_mixed': Method((_STAGE_1, Stage('cot_raft', 'mixed')), 'rail', True),
+}
+
+
+def stage_owner(method: str, stage_index: int) -> str:
+  """The method under whose name a stage's artefacts lie.
+
+  It is the first method of the table that has the same stages up to and with
+  this one, whatever methods a run covers: tract's stage 1 is cot_raft's.
+
+  Args:
+    method: a name of METHODS.
+    stage_index: from 0.
+
+  Returns:
+    A name of METHODS.
+  """
+  path = METHODS[method].stages[: stage_index + 1]
+  return next(
+    name
+    for name, other in METHODS.items()
+    if other.stages[: stage_index + 1] == path
+  )
+
+
+def self_cot_owner(method: str) -> str:
+  """The method under whose name the self-CoTs of `method` lie.
+
+  All methods with one first stage train on the same self-CoTs.
+  """
+  first = METHODS[method].stages[0]
+  return next(
+    name
+    for name, other in METHODS.items()
+    if other.stages
+    and other.stages[0] == first
+    and any(s.cot_source in ('self', 'mixed') for s in other.stages)
+  )

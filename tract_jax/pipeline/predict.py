@@ -1,0 +1,189 @@
+"""Predicts a benchmark with a trained method: CoTs, distributions, scores.
+
+Rows are predicted in chunks; a chunk's file is written once it is done, and the
+chunks of all seeds become predictions/<method>/<benchmark>.jsonl at the end.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
+import math
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from tract_jax import types
+from tract_jax.data import manifest
+from tract_jax.objectives import predictors
+from tract_jax.pipeline import build, progress, read_data, sample
+from tract_jax.pipeline import methods as methods_lib
+from tract_jax.sampling import engine as engine_lib
+from tract_jax.training import loop
+
+PURPOSE = 'predict'
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionRun:
+  """Predictions of one method on one benchmark with one seed.
+
+  Attributes:
+    label: for progress.
+    folder: of the chunks.
+    method: a row of the table.
+    seed: of the run.
+    examples: the benchmark's rows.
+    fields: the facts that make the predictions what they are.
+  """
+
+  label: str
+  folder: epath.Path
+  method: methods_lib.Method
+  seed: int
+  examples: Sequence[types.Example]
+  fields: dict[str, Any]
+
+
+def is_done(run: PredictionRun) -> bool:
+  """Whether all chunks are there, by the manifest."""
+  return manifest.matches(run.folder, 'predictions', run.fields)
+
+
+def predict(
+  setup: build.Setup,
+  engine: engine_lib.Engine,
+  params: types.PyTree,
+  run: PredictionRun,
+  should_stop: Callable[[], bool],
+) -> None:
+  """Predicts the chunks that are missing.
+
+  Args:
+    setup: of the whole run.
+    engine: of the run.
+    params: the trained model.
+    run: what to predict.
+    should_stop: asked before each chunk.
+
+  Raises:
+    loop.Interrupted: stopped; the same call goes on.
+    types.InputError: the folder holds chunks of other facts.
+  """
+  size = setup.config.sampling.chunk_size
+  manifest.write_manifest(run.folder, 'predictions', run.fields, finished=False)
+  starts = range(0, len(run.examples), size)
+  missing = [s for s in starts if not _chunk_path(run, s).exists()]
+  rows = sum(min(size, len(run.examples) - s) for s in missing)
+  on_rows = progress.row_progress(run.label, rows)
+  for start in missing:
+    if should_stop():
+      raise loop.Interrupted(f'stopped before prediction row {start}')
+    chunk = run.examples[start : start + size]
+    samples = _sample(setup, engine, params, run, chunk)
+    lines = [
+      _to_line(_prediction(setup, run, e, samples[e.example_id])) for e in chunk
+    ]
+    manifest.write_text_atomic(_chunk_path(run, start), ''.join(lines))
+    flat = [s for of_example in samples.values() for s in of_example]
+    on_rows(len(chunk), sample.num_tokens(flat))
+  manifest.write_manifest(run.folder, 'predictions', run.fields)
+
+
+def read_chunks(folder: epath.Path) -> str:
+  """The finished chunks' lines, in the order of the rows."""
+  paths = sorted(folder.glob('chunk_*.jsonl'))
+  return ''.join(path.read_text(encoding='utf-8') for path in paths)
+
+
+def read_predictions(path: epath.Path) -> list[types.Prediction]:
+  """Reads predictions/<method>/<benchmark>.jsonl.
+
+  Args:
+    path: the file.
+
+  Returns:
+    Its rows.
+
+  Raises:
+    types.InputError: a missing file, or a line that is no prediction.
+  """
+  if not path.exists():
+    raise types.InputError(f'{path}: no such file')
+  rows = []
+  for number, line in enumerate(
+    path.read_text(encoding='utf-8').splitlines(), start=1
+  ):
+    try:
+      rows.append(types.Prediction(**json.loads(line)))
+    except (json.JSONDecodeError, TypeError) as error:
+      raise types.InputError(f'{path}: line {number}: {error}') from error
+  return rows
+
+
+def _sample(setup, engine, params, run, chunk):
+  """Samples of a chunk by example id, [C] each."""
+  if run.method.with_cot:
+    samples = sample.sample_cots(
+      engine,
+      setup,
+      params,
+      chunk,
+      num_cots=setup.config.num_cots,
+      seed=run.seed,
+      purpose=PURPOSE,
+    )
+  else:
+    sequences = read_data.before_score(setup, chunk, with_cot=False)
+    ids = [e.example_id for e in chunk]
+    samples = sample.score_given(engine, params, ids, sequences)
+  by_id: dict[str, list[types.CotSample]] = {e.example_id: [] for e in chunk}
+  for one in samples:
+    by_id[one.example_id].append(one)
+  return by_id
+
+
+def _prediction(setup, run, example, samples) -> types.Prediction:
+  """One row: distributions, texts, and the method's own prediction."""
+  scores = setup.cot_scores if run.method.with_cot else setup.bare_scores
+  value_of = dict(zip(scores.ids, setup.grid.values, strict=True))
+  probs = np.stack([s.score_probs for s in samples])
+  decoded = [value_of.get(s.greedy_token) for s in samples]
+  value = float(
+    predictors.predict(
+      run.method.predictor,
+      probs,
+      np.array([math.nan if d is None else d for d in decoded], np.float32),
+      np.array(setup.grid.values, np.float32),
+    )
+  )
+  valid = math.isfinite(value)
+  return types.Prediction(
+    example_id=example.example_id,
+    seed=run.seed,
+    score=example.score,
+    prediction=value if valid else None,
+    distributions=[
+      [float(p) for p in row] if np.isfinite(row).all() else None
+      for row in probs
+    ],
+    decoded=decoded,
+    cots=[setup.tokenizer.decode(s.tokens) for s in samples],
+    finish_reasons=[s.finish_reason for s in samples],
+    invalid_reason=None if valid else _invalid_reason(samples),
+    category=example.category,
+  )
+
+
+def _invalid_reason(samples) -> str:
+  failed = [s.finish_reason for s in samples if s.greedy_token < 0]
+  return failed[0] if failed else 'the likeliest token is no score'
+
+
+def _to_line(prediction: types.Prediction) -> str:
+  fields = dataclasses.asdict(prediction)
+  return json.dumps(fields, ensure_ascii=False, allow_nan=False) + '\n'
+
+
+def _chunk_path(run: PredictionRun, start: int) -> epath.Path:
+  return run.folder / f'chunk_{start:08d}.jsonl'

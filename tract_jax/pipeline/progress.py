@@ -1,0 +1,118 @@
+"""Progress that a person can follow: plain lines on the main process."""
+
+from collections.abc import Callable
+import dataclasses
+import time
+
+import jax
+
+from tract_jax.training import loop
+
+MIN_SECS_BETWEEN_LINES = 1.0
+
+
+def say(text: str) -> None:
+  """Prints a line, at once, on the main process only.
+
+  Args:
+    text: the line.
+  """
+  if jax.process_index() == 0:
+    print(text, flush=True)
+
+
+def duration(secs: float) -> str:
+  """Writes a duration as a person would.
+
+  Args:
+    secs: at least 0.
+
+  Returns:
+    "7 s", "3:05 min" or "2:10 h".
+  """
+  if secs < 60:
+    return f'{secs:.0f} s'
+  minutes, rest = divmod(round(secs), 60)
+  if minutes < 60:
+    return f'{minutes}:{rest:02d} min'
+  return f'{minutes // 60}:{minutes % 60:02d} h'
+
+
+def gigabytes(num_bytes: float) -> str:
+  """Writes a size in GiB with two digits, small ones in MiB."""
+  mebi = num_bytes / 2**20
+  return f'{mebi / 1024:.2f} GiB' if mebi >= 1024 else f'{mebi:.1f} MiB'
+
+
+@dataclasses.dataclass
+class TrainProgress:
+  """Lines of a training run: loss parts, learning rate, speed, time left.
+
+  Attributes:
+    label: which run, such as "tract stage 2 seed 0".
+    num_steps: updates of the whole run.
+    every: updates between two lines; the first and last always have one.
+  """
+
+  label: str
+  num_steps: int
+  every: int
+  _steps: int = 0
+  _tokens: float = 0.0
+  _secs: float = 0.0
+  _first: bool = True
+
+  def on_step(self, report: loop.StepReport) -> None:
+    """Takes a StepReport and prints a line where one is due."""
+    metrics = report.metrics
+    if not metrics.finite:
+      say(f'{self.label}: step {report.step} was not finite, update skipped')
+    if not self._first:  # The first update's time is mostly compilation.
+      self._steps += 1
+      self._tokens += metrics.num_tokens
+      self._secs += report.secs
+    last = report.step + 1 == self.num_steps
+    if self._first or last or (report.step + 1) % self.every == 0:
+      speed = self._tokens / self._secs if self._secs else 0.0
+      left = self._secs / max(self._steps, 1)
+      left *= self.num_steps - report.step - 1
+      say(
+        f'{self.label}: step {report.step + 1}/{self.num_steps}'
+        f'  loss {metrics.loss:.4f}  ce {metrics.ce:.4f}'
+        f'  score rmse {metrics.score_mse**0.5:.3f}'
+        f'  grid mass {metrics.grid_mass:.3f}  lr {metrics.lr:.2e}'
+        + (f'  {speed:,.0f} tokens/s  {duration(left)} left' if speed else '')
+      )
+    self._first = False
+
+
+def row_progress(label: str, total: int) -> Callable[[int, int], None]:
+  """Lines of a job on rows: rows done, tokens per second, time left.
+
+  Args:
+    label: which job.
+    total: rows of the whole job.
+
+  Returns:
+    on_rows(num_rows, num_tokens), to be called after each piece of work; it
+    prints at most a line a second, and the last one always.
+  """
+  begin = last = time.perf_counter()
+  done = tokens = 0
+
+  def on_rows(num_rows: int, num_tokens: int) -> None:
+    nonlocal last, done, tokens
+    done += num_rows
+    tokens += num_tokens
+    now = time.perf_counter()
+    if done < total and now - last < MIN_SECS_BETWEEN_LINES:
+      return
+    last = now
+    secs = max(now - begin, 1e-9)
+    left = secs / done * (total - done) if done else 0.0
+    say(
+      f'{label}: {done}/{total} rows  {tokens / secs:,.0f} tokens/s'
+      f'  {duration(left)} left'
+    )
+
+  return on_rows

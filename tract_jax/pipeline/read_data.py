@@ -1,0 +1,195 @@
+"""Reads what a run trains and is judged on, and encodes it for a stage."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from tract_jax import types
+from tract_jax.data import encoding, manifest, records, synthetic
+from tract_jax.pipeline import build, progress
+from tract_jax.pipeline import config as config_lib
+
+# Samples without a distribution cannot be trained on.
+UNUSABLE = ('too_long', 'non_finite')
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+  """The examples of a run.
+
+  Attributes:
+    train: what every stage trains on.
+    validation: what no stage trains on; the same in both stages.
+    benchmarks: {name: examples} to predict.
+  """
+
+  train: list[types.Example]
+  validation: list[types.Example]
+  benchmarks: dict[str, list[types.Example]]
+
+
+def read_data(setup: build.Setup) -> RunData:
+  """Reads all rows, splits them, and prints how many there are.
+
+  Args:
+    setup: of the run.
+
+  Returns:
+    The examples.
+
+  Raises:
+    types.InputError: a missing file or bad rows, a line each.
+  """
+  data = setup.config.data
+  benchmarks = {}
+  if data.source == 'synthetic':
+    rows = synthetic.make_rows(
+      data.synthetic_train, data.synthetic_seed, 'train'
+    )
+    train = _from_rows(setup, rows, 'train', 'synthetic train')
+    rows = synthetic.make_rows(data.synthetic_test, data.synthetic_seed, 'test')
+    benchmarks['synthetic'] = _from_rows(setup, rows, 'eval', 'synthetic test')
+  else:
+    paths = config_lib.parse_benchmarks(data.benchmarks)
+    benchmarks = {name: _read(setup, p, 'eval') for name, p in paths.items()}
+    train = []
+    if data.train_path:
+      train = _read(setup, data.train_path, 'train')
+      if not benchmarks:
+        judged = _read(setup, data.train_path, 'eval')
+        train, benchmarks['held_out'] = _hold_out(setup, train, judged)
+  if data.max_eval_examples:
+    limit = data.max_eval_examples
+    benchmarks = {name: rows[:limit] for name, rows in benchmarks.items()}
+  train, validation = _split_validation(data, train)
+  progress.say(
+    f'data: {len(train)} training and {len(validation)} validation rows; '
+    + ', '.join(f'{n} {len(rows)} rows' for n, rows in benchmarks.items())
+  )
+  return RunData(train, validation, benchmarks)
+
+
+def digest(examples: Sequence[types.Example]) -> str:
+  """SHA-256 of the examples' whole content, in order."""
+  return manifest.digest_of([dataclasses.asdict(e) for e in examples])
+
+
+def encode_for_stage(
+  setup: build.Setup,
+  examples: Sequence[types.Example],
+  cot_source: str,
+  self_cots: Sequence[types.CotSample],
+  label: str,
+) -> list[types.EncodedExample]:
+  """Tokens of a stage's rows.
+
+  Args:
+    setup: of the run.
+    examples: rows of one split.
+    cot_source: "none", "annotator", "self" or "mixed".
+    self_cots: sampled for these examples (others are passed over).
+    label: names the rows in the counts that are printed.
+
+  Returns:
+    Encoded examples, in order of the examples; self-CoTs after annotators'.
+  """
+  jobs = []
+  if cot_source in ('none', 'annotator', 'mixed'):
+    jobs.append((list(examples), None))
+  if cot_source in ('self', 'mixed'):
+    by_id = {e.example_id: e for e in examples}
+    usable = [
+      s
+      for s in self_cots
+      if s.example_id in by_id and s.finish_reason not in UNUSABLE
+    ]
+    jobs.append(
+      ([by_id[s.example_id] for s in usable], [s.tokens for s in usable])
+    )
+  data = setup.config.data
+  kept = []
+  for rows, cots in jobs:
+    encoded, report = encoding.encode_all(
+      rows,
+      setup.tokenizer,
+      setup.bare_scores if cot_source == 'none' else setup.cot_scores,
+      max_length=data.max_length,
+      too_long=data.too_long,
+      samples=cots,
+    )
+    kept += encoded
+    _say_encoded(label, len(examples), report)
+  return kept
+
+
+def before_score(
+  setup: build.Setup, examples: Sequence[types.Example], with_cot: bool
+) -> list[np.ndarray]:
+  """Tokens of each example right up to its score.
+
+  Args:
+    setup: of the run.
+    examples: the rows.
+    with_cot: whether their own CoT stands in between.
+
+  Returns:
+    [l] int32 for each.
+  """
+  scores = setup.cot_scores if with_cot else setup.bare_scores
+  return [
+    encoding.prompt_and_cot_ids(e, setup.tokenizer, scores)[0] for e in examples
+  ]
+
+
+def _say_encoded(label, num_rows, report: encoding.EncodeReport) -> None:
+  left_out = num_rows - report.num_kept
+  shown = ', '.join(report.dropped_ids[:10])
+  progress.say(
+    f'{label}: {report.num_kept} encoded, the longest of '
+    f'{report.longest_tokens} tokens, {report.target_tokens:,} target tokens; '
+    f'{left_out} left out' + (f' (too long: {shown})' if shown else '')
+  )
+
+
+def _read(setup, path: str, role: str) -> list[types.Example]:
+  examples, report = records.read_examples(
+    path, setup.grid, role=role, marker=setup.config.score.marker
+  )
+  notes = {
+    name.removeprefix('num_').replace('_', ' '): number
+    for name, number in dataclasses.asdict(report).items()
+    if name != 'name' and number
+  }
+  shown = ', '.join(f'{name} {number}' for name, number in notes.items())
+  progress.say(f'{path} ({role}): {shown}')
+  return examples
+
+
+def _from_rows(setup, rows, role: str, name: str) -> list[types.Example]:
+  examples, _ = records.examples_from_rows(
+    rows, setup.grid, role=role, marker=setup.config.score.marker, name=name
+  )
+  return examples
+
+
+def _split_validation(data, train):
+  """Training and validation rows, both cut to what the config asks for."""
+  fraction, limit = data.validation_fraction, data.max_train_examples
+  train, validation = records.split(
+    train, fraction, data.split_seed, 'validation'
+  )
+  if limit and limit < len(train):
+    share = max(1, round(limit * fraction / (1 - fraction)))
+    train, validation = train[:limit], validation[:share]
+  return train, validation
+
+
+def _hold_out(setup, train, judged):
+  """Training rows, and the rows held out of the same file, as judged."""
+  data = setup.config.data
+  train, held_out = records.split(
+    train, data.held_out_fraction, data.split_seed, 'held_out'
+  )
+  ids = {e.example_id for e in held_out}
+  return train, [e for e in judged if e.example_id in ids]

@@ -1,0 +1,322 @@
+"""Runs and resumes the whole method; safe to repeat.
+
+  for each seed, for each method:  stages (with self-CoTs between) -> gap
+    -> predictions on every benchmark;  then the report over all of them.
+
+Each part looks at its manifest first: finished parts are skipped, interrupted
+ones continue, and weights are read only when a part needs them.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from etils import epath
+
+from tract_jax import types
+from tract_jax.data import manifest
+from tract_jax.evaluation import metrics
+from tract_jax.models import lora
+from tract_jax.pipeline import (
+  build,
+  cot_gap,
+  evaluate,
+  finetune,
+  fingerprint,
+  predict,
+  progress,
+  read_data,
+  self_cot,
+)
+from tract_jax.pipeline import methods as methods_lib
+
+TASKS = ('run', 'train', 'self_cot', 'predict', 'evaluate')
+
+
+class Run:
+  """A run's parts, each made on demand and at most once.
+
+  Attributes:
+    setup: model, tokenizer, mesh.
+    data: the examples.
+    workdir: where artefacts lie.
+    num_worked: parts that were not finished before.
+  """
+
+  def __init__(
+    self,
+    setup: build.Setup,
+    data: read_data.RunData,
+    workdir: epath.Path,
+    should_stop: Callable[[], bool],
+  ):
+    self.setup = setup
+    self.data = data
+    self.workdir = workdir
+    self.num_worked = 0
+    self._should_stop = should_stop
+    self._make_trainer = functools.cache(
+      functools.partial(build.make_trainer, setup)
+    )
+    self._stages: dict[tuple, finetune.StageRun] = {}
+    self._held: tuple[Any, types.PyTree] = (None, None)
+
+  @functools.cached_property
+  def engine(self):
+    """The sampling engine, with its compiled functions."""
+    return build.make_engine(self.setup)
+
+  @functools.cached_property
+  def _digests(self) -> dict[str, str]:
+    data = self.data
+    named = {'train': data.train, 'validation': data.validation}
+    named |= {f'benchmark {n}': rows for n, rows in data.benchmarks.items()}
+    return {name: read_data.digest(rows) for name, rows in named.items()}
+
+  @functools.cached_property
+  def _model_fields(self) -> dict[str, Any]:
+    return fingerprint.model_fields(self.setup)
+
+  def stage(self, method: str, index: int, seed: int) -> finetune.StageRun:
+    """Trains a stage and all that it needs, where that is not done.
+
+    Args:
+      method: a row of the table.
+      index: of the stage, from 0.
+      seed: of the run.
+
+    Returns:
+      The finished stage.
+    """
+    owner = methods_lib.stage_owner(method, index)
+    key = (owner, index, seed)
+    if key in self._stages:
+      return self._stages[key]
+    stage = methods_lib.METHODS[owner].stages[index]
+    previous = self.stage(owner, index - 1, seed) if index else None
+    cots, fields = [], self._stage_fields(stage, seed)
+    if stage.cot_source in ('self', 'mixed'):
+      cots, fields['self_cots'] = self.self_cots(owner, seed)
+    if stage.start == 'previous':
+      fields['start'] = manifest.read_results(previous.folder)['params_digest']
+    run = finetune.StageRun(
+      label=f'{owner} stage {index + 1} seed {seed}',
+      folder=self.workdir / owner / f'stage{index + 1}' / f'seed{seed}',
+      seed=seed,
+      objective=build.make_objective(self.setup.config, stage.objective),
+      with_cot=stage.cot_source != 'none',
+      fields=fields,
+    )
+    if finetune.is_done(run):
+      progress.say(f'{run.label}: done before')
+    else:
+      self._train(run, stage, cots, previous)
+    self._stages[key] = run
+    return run
+
+  def self_cots(self, method: str, seed: int):
+    """Self-CoTs of the method's first stage for all training rows.
+
+    Args:
+      method: one with a stage on self-CoTs.
+      seed: of the run.
+
+    Returns:
+      (samples, digest of the dataset).
+    """
+    owner = methods_lib.self_cot_owner(method)
+    stage = self.stage(owner, 0, seed)
+    provenance = (
+      self._model_fields
+      | fingerprint.sampling_fields(self.setup)
+      | {
+        'sampler': manifest.read_results(stage.folder)['params_digest'],
+        'train': self._digests['train'],
+        'validation': self._digests['validation'],
+        'seed': seed,
+      }
+    )
+    return self_cot.sample_self_cots(
+      self.setup,
+      self.engine,
+      self._counted(lambda: self._params(stage, seed)),
+      [*self.data.train, *self.data.validation],
+      self.workdir / owner / 'self_cot' / f'seed{seed}',
+      provenance,
+      seed,
+      f'{owner} self-CoTs seed {seed}',
+      self._should_stop,
+    )
+
+  def cot_gap(self, method: str, index: int, seed: int) -> metrics.CotGap:
+    """The gap of a stage between annotator's and its own CoTs."""
+    stage = self.stage(method, index, seed)
+    owner = methods_lib.stage_owner(method, index)
+    examples = self.data.train[: self.setup.config.evaluation.gap_examples]
+    fields = self._sampling_fields(stage, seed) | {
+      'train': read_data.digest(examples)
+    }
+    folder = stage.folder / 'cot_gap'
+    if not cot_gap.is_done(folder, fields):
+      self.num_worked += 1
+      params = self._params(stage, seed)
+      results = cot_gap.measure(self.setup, self.engine, params, examples, seed)
+      cot_gap.write(folder, fields, results, stage.label)
+    return cot_gap.read(folder, owner, index + 1, seed)
+
+  def predict(self, method: str, seed: int) -> None:
+    """Predicts every benchmark, where that is not done."""
+    stages = methods_lib.METHODS[method].stages
+    stage = self.stage(method, len(stages) - 1, seed) if stages else None
+    for name, examples in self.data.benchmarks.items():
+      run = predict.PredictionRun(
+        label=f'{method} on {name} seed {seed}',
+        folder=self._parts(method, name, seed),
+        method=methods_lib.METHODS[method],
+        seed=seed,
+        examples=examples,
+        fields=self._sampling_fields(stage, seed)
+        | {
+          'benchmark': self._digests[f'benchmark {name}'],
+          'num_cots': self.setup.config.num_cots,
+        },
+      )
+      if predict.is_done(run):
+        progress.say(f'{run.label}: done before')
+        continue
+      self.num_worked += 1
+      params = self._params(stage, seed)
+      predict.predict(self.setup, self.engine, params, run, self._should_stop)
+
+  def join_predictions(self, method: str) -> None:
+    """Joins the chunks of all seeds into one file for each benchmark."""
+    for name in self.data.benchmarks:
+      text = ''.join(
+        predict.read_chunks(self._parts(method, name, seed))
+        for seed in self.setup.config.seeds
+      )
+      path = evaluate.prediction_path(self.workdir, method, name)
+      if not path.exists() or path.read_text(encoding='utf-8') != text:
+        manifest.write_text_atomic(path, text)
+
+  def gaps(self) -> list[metrics.CotGap]:
+    """The gaps of all stages that are trained on CoTs and predict from them."""
+    if not self.setup.config.evaluation.gap_examples or not self.data.train:
+      return []
+    found = {}
+    for seed in self.setup.config.seeds:
+      for name in self.setup.config.methods:
+        method = methods_lib.METHODS[name]
+        for index, _ in enumerate(method.stages if method.with_cot else ()):
+          owner = methods_lib.stage_owner(name, index)
+          found[owner, index, seed] = self.cot_gap(name, index, seed)
+    return list(found.values())
+
+  def _train(self, run, stage, cots, previous) -> None:
+    self.num_worked += 1
+    encoded = [
+      read_data.encode_for_stage(
+        self.setup, rows, stage.cot_source, cots, f'{run.label}: {kind}'
+      )
+      for kind, rows in [
+        ('training rows', self.data.train),
+        ('validation rows', self.data.validation),
+      ]
+    ]
+    self._held = (None, None)
+    trainable, frozen = build.init_params(self.setup, run.seed)
+    if stage.start == 'previous':
+      trainable = finetune.load_trained(previous, trainable)
+    trained = finetune.finetune(
+      self.setup,
+      run,
+      *encoded,
+      (trainable, frozen),
+      self._make_trainer,
+      self._should_stop,
+    )
+    self._held = (run.folder, lora.merge(trained, frozen))
+
+  def _params(self, stage: finetune.StageRun | None, seed: int):
+    """The whole model after a stage; the last one asked for is kept."""
+    key = stage.folder if stage else ('seed', seed)
+    if self._held[0] != key:
+      self._held = (None, None)
+      trainable, frozen = build.init_params(self.setup, seed)
+      if stage:
+        trainable = finetune.load_trained(stage, trainable)
+      self._held = (key, lora.merge(trainable, frozen))
+    return self._held[1]
+
+  def _counted(self, make: Callable[[], types.PyTree]):
+    def counted():
+      self.num_worked += 1
+      return make()
+
+    return counted
+
+  def _stage_fields(self, stage, seed: int) -> dict[str, Any]:
+    return (
+      self._model_fields
+      | fingerprint.train_fields(self.setup)
+      | {
+        'objective': stage.objective,
+        'cot_source': stage.cot_source,
+        'start': stage.start,
+        'train': self._digests['train'],
+        'validation': self._digests['validation'],
+        'seed': seed,
+      }
+    )
+
+  def _sampling_fields(self, stage, seed: int) -> dict[str, Any]:
+    trained = 'seed model'
+    if stage:
+      trained = manifest.read_results(stage.folder)['params_digest']
+    return (
+      self._model_fields
+      | fingerprint.sampling_fields(self.setup)
+      | {'params': trained, 'seed': seed}
+    )
+
+  def _parts(self, method: str, benchmark: str, seed: int) -> epath.Path:
+    folder = self.workdir / 'predictions' / method / 'parts'
+    return folder / benchmark / f'seed{seed}'
+
+
+def execute(run: Run, task: str) -> None:
+  """Does one task, with all that it needs.
+
+  Args:
+    run: of the configuration.
+    task: one of TASKS; "train" stops after the stages, "self_cot" after the
+      self-CoTs, "predict" after the predictions; "evaluate" only makes the
+      report from predictions that are there.
+
+  Raises:
+    types.InputError: an artefact was made from something else.
+    loop.Interrupted: stopped; the same call goes on.
+  """
+  config = run.setup.config
+  for seed in config.seeds if task != 'evaluate' else ():
+    for method in config.methods:
+      stages = methods_lib.METHODS[method].stages
+      if task == 'self_cot':
+        if any(s.cot_source in ('self', 'mixed') for s in stages):
+          run.self_cots(method, seed)
+        continue
+      for index in range(len(stages)):
+        run.stage(method, index, seed)
+      if task in ('run', 'predict'):
+        run.predict(method, seed)
+  if task in ('run', 'predict'):
+    for method in config.methods:
+      run.join_predictions(method)
+  if task in ('run', 'evaluate'):
+    gaps = run.gaps() if task == 'run' else []
+    new = evaluate.evaluate(
+      config, run.setup.grid, run.workdir, list(run.data.benchmarks), gaps
+    )
+    run.num_worked += new
+  if not run.num_worked:
+    progress.say(f'nothing to do: everything was done before in {run.workdir}')

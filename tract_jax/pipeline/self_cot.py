@@ -1,0 +1,86 @@
+"""Samples the self-CoTs that stage 2 is trained on, chunk by chunk.
+
+For every training x one s ~ p_s(. | x) (TRACT, arXiv:2503.04381, section 3.2):
+the model's own score is thrown away, nothing is filtered, and the rater's score
+stays. A finished chunk is never sampled again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from tract_jax import types
+from tract_jax.data import self_cot
+from tract_jax.pipeline import build, progress, sample
+from tract_jax.sampling import engine as engine_lib
+from tract_jax.training import loop
+
+PURPOSE = 'self_cot'
+
+
+def sample_self_cots(
+  setup: build.Setup,
+  engine: engine_lib.Engine,
+  params: Callable[[], types.PyTree],
+  examples: Sequence[types.Example],
+  folder: epath.Path,
+  provenance: dict[str, Any],
+  seed: int,
+  label: str,
+  should_stop: Callable[[], bool],
+) -> tuple[list[types.CotSample], str]:
+  """Writes the self-CoT dataset where it is not whole yet, and reads it.
+
+  Args:
+    setup: of the run.
+    engine: of the run.
+    params: gives the stage-1 model; called only if a chunk is missing.
+    examples: rows to sample for, in the dataset's order.
+    folder: of the dataset.
+    provenance: what it is made from.
+    seed: of the run.
+    label: for progress.
+    should_stop: asked before each chunk.
+
+  Returns:
+    (samples, digest of the dataset).
+
+  Raises:
+    types.InputError: the folder holds a dataset of other provenance.
+    loop.Interrupted: stopped; the same call goes on.
+  """
+  size = setup.config.sampling.chunk_size
+  chunks = [examples[i : i + size] for i in range(0, len(examples), size)]
+  with self_cot.SelfCotWriter(folder, provenance, len(chunks)) as writer:
+    missing = writer.missing_chunks()
+    if missing:
+      if len(missing) < len(chunks):
+        progress.say(f'{label}: continues with chunk {missing[0]}')
+      total = sum(len(chunks[c]) for c in missing)
+      on_rows = progress.row_progress(label, total)
+      model = params()
+      for chunk in missing:
+        if should_stop():
+          raise loop.Interrupted(f'stopped before self-CoT chunk {chunk}')
+        samples = sample.sample_cots(
+          engine,
+          setup,
+          model,
+          chunks[chunk],
+          num_cots=1,
+          seed=seed,
+          purpose=PURPOSE,
+        )
+        first = chunk * size
+        writer.write(chunk, samples, range(first, first + len(chunks[chunk])))
+        on_rows(len(samples), sample.num_tokens(samples))
+    if missing or not (folder / self_cot.SUMMARY).exists():
+      writer.finish(setup.tokenizer.decode)
+  samples, digest = self_cot.read_self_cots(folder, provenance)
+  reasons = Counter(s.finish_reason for s in samples)
+  counts = ', '.join(f'{k} {n}' for k, n in sorted(reasons.items()))
+  if missing:
+    progress.say(f'{label}: {len(samples)} self-CoTs, ended by: {counts}')
+  return samples, digest

@@ -1,0 +1,1 @@
+"""Sampling chains of thought and reading the score distribution."""

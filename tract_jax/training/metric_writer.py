@@ -1,0 +1,203 @@
+"""Metrics of a run: `metrics.jsonl` always, TensorBoard beside it.
+
+A line of `metrics.jsonl` is one call of `write`:
+
+  {"step": 7, "loss": 1.25, "grad_norm": null, "secs_per_step": 0.5}
+
+A number that is not finite is null. A run that goes on from an older step
+first cuts the lines that it is going to write again, so the file ends as that
+of a run that was never interrupted, but for what was measured with a clock.
+
+Metrics never stop a training: a sink that fails says so once and is left out.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import json
+import logging
+import math
+import time
+from typing import Any, IO, Self
+
+from etils import epath
+import numpy as np
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
+
+from tract_jax.data import manifest
+
+METRICS = 'metrics.jsonl'
+_TENSORBOARD = 'tensorboard'
+# TensorBoard's files and objects in a bucket are written whole at each flush.
+_FLUSH_SECS = 30.0
+_logger = logging.getLogger(__name__)
+
+
+class MetricWriter:
+  """Writes metrics on process 0 and does nothing on the others.
+
+  Example:
+    with MetricWriter(folder, start_step, jax.process_index() == 0) as writer:
+      writer.write(step, {'loss': loss})
+  """
+
+  def __init__(
+    self, folder: epath.PathLike, start_step: int, is_writer: bool = True
+  ):
+    """Opens the files in `folder`.
+
+    Args:
+      folder: of the stage; made if absent.
+      start_step: lines of this step and later ones are cut: an interrupted
+        run wrote them, and this one writes them again.
+      is_writer: whether this process is the one that writes.
+    """
+    folder = epath.Path(folder)
+    self._sinks: dict[str, Any] = {}
+    if not is_writer:
+      return
+    for name, sink_type in ((METRICS, _JsonLines), ('TensorBoard', _TensorBoard)):
+      with self._guarded(name):
+        self._sinks[name] = sink_type(folder, start_step)
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *unused_error: object) -> None:
+    self.close()
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    """Writes one line.
+
+    Args:
+      step: of the training, counted as `start_step` is.
+      values: {name: number, text or list of these}; scalars of numpy and jax
+        count as numbers, which waits for them to be computed. "step" is taken.
+    """
+    if 'step' in values:
+      raise ValueError('metrics: the name "step" is taken')
+    if not self._sinks:
+      return
+    row = {name: _json_value(value) for name, value in values.items()}
+    for name, sink in list(self._sinks.items()):
+      with self._guarded(name):
+        sink.write(step, row)
+
+  def close(self) -> None:
+    """Flushes and closes the files."""
+    for name, sink in list(self._sinks.items()):
+      with self._guarded(name):
+        sink.close()
+    self._sinks.clear()
+
+  @contextlib.contextmanager
+  def _guarded(self, name: str) -> Iterator[None]:
+    """A sink that fails here is named in a warning and used no more."""
+    try:
+      yield
+    except Exception as error:
+      self._sinks.pop(name, None)
+      _logger.warning(
+        '%s: no more metrics are written there, training goes on: %s: %s',
+        name,
+        type(error).__name__,
+        error,
+      )
+
+
+class _JsonLines:
+  """Appends to metrics.jsonl; in a bucket, which cannot, rewrites it."""
+
+  def __init__(self, folder: epath.Path, start_step: int):
+    folder.mkdir(parents=True, exist_ok=True)
+    self._path = folder / METRICS
+    kept = _kept_lines(self._path, start_step)
+    manifest.write_text_atomic(self._path, ''.join(kept))
+    self._in_bucket = '://' in str(folder)
+    self._lines = kept if self._in_bucket else []
+    self._file: IO[str] | None = None
+    if not self._in_bucket:
+      self._file = open(self._path, 'a', encoding='utf-8', newline='\n')
+    self._flushed = time.monotonic()
+
+  def write(self, step: int, row: Mapping[str, Any]) -> None:
+    line = json.dumps({'step': step, **row}, allow_nan=False) + '\n'
+    if self._file is not None:
+      self._file.write(line)
+      self._file.flush()
+      return
+    self._lines.append(line)
+    if time.monotonic() - self._flushed > _FLUSH_SECS:
+      manifest.write_text_atomic(self._path, ''.join(self._lines))
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    if self._file is not None:
+      self._file.close()
+    else:
+      manifest.write_text_atomic(self._path, ''.join(self._lines))
+
+
+class _TensorBoard:
+  """Scalars for TensorBoard.
+
+  tensorboardX's own SummaryWriter writes in a thread, through a queue: when
+  the disk is full the thread dies, the queue fills and the training hangs. So
+  events are written here, in the caller's thread, where an error shows.
+  """
+
+  def __init__(self, folder: epath.Path, start_step: int):
+    folder = folder / _TENSORBOARD
+    folder.mkdir(parents=True, exist_ok=True)
+    self._writer = event_file_writer.EventsWriter(
+      str(folder / 'events'), filename_suffix=f'.{start_step}'
+    )
+    # Hides what an interrupted run wrote at this step and later ones.
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._event(start_step, session_log=start)
+    self._flush()
+
+  def write(self, step: int, row: Mapping[str, Any]) -> None:
+    for name, value in row.items():
+      if isinstance(value, int | float):
+        self._event(step, summary=summary.scalar(name, float(value)))
+    if time.monotonic() - self._flushed > _FLUSH_SECS:
+      self._flush()
+
+  def close(self) -> None:
+    self._writer.close()
+
+  def _event(self, step: int, **content: Any) -> None:
+    self._writer.write_event(
+      event_pb2.Event(wall_time=time.time(), step=step, **content)
+    )
+
+  def _flush(self) -> None:
+    self._writer.flush()
+    self._flushed = time.monotonic()
+
+
+def _kept_lines(path: epath.Path, start_step: int) -> list[str]:
+  """Lines of steps before `start_step`; a line torn by a kill is dropped."""
+  if not path.exists():
+    return []
+  kept = []
+  for line in path.read_bytes().decode('utf-8', 'replace').splitlines():
+    try:
+      keep = json.loads(line)['step'] < start_step
+    except (ValueError, KeyError, TypeError):
+      keep = False
+    if keep:
+      kept.append(line + '\n')
+  return kept
+
+
+def _json_value(value: Any) -> Any:
+  """Numbers, texts and lists of these, as JSON has them."""
+  if hasattr(value, 'dtype'):
+    value = np.asarray(value).tolist()
+  if isinstance(value, list | tuple):
+    return [_json_value(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

@@ -1,0 +1,266 @@
+"""Axis glossary and the records that travel through the project.
+
+One example's way (each arrow is one module's work):
+
+  raw row -> Example -> EncodedExample -> Batch -> hidden states -> LossTerms
+    -> TrainState -> checkpoint -> CotSample -> self-CoT dataset -> stage 2
+    -> Prediction -> metrics and report
+
+Axes, one letter each, in docstrings and einsums everywhere:
+
+  B rows            D width               V vocabulary
+  L query length    F hidden (MLP)        Y score grid
+  S key length      N query heads         C CoTs per input
+  T cache length    K key/value heads     R LoRA rank
+                    G = N / K groups      P target positions per row
+                    H head size
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array
+PyTree = Any
+_pytree = functools.partial(jax.tree_util.register_dataclass, meta_fields=[])
+
+
+class InputError(ValueError):
+  """Bad config, data or artefact: the user can mend it; exit code 2.
+
+  Its text is one line for each problem, each naming the place, the value and
+  the reason.
+  """
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreGrid:
+  """The finite list of scores a judge may give, ascending, with their text.
+
+  Attributes:
+    values: [Y] the numbers.
+    texts: [Y] str(y), as it stands in a target.
+  """
+
+  values: tuple[float, ...]
+  texts: tuple[str, ...]
+
+  def nearest(self, score: float) -> int:
+    """Index of the grid value nearest to `score`; the upper one on a tie."""
+    distances = [abs(value - score) for value in self.values]
+    best = min(distances)
+    return max(i for i, d in enumerate(distances) if d <= best + 1e-9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One judgement, as text (host).
+
+  Attributes:
+    example_id: unique within its file.
+    prompt: the whole formatted prompt x.
+    score: the rater's score y*, which may be fractional.
+    cot: chain of thought without marker words and score; "" where none.
+    cot_source: "annotator", "self" or "none".
+    ratings: the single ratings that `score` was made of; () where unknown.
+    category: for breakdowns; "" where unknown.
+  """
+
+  example_id: str
+  prompt: str
+  score: float
+  cot: str = ''
+  cot_source: str = 'none'
+  ratings: tuple[float, ...] = ()
+  category: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedExample:
+  """One example as tokens, shifted once: position i predicts targets[i].
+
+  For prompt "a b" and target "c 4 </s>", with 4 the score:
+
+    inputs      a  b  c  4
+    targets     b  c  4  </s>
+    cot_mask    0  1  0  1
+    score_mask  0  0  1  0
+
+  Attributes:
+    inputs, targets: [l] int32.
+    cot_mask: [l] bool, the target is text of the CoT, the marker or the end.
+    score_mask: [l] bool, the target is the score token.
+    score: y*, float32; need not equal the token's value when fractional.
+  """
+
+  inputs: np.ndarray
+  targets: np.ndarray
+  cot_mask: np.ndarray
+  score_mask: np.ndarray
+  score: float
+
+
+@functools.partial(
+  _pytree,
+  data_fields=[
+    'inputs',
+    'targets',
+    'positions',
+    'segment_ids',
+    'cot_mask',
+    'score_mask',
+    'score_values',
+  ],
+)
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Rows of encoded examples, on the device.
+
+  Attributes:
+    inputs, targets: [B, L] int32.
+    positions: [B, L] int32, restarting at 0 with every example.
+    segment_ids: [B, L] int32; 0 is padding, examples count from 1.
+    cot_mask, score_mask: [B, L] bool, aligned with `targets`.
+    score_values: [B, L] float32, y* at score positions and 0 elsewhere.
+  """
+
+  inputs: Array
+  targets: Array
+  positions: Array
+  segment_ids: Array
+  cot_mask: Array
+  score_mask: Array
+  score_values: Array
+
+
+@functools.partial(
+  _pytree,
+  data_fields=[
+    'ce_sum',
+    'ce_count',
+    'score_sq_sum',
+    'score_count',
+    'grid_mass_sum',
+  ],
+)
+@dataclasses.dataclass(frozen=True)
+class LossTerms:
+  """Sums and counts of a loss; float32 scalars that add up over any split.
+
+  Attributes:
+    ce_sum, ce_count: cross-entropy in nats, and its number of tokens.
+    score_sq_sum, score_count: squared error of the expected score, and the
+      number of scores.
+    grid_mass_sum: probability on the score grid, summed over the scores.
+  """
+
+  ce_sum: Array
+  ce_count: Array
+  score_sq_sum: Array
+  score_count: Array
+  grid_mass_sum: Array
+
+
+@functools.partial(_pytree, data_fields=['keys', 'values', 'lengths'])
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+  """Keys and values of the tokens seen so far.
+
+  Attributes:
+    keys, values: [layers, B, K, T, H]; entries at or past a row's length are
+      garbage and never attended to, so a row is rewound by its length alone.
+    lengths: [B] int32, tokens seen per row.
+  """
+
+  keys: Array
+  values: Array
+  lengths: Array
+
+
+class ModelFns(NamedTuple):
+  """A language model as pure functions; `params` is a nested dict of arrays.
+
+  Attributes:
+    init: (key) -> params.
+    hidden: (params, inputs [B, L], positions [B, L], segment_ids [B, L])
+      -> hidden states [B, L, D] after the final norm.
+    project: (params, hidden [..., D]) -> logits [..., V] float32.
+    prefill: (params, tokens [B, L], lengths [B], cache_length) -> (hidden
+      [B, D] at each row's last token, KVCache with room for cache_length).
+      Rows are padded on the right.
+    decode: (params, tokens [B], cache) -> (hidden [B, D], cache one longer).
+    logical_axes: tree like params; each leaf a tuple with the logical name of
+      every dimension, or None for one that is never sharded.
+    vocab_size: V, rows of the embedding.
+  """
+
+  init: Callable[..., PyTree]
+  hidden: Callable[..., Array]
+  project: Callable[..., Array]
+  prefill: Callable[..., tuple[Array, KVCache]]
+  decode: Callable[..., tuple[Array, KVCache]]
+  logical_axes: PyTree
+  vocab_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CotSample:
+  """One sampled chain of thought with its score distribution (host).
+
+  Attributes:
+    example_id, cot_index: which input, and which of its CoTs.
+    tokens: [l] int32, what follows the prompt: the CoT, the marker words and
+      what stands between them and the score. The score is the next token.
+    num_sampled_tokens: how many of `tokens` the model itself wrote; fewer than
+      len(tokens) where the ending was completed.
+    finish_reason: "marker" (the model wrote the marker words), "length" (it
+      reached the limit), "end_token" (it stopped without marker), "too_long"
+      (the prompt leaves no room) or "non_finite".
+    score_probs: [Y] float32, softmax over the whole vocabulary at the score
+      position, at the score tokens; NaN for "too_long" and "non_finite".
+    greedy_token: the likeliest token at the score position; -1 where none.
+  """
+
+  example_id: str
+  cot_index: int
+  tokens: np.ndarray
+  num_sampled_tokens: int
+  finish_reason: str
+  score_probs: np.ndarray
+  greedy_token: int
+
+
+FINISH_REASONS = ('marker', 'length', 'end_token', 'too_long', 'non_finite')
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """A row of predictions/<method>/<benchmark>.jsonl.
+
+  Attributes:
+    example_id: of the benchmark's row.
+    seed: of the run.
+    score: the rater's score.
+    prediction: by the method's own predictor over all CoTs; None if invalid.
+    distributions: [C][Y] probability of each score; a null row where none.
+    decoded: [C] the score of the likeliest token; None where it is no score.
+    cots: [C] texts; [""] for methods without CoT.
+    finish_reasons: [C].
+    invalid_reason: why `prediction` is None; else None.
+    category: of the benchmark's row.
+  """
+
+  example_id: str
+  seed: int
+  score: float
+  prediction: float | None
+  distributions: list[list[float] | None]
+  decoded: list[float | None]
+  cots: list[str]
+  finish_reasons: list[str]
+  invalid_reason: str | None
+  category: str = ''
