@@ -27,7 +27,7 @@ $(STAMP): requirements/lock.txt requirements/torch.txt
 	  --no-deps -r requirements/torch.txt 2>$(VENV)/torch.log || \
 	  echo 'PyTorch (CPU build) could not be had: tests of parity with it' \
 	    'will be skipped. The reason stands in $(VENV)/torch.log.'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-index \
+	$(BIN)/pip install -qq --disable-pip-version-check --no-index \
 	  --no-deps --no-build-isolation --editable .
 	@touch $@
 

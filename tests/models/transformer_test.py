@@ -432,7 +432,11 @@ def _pairs(tree):
 def test_sharded_params_give_the_same_numbers():
   if jax.device_count() < 8:
     pytest.skip('needs 8 devices')
-  mesh = jax.make_mesh((2, 2, 2), ('data', 'fsdp', 'tensor'))
+  mesh = jax.make_mesh(
+    (2, 2, 2),
+    ('data', 'fsdp', 'tensor'),
+    axis_types=(jax.sharding.AxisType.Auto,) * 3,
+  )
   mesh_axes = {
     'embed': 'fsdp',
     'vocab': 'tensor',

@@ -104,6 +104,20 @@ def test_each_device_holds_its_rows(mode, batch):
   np.testing.assert_array_equal(got, batch['x'][:, 0, 0])
 
 
+def test_jit_splits_the_rows_before_the_first_operation(batch):
+  mesh = _meshes()['jit']
+  seen = []
+
+  def fn(rows):
+    jax.debug.inspect_array_sharding(rows['x'], callback=seen.append)
+    return jnp.sum(rows['x'])
+
+  mapping.map_rows(fn, mesh, outputs='sums')(batch)
+  num_rows = _ROWS // partition.num_row_shards(mesh)
+  shape = (_ROWS, _LENGTH, _WIDTH)
+  assert seen[0].shard_shape(shape) == (num_rows, *shape[1:])
+
+
 def _step_for(mode, mesh):
   """A compiled step, A micro-batches; counts are global, as in training."""
   loss = mapping.map_rows(_loss_terms, mesh, outputs='sums', mode=mode)

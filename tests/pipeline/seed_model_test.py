@@ -290,36 +290,48 @@ class TestSmolLM2:
     assert tokenizer.decode(tokenizer.encode(PROMPT)) == PROMPT
 
   def test_logits_are_those_of_transformers(self):
+    """Nearer than 1e-4 where a score is read, and nowhere off by more than
+    rounding: the residual stream of this model reaches 2.5e4, so transformers
+    in float32 is itself up to 8e-5 away from transformers in float64.
+    """
     torch = pytest.importorskip('torch')
     folder = seed_model.fetch(NAME)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokens = np.array(
-      [
-        tokenizer.apply_chat_template(
-          [{'role': 'user', 'content': PROMPT}],
-          add_generation_prompt=True,
-          return_dict=False,
-        )
-      ]
+    message = [{'role': 'user', 'content': PROMPT}]
+    tokens = tokenizer.apply_chat_template(
+      message, add_generation_prompt=True, return_dict=False
     )
+    tokens = np.array(tokens)[None]
     assert tokens.shape[1] > 200
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-      folder, dtype=torch.float32
-    )
-    with torch.no_grad():
-      expected = model(torch.asarray(tokens)).logits.numpy()
 
-    config = config_lib.config_from_hf(
-      json.loads((folder / 'config.json').read_text())
-    )
-    fns = transformer.make_model(config)
+    def transformers_logits(dtype):
+      model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype
+      )
+      with torch.no_grad():
+        return model(torch.asarray(tokens)).logits.numpy()
+
+    single = transformers_logits(torch.float32)
+    double = transformers_logits(torch.float64)
+
+    hf_config = json.loads((folder / 'config.json').read_text())
+    fns = transformer.make_model(config_lib.config_from_hf(hf_config))
     params = hf_weights.load_params(folder, transformer.abstract_params(fns))
     positions = jnp.arange(tokens.shape[1])[None]
     hidden = fns.hidden(
       params, jnp.asarray(tokens), positions, jnp.ones_like(positions)
     )
-    logits = np.asarray(fns.project(params, hidden))
-    difference = np.abs(logits - expected).max()
-    print(f'{tokens.shape[1]} tokens, largest difference {difference:.1e}')
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
-    np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
+    ours = np.asarray(fns.project(params, hidden))
+
+    def rms_error(logits):
+      return np.sqrt(np.mean((logits - double) ** 2))
+
+    print(
+      f'{tokens.shape[1]} tokens; largest difference'
+      f' {np.abs(ours - single).max():.1e}, at the last token'
+      f' {np.abs(ours - single)[:, -1].max():.1e}; RMS error'
+      f' {rms_error(ours):.1e}, of transformers {rms_error(single):.1e}'
+    )
+    np.testing.assert_allclose(ours[:, -1], single[:, -1], rtol=0, atol=1e-4)
+    assert rms_error(ours) < 2 * rms_error(single)
+    np.testing.assert_array_equal(ours.argmax(-1), single.argmax(-1))

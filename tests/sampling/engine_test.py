@@ -151,7 +151,10 @@ def test_marker_complete_at_the_limit_with_empty_prefix():
   )
   sampling = dataclasses.replace(PLAIN, max_new_tokens=6)
   samples = _sample(
-    [_script('a So the overall score is4'), _script('a So the overall score is')],
+    [
+      _script('a So the overall score is4'),
+      _script('a So the overall score is'),
+    ],
     sampling=sampling,
     cot_format=cot_format,
   )

@@ -151,8 +151,8 @@ def report_markdown(report: Report) -> str:
     '## How to read this',
     f'- Intervals are percentile bootstraps of {report.bootstrap.num_resamples}'
     f' resamples (seed {report.bootstrap.seed}) of rows and, with several '
-    'seeds, of seeds. With one seed they know nothing of the spread between '
-    'seeds. Differences are paired: the same rows and seeds for both systems.\n'
+    'seeds, of seeds. One seed says nothing of the spread between seeds, two '
+    'or three say little. Differences are paired by row and seed.\n'
     '- Rows without a prediction are counted as invalid and scored as '
     f'{report.fallback:g}, the fallback; none is left out.\n'
     '- RMSE is the mean over seeds and benchmarks, in points of the score.\n'

@@ -52,13 +52,13 @@ class CotFormat:
   def __post_init__(self):
     if self.marker != self.marker.strip():
       raise types.InputError(
-          f'score.marker={self.marker!r}: has space around it'
+        f'score.marker={self.marker!r}: has space around it'
       )
     num_words = len(self.lead_ids) - len(self.prefix_ids)
     if num_words < 0 or self.lead_ids[num_words:] != self.prefix_ids:
       raise ValueError(
-          f'lead_ids={self.lead_ids}: does not end with'
-          f' prefix_ids={self.prefix_ids}'
+        f'lead_ids={self.lead_ids}: does not end with'
+        f' prefix_ids={self.prefix_ids}'
       )
     if self.marker and not num_words:
       raise ValueError(f'lead_ids={self.lead_ids}: without marker words')
@@ -99,7 +99,7 @@ class Ending:
 
 
 def find_cot_end(
-    tokens: Sequence[int], marker: str, decode_text: DecodeText
+  tokens: Sequence[int], marker: str, decode_text: DecodeText
 ) -> CotEnd | None:
   """The marker's first occurrence in a row's text.
 
@@ -135,12 +135,12 @@ def find_cot_end(
 
 
 def ending_after_marker(
-    tokens: Sequence[int],
-    end: CotEnd,
-    is_over: bool,
-    cot_format: CotFormat,
-    encode_text: EncodeText,
-    decode_text: DecodeText,
+  tokens: Sequence[int],
+  end: CotEnd,
+  is_over: bool,
+  cot_format: CotFormat,
+  encode_text: EncodeText,
+  decode_text: DecodeText,
 ) -> Ending | None:
   """How a row goes on to its score after the marker.
 
@@ -173,7 +173,7 @@ def ending_after_marker(
 
 
 def ending_without_marker(
-    tokens: Sequence[int], cot_format: CotFormat, decode_text: DecodeText
+  tokens: Sequence[int], cot_format: CotFormat, decode_text: DecodeText
 ) -> Ending:
   """Completes a CoT that stopped without marker with the fixed words.
 
@@ -193,11 +193,11 @@ def ending_without_marker(
 
 
 def _respelled(
-    tokens: Sequence[int],
-    end: CotEnd,
-    cot_format: CotFormat,
-    encode_text: EncodeText,
-    decode_text: DecodeText,
+  tokens: Sequence[int],
+  end: CotEnd,
+  cot_format: CotFormat,
+  encode_text: EncodeText,
+  decode_text: DecodeText,
 ) -> Ending:
   """Writes the rest of a marker whose last token reached past its end."""
   marker_start = len(end.text) - len(cot_format.marker)
@@ -213,9 +213,7 @@ def _respelled(
       if fits and decode_text([*tokens[:num_kept], *rest]) == end.text:
         return Ending(num_kept, forced_ids)
       if len(kept) <= marker_start:
-        return ending_without_marker(
-            tokens[:num_kept], cot_format, decode_text
-        )
+        return ending_without_marker(tokens[:num_kept], cot_format, decode_text)
     num_kept -= 1
 
 
@@ -286,9 +284,9 @@ class MarkerFilter:
   def _completes(self, text: str) -> bool:
     suffixes = (self._marker[i:] for i in range(len(self._marker)))
     return (
-        _BROKEN in text
-        or self._marker in text
-        or any(text.startswith(suffix) for suffix in suffixes)
+      _BROKEN in text
+      or self._marker in text
+      or any(text.startswith(suffix) for suffix in suffixes)
     )
 
 

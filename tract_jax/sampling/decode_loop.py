@@ -49,16 +49,16 @@ class DecodeState:
 
 
 @functools.partial(
-    _pytree,
-    data_fields=[
-        'key_data',
-        'prompt_lengths',
-        'starts',
-        'stops',
-        'forced_ids',
-        'forced_starts',
-        'forced_counts',
-    ],
+  _pytree,
+  data_fields=[
+    'key_data',
+    'prompt_lengths',
+    'starts',
+    'stops',
+    'forced_ids',
+    'forced_starts',
+    'forced_counts',
+  ],
 )
 @dataclasses.dataclass(frozen=True)
 class Control:
@@ -84,8 +84,8 @@ class Control:
 
 
 @functools.partial(
-    _pytree,
-    data_fields=['tokens', 'score_probs', 'greedy_tokens', 'finite', 'counts'],
+  _pytree,
+  data_fields=['tokens', 'score_probs', 'greedy_tokens', 'finite', 'counts'],
 )
 @dataclasses.dataclass(frozen=True)
 class StepRecords:
@@ -108,9 +108,9 @@ class StepRecords:
 
 
 def score_distribution(
-    logits: types.Array,
-    score_ids: tuple[int, ...],
-    num_valid_tokens: int,
+  logits: types.Array,
+  score_ids: tuple[int, ...],
+  num_valid_tokens: int,
 ) -> tuple[types.Array, types.Array, types.Array]:
   """The score's distribution if the next token were the score.
 
@@ -132,7 +132,7 @@ def score_distribution(
 
 
 def make_prefill(
-    fns: types.ModelFns,
+  fns: types.ModelFns,
 ) -> Callable[..., DecodeState]:
   """The function that reads prompts into a new cache.
 
@@ -156,7 +156,7 @@ def make_prefill(
 
 
 def make_score(
-    fns: types.ModelFns, cot_format: cot_end.CotFormat, num_valid_tokens: int
+  fns: types.ModelFns, cot_format: cot_end.CotFormat, num_valid_tokens: int
 ) -> Callable[..., tuple[types.Array, types.Array, types.Array]]:
   """The function that reads the distribution after given tokens.
 
@@ -178,12 +178,12 @@ def make_score(
 
 
 def make_decode_steps(
-    fns: types.ModelFns,
-    sampling: logits_lib.SamplingParams,
-    cot_format: cot_end.CotFormat,
-    *,
-    num_steps: int,
-    num_valid_tokens: int,
+  fns: types.ModelFns,
+  sampling: logits_lib.SamplingParams,
+  cot_format: cot_end.CotFormat,
+  *,
+  num_steps: int,
+  num_valid_tokens: int,
 ) -> Callable[..., tuple[DecodeState, StepRecords]]:
   """The function that writes up to `num_steps` tokens in each row.
 
@@ -197,31 +197,59 @@ def make_decode_steps(
   Returns:
     (params, DecodeState, Control) -> (DecodeState, StepRecords).
   """
+  step = _make_step(fns, sampling, cot_format, num_valid_tokens)
+
+  def decode_steps(params, state, control):
+    lengths = control.prompt_lengths + control.starts
+    state = dataclasses.replace(
+      state, cache=dataclasses.replace(state.cache, lengths=lengths)
+    )
+    records = _empty_records(
+      num_steps, control.starts.shape[0], len(cot_format.score_ids)
+    )
+    carry = (0, control.starts < control.stops, state, records)
+    *_, state, records = jax.lax.while_loop(
+      lambda carry: (carry[0] < num_steps) & carry[1].any(),
+      lambda carry: step(params, control, carry),
+      carry,
+    )
+    return state, records
+
+  return decode_steps
+
+
+def _make_step(
+  fns: types.ModelFns,
+  sampling: logits_lib.SamplingParams,
+  cot_format: cot_end.CotFormat,
+  num_valid_tokens: int,
+) -> Callable[..., tuple]:
+  """One step of all rows, as the loop's body."""
 
   def step(params, control, carry):
     i, is_running, state, records = carry
     indices = control.starts + i
     logits = fns.project(params, state.hidden)
     probs, greedy, finite = score_distribution(
-        logits, cot_format.score_ids, num_valid_tokens
+      logits, cot_format.score_ids, num_valid_tokens
     )
     drawn = logits_lib.sample_tokens(
-        logits_lib.row_keys(control.key_data, indices),
-        logits,
-        sampling,
-        seen=state.seen,
-        num_valid_tokens=num_valid_tokens,
+      logits_lib.row_keys(control.key_data, indices),
+      logits,
+      sampling,
+      seen=state.seen,
+      num_valid_tokens=num_valid_tokens,
     )
     forced, is_forced = _forced_tokens(control, indices)
     tokens = jnp.where(is_forced, forced, drawn)
     tokens = jnp.where(is_running, tokens, cot_format.pad_id)
     state = _appended(fns, params, state, tokens, is_running)
     records = StepRecords(
-        tokens=records.tokens.at[i].set(tokens),
-        score_probs=records.score_probs.at[i].set(probs),
-        greedy_tokens=records.greedy_tokens.at[i].set(greedy),
-        finite=records.finite.at[i].set(finite),
-        counts=records.counts + is_running,
+      tokens=records.tokens.at[i].set(tokens),
+      score_probs=records.score_probs.at[i].set(probs),
+      greedy_tokens=records.greedy_tokens.at[i].set(greedy),
+      finite=records.finite.at[i].set(finite),
+      counts=records.counts + is_running,
     )
     # A forced token's own distribution is of no use and may be a rewound
     # row's; so it stops nothing.
@@ -229,27 +257,11 @@ def make_decode_steps(
     is_running &= goes_on & (indices + 1 < control.stops)
     return i + 1, is_running, state, records
 
-  def decode_steps(params, state, control):
-    lengths = control.prompt_lengths + control.starts
-    state = dataclasses.replace(
-        state, cache=dataclasses.replace(state.cache, lengths=lengths)
-    )
-    records = _empty_records(
-        num_steps, control.starts.shape[0], len(cot_format.score_ids)
-    )
-    carry = (0, control.starts < control.stops, state, records)
-    *_, state, records = jax.lax.while_loop(
-        lambda carry: (carry[0] < num_steps) & carry[1].any(),
-        lambda carry: step(params, control, carry),
-        carry,
-    )
-    return state, records
-
-  return decode_steps
+  return step
 
 
 def _forced_tokens(
-    control: Control, indices: types.Array
+  control: Control, indices: types.Array
 ) -> tuple[types.Array, types.Array]:
   """The forced token at each row's index, and whether there is one."""
   places = indices - control.forced_starts
@@ -260,11 +272,11 @@ def _forced_tokens(
 
 
 def _appended(
-    fns: types.ModelFns,
-    params: types.PyTree,
-    state: DecodeState,
-    tokens: types.Array,
-    is_running: types.Array,
+  fns: types.ModelFns,
+  params: types.PyTree,
+  state: DecodeState,
+  tokens: types.Array,
+  is_running: types.Array,
 ) -> DecodeState:
   """The state after one more token in the running rows."""
   hidden, cache = fns.decode(params, tokens, state.cache)
@@ -272,18 +284,18 @@ def _appended(
   lengths = jnp.where(is_running, cache.lengths, state.cache.lengths)
   rows = jnp.arange(tokens.shape[0])
   return DecodeState(
-      cache=dataclasses.replace(cache, lengths=lengths),
-      hidden=jnp.where(is_running[:, None], hidden, state.hidden),
-      seen=state.seen.at[rows, tokens].max(is_running),
+    cache=dataclasses.replace(cache, lengths=lengths),
+    hidden=jnp.where(is_running[:, None], hidden, state.hidden),
+    seen=state.seen.at[rows, tokens].max(is_running),
   )
 
 
 def _empty_records(num_steps: int, num_rows: int, grid_size: int):
   shape = (num_steps, num_rows)
   return StepRecords(
-      tokens=jnp.zeros(shape, jnp.int32),
-      score_probs=jnp.zeros((*shape, grid_size), jnp.float32),
-      greedy_tokens=jnp.zeros(shape, jnp.int32),
-      finite=jnp.zeros(shape, bool),
-      counts=jnp.zeros((num_rows,), jnp.int32),
+    tokens=jnp.zeros(shape, jnp.int32),
+    score_probs=jnp.zeros((*shape, grid_size), jnp.float32),
+    greedy_tokens=jnp.zeros(shape, jnp.int32),
+    finite=jnp.zeros(shape, bool),
+    counts=jnp.zeros((num_rows,), jnp.int32),
   )

@@ -25,10 +25,8 @@ import jax
 import numpy as np
 
 from tract_jax import types
-from tract_jax.sampling import cot_end
-from tract_jax.sampling import decode_loop
+from tract_jax.sampling import cot_end, decode_loop, row_tracker
 from tract_jax.sampling import logits as logits_lib
-from tract_jax.sampling import row_tracker
 
 # Arguments of `make_engine`, defined beside what they mean.
 CotFormat = cot_end.CotFormat
@@ -69,42 +67,48 @@ class Engine:
   """A batched sampler with a key-value cache; see `make_engine`."""
 
   def __init__(
-      self,
-      *,
-      cot_format: CotFormat,
-      marker_filter: cot_end.MarkerFilter,
-      max_new_tokens: int,
-      encode_text: cot_end.EncodeText,
-      decode_text: cot_end.DecodeText,
-      num_rows: int,
-      max_length: int,
-      length_multiple: int,
-      place_rows: Callable[[types.PyTree], types.PyTree],
-      prefill: Callable[..., decode_loop.DecodeState],
-      decode_steps: Callable[..., tuple],
-      score: Callable[..., tuple],
+    self,
+    fns: types.ModelFns,
+    sampling: SamplingParams,
+    cot_format: CotFormat,
+    encode_text: cot_end.EncodeText,
+    decode_text: cot_end.DecodeText,
+    *,
+    rows: int,
+    max_length: int,
+    steps_per_call: int,
+    length_multiple: int,
+    num_valid_tokens: int,
+    place_rows: Callable[[types.PyTree], types.PyTree],
   ):
-    """Use `make_engine`."""
     self._format = cot_format
-    self._filter = marker_filter
-    self._max_new_tokens = max_new_tokens
+    self._max_new_tokens = sampling.max_new_tokens
     self._encode_text = encode_text
     self._decode_text = decode_text
-    self._num_rows = num_rows
+    self._num_rows = rows
     self._max_length = max_length
     self._length_multiple = length_multiple
     self._place_rows = place_rows
-    self._prefill = prefill
-    self._decode_steps = decode_steps
-    self._score = score
+    self._filter = cot_end.MarkerFilter(cot_format.marker, decode_text)
+    self._prefill = jax.jit(decode_loop.make_prefill(fns), static_argnums=3)
+    decode_steps = decode_loop.make_decode_steps(
+      fns,
+      sampling,
+      cot_format,
+      num_steps=steps_per_call,
+      num_valid_tokens=num_valid_tokens,
+    )
+    self._decode_steps = jax.jit(decode_steps, donate_argnums=1)
+    score = decode_loop.make_score(fns, cot_format, num_valid_tokens)
+    self._score = jax.jit(score)
 
   def sample(
-      self,
-      params: types.PyTree,
-      requests: Sequence[CotRequest],
-      seed: int,
-      purpose: str,
-      on_batch: Callable[[Progress], None] | None = None,
+    self,
+    params: types.PyTree,
+    requests: Sequence[CotRequest],
+    seed: int,
+    purpose: str,
+    on_batch: Callable[[Progress], None] | None = None,
   ) -> list[types.CotSample]:
     """Samples a CoT for each request and reads its score distribution.
 
@@ -134,33 +138,33 @@ class Engine:
     lengths = _lengths([request.prompt_ids for request in requests])
     room = self._max_length - len(self._format.lead_ids) - 1
     limits = np.minimum(self._max_new_tokens, room - lengths)
-    samples: list[types.CotSample | None] = [None] * len(requests)
-    for i in np.flatnonzero(limits < 1).tolist():
-      samples[i] = self._too_long(requests[i])
+    samples = {
+      i: self._too_long(requests[i])
+      for i in np.flatnonzero(limits < 1).tolist()
+    }
     start_secs = time.monotonic()
-    num_done, num_tokens = len(requests) - samples.count(None), 0
+    num_tokens = 0
     for batch in self._batches(lengths, limits >= 1):
       outcomes = self._sample_batch(
-          params,
-          [requests[i].prompt_ids for i in batch],
-          limits[batch],
-          [_key_data(seed, purpose, requests[i]) for i in batch],
+        params,
+        [requests[i].prompt_ids for i in batch],
+        limits[batch],
+        [_key_data(seed, purpose, requests[i]) for i in batch],
       )
       for i, outcome in zip(batch, outcomes, strict=True):
         samples[i] = types.CotSample(
-            requests[i].example_id,
-            requests[i].cot_index,
-            **vars(outcome),
+          requests[i].example_id,
+          requests[i].cot_index,
+          **vars(outcome),
         )
         num_tokens += len(outcome.tokens)
-      num_done += len(batch)
       if on_batch:
         secs = time.monotonic() - start_secs
-        on_batch(Progress(num_done, len(requests), num_tokens, secs))
-    return samples
+        on_batch(Progress(len(samples), len(requests), num_tokens, secs))
+    return [samples[i] for i in range(len(requests))]
 
   def score(
-      self, params: types.PyTree, sequences: Sequence[np.ndarray]
+    self, params: types.PyTree, sequences: Sequence[np.ndarray]
   ) -> tuple[np.ndarray, np.ndarray]:
     """Reads the score's distribution after given tokens; samples nothing.
 
@@ -185,7 +189,7 @@ class Engine:
     for batch in self._batches(lengths, lengths < self._max_length):
       rows = self._padded_rows([sequences[i] for i in batch])
       probs, greedy, finite = jax.device_get(
-          self._score(params, *self._place_rows(rows))
+        self._score(params, *self._place_rows(rows))
       )
       n = len(batch)
       score_probs[batch] = np.where(finite[:n, None], probs[:n], np.nan)
@@ -193,28 +197,28 @@ class Engine:
     return score_probs, greedy_tokens
 
   def _sample_batch(
-      self,
-      params: types.PyTree,
-      prompts: list[np.ndarray],
-      limits: np.ndarray,
-      key_data: list[np.ndarray],
+    self,
+    params: types.PyTree,
+    prompts: list[np.ndarray],
+    limits: np.ndarray,
+    key_data: list[np.ndarray],
   ) -> list[row_tracker.Outcome]:
     """Samples up to B rows to their end."""
     num_fillers = self._num_rows - len(prompts)
     tokens, lengths = self._padded_rows(prompts)
     tracker = row_tracker.RowTracker(
-        prompt_lengths=lengths,
-        limits=np.pad(limits, (0, num_fillers)),
-        key_data=np.pad(np.stack(key_data), ((0, num_fillers), (0, 0))),
-        cot_format=self._format,
-        marker_filter=self._filter,
-        encode_text=self._encode_text,
-        decode_text=self._decode_text,
+      prompt_lengths=lengths,
+      limits=np.pad(limits, (0, num_fillers)),
+      key_data=np.pad(np.stack(key_data), ((0, num_fillers), (0, 0))),
+      cot_format=self._format,
+      marker_filter=self._filter,
+      encode_text=self._encode_text,
+      decode_text=self._decode_text,
     )
     # The limits of all rows fit into this length, whatever the bucket.
     cache_length = min(
-        tokens.shape[1] + self._max_new_tokens + len(self._format.lead_ids) + 1,
-        self._max_length,
+      tokens.shape[1] + self._max_new_tokens + len(self._format.lead_ids) + 1,
+      self._max_length,
     )
     tokens, lengths = self._place_rows((tokens, lengths))
     state = self._prefill(params, tokens, lengths, cache_length)
@@ -222,10 +226,10 @@ class Engine:
       control = self._place_rows(tracker.control)
       state, records = self._decode_steps(params, state, control)
       tracker.absorb(jax.device_get(records))
-    return tracker.outcomes[: len(prompts)]
+    return [tracker.outcomes[row] for row in range(len(prompts))]
 
   def _batches(
-      self, lengths: np.ndarray, is_wanted: np.ndarray
+    self, lengths: np.ndarray, is_wanted: np.ndarray
   ) -> Iterator[np.ndarray]:
     """Indices of up to B sequences of similar length at a time."""
     order = np.argsort(lengths, kind='stable')
@@ -234,7 +238,7 @@ class Engine:
       yield order[start : start + self._num_rows]
 
   def _padded_rows(
-      self, sequences: list[np.ndarray]
+    self, sequences: list[np.ndarray]
   ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [B, L] and lengths [B] int32; missing rows have one token."""
     longest = max(len(sequence) for sequence in sequences)
@@ -251,29 +255,29 @@ class Engine:
   def _too_long(self, request: CotRequest) -> types.CotSample:
     num_scores = len(self._format.score_ids)
     return types.CotSample(
-        example_id=request.example_id,
-        cot_index=request.cot_index,
-        tokens=np.zeros(0, np.int32),
-        num_sampled_tokens=0,
-        finish_reason='too_long',
-        score_probs=np.full(num_scores, np.nan, np.float32),
-        greedy_token=-1,
+      example_id=request.example_id,
+      cot_index=request.cot_index,
+      tokens=np.zeros(0, np.int32),
+      num_sampled_tokens=0,
+      finish_reason='too_long',
+      score_probs=np.full(num_scores, np.nan, np.float32),
+      greedy_token=-1,
     )
 
 
 def make_engine(
-    fns: types.ModelFns,
-    sampling: SamplingParams,
-    cot_format: CotFormat,
-    encode_text: cot_end.EncodeText,
-    decode_text: cot_end.DecodeText,
-    *,
-    rows: int,
-    max_length: int,
-    steps_per_call: int = 16,
-    length_multiple: int = 64,
-    num_valid_tokens: int | None = None,
-    place_rows: Callable[[types.PyTree], types.PyTree] = lambda rows: rows,
+  fns: types.ModelFns,
+  sampling: SamplingParams,
+  cot_format: CotFormat,
+  encode_text: cot_end.EncodeText,
+  decode_text: cot_end.DecodeText,
+  *,
+  rows: int,
+  max_length: int,
+  steps_per_call: int = 16,
+  length_multiple: int = 64,
+  num_valid_tokens: int | None = None,
+  place_rows: Callable[[types.PyTree], types.PyTree] = lambda rows: rows,
 ) -> Engine:
   """Makes a sampler; nothing is compiled before its first batch.
 
@@ -283,61 +287,60 @@ def make_engine(
     sampling: how tokens are drawn.
     cot_format: what a CoT ends with.
     encode_text: tokens of a text in the middle of a line, no special ones.
-    decode_text: text of any token list, special tokens written out; of a longer
-      list it begins with the same text, but for unfinished characters.
+    decode_text: text of a token list; a longer list's text begins with it, but
+      for an unfinished character.
     rows: B, rows decoded together; a short batch is filled up.
     max_length: most tokens of prompt, CoT, fixed words and score together.
     steps_per_call: tokens per row between two looks at the text. More wastes
       steps after a CoT's end, fewer costs more calls.
-    length_multiple: prompts are padded to multiples of it; each one met is
-      compiled once.
-    num_valid_tokens: tokens that the tokenizer knows; padded rows of the
-      embedding come after them and are never sampled. None: V.
-    place_rows: puts a tree of arrays [B, ...] on the devices, for example split
-      by rows. Default: where JAX puts them.
+    length_multiple: prompts are padded to multiples of it, each compiled once.
+    num_valid_tokens: tokens that the tokenizer knows; the embedding's rows
+      after them are padding and never sampled. None: V.
+    place_rows: puts a tree of arrays [B, ...] on the devices, for example
+      split by rows. Default: where JAX puts them.
 
   Returns:
     An engine.
 
   Raises:
-    ValueError: a score or end token that the model does not have, or sizes
-      below 1.
+    ValueError: a token that the model does not have, or a size below 1.
   """
   if num_valid_tokens is None:
     num_valid_tokens = fns.vocab_size
-  for token in (*cot_format.score_ids, cot_format.eos_id):
-    if not 0 <= token < num_valid_tokens <= fns.vocab_size:
-      raise ValueError(
-          f'token {token}: not below num_valid_tokens={num_valid_tokens}, or'
-          f' this not within vocab_size={fns.vocab_size}'
-      )
-  if min(rows, max_length, steps_per_call, length_multiple) < 1:
-    raise ValueError(
-        f'rows={rows}, max_length={max_length}, steps_per_call='
-        f'{steps_per_call}, length_multiple={length_multiple}: below 1'
-    )
-  decode_steps = decode_loop.make_decode_steps(
-      fns,
-      sampling,
-      cot_format,
-      num_steps=steps_per_call,
-      num_valid_tokens=num_valid_tokens,
-  )
-  score = decode_loop.make_score(fns, cot_format, num_valid_tokens)
+  _check_tokens(cot_format, num_valid_tokens, fns.vocab_size)
+  sizes = (rows, max_length, steps_per_call, length_multiple)
+  if min(sizes) < 1:
+    names = 'rows, max_length, steps_per_call, length_multiple'
+    raise ValueError(f'({names})={sizes}: below 1')
   return Engine(
-      cot_format=cot_format,
-      marker_filter=cot_end.MarkerFilter(cot_format.marker, decode_text),
-      max_new_tokens=sampling.max_new_tokens,
-      encode_text=encode_text,
-      decode_text=decode_text,
-      num_rows=rows,
-      max_length=max_length,
-      length_multiple=length_multiple,
-      place_rows=place_rows,
-      prefill=jax.jit(decode_loop.make_prefill(fns), static_argnums=3),
-      decode_steps=jax.jit(decode_steps, donate_argnums=1),
-      score=jax.jit(score),
+    fns,
+    sampling,
+    cot_format,
+    encode_text,
+    decode_text,
+    rows=rows,
+    max_length=max_length,
+    steps_per_call=steps_per_call,
+    length_multiple=length_multiple,
+    num_valid_tokens=num_valid_tokens,
+    place_rows=place_rows,
   )
+
+
+def _check_tokens(
+  cot_format: CotFormat, num_valid_tokens: int, vocab_size: int
+) -> None:
+  if num_valid_tokens > vocab_size:
+    raise ValueError(
+      f"num_valid_tokens={num_valid_tokens}: more than the model's {vocab_size}"
+    )
+  wanted = (*cot_format.score_ids, *cot_format.lead_ids, cot_format.eos_id)
+  for token in wanted:
+    if not 0 <= token < num_valid_tokens:
+      raise ValueError(
+        f'token {token}: not among the {num_valid_tokens} that the tokenizer'
+        ' knows'
+      )
 
 
 def _lengths(sequences: Sequence[np.ndarray]) -> np.ndarray:

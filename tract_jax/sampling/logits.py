@@ -36,22 +36,22 @@ class SamplingParams:
 
   def __post_init__(self):
     problems = [
-        f'sampling.{name}={getattr(self, name)!r}: {reason}'
-        for name, good, reason in (
-            ('temperature', self.temperature >= 0, 'is below 0'),
-            ('top_k', self.top_k >= 0, 'is below 0'),
-            ('top_p', 0 < self.top_p <= 1, 'is not in (0, 1]'),
-            ('repetition_penalty', self.repetition_penalty > 0, 'is not > 0'),
-            ('max_new_tokens', self.max_new_tokens >= 1, 'is below 1'),
-        )
-        if not good
+      f'sampling.{name}={getattr(self, name)!r}: {reason}'
+      for name, good, reason in (
+        ('temperature', self.temperature >= 0, 'is below 0'),
+        ('top_k', self.top_k >= 0, 'is below 0'),
+        ('top_p', 0 < self.top_p <= 1, 'is not in (0, 1]'),
+        ('repetition_penalty', self.repetition_penalty > 0, 'is not > 0'),
+        ('max_new_tokens', self.max_new_tokens >= 1, 'is below 1'),
+      )
+      if not good
     ]
     if problems:
       raise types.InputError('\n'.join(problems))
 
 
 def penalized(
-    logits: types.Array, seen: types.Array, penalty: float
+  logits: types.Array, seen: types.Array, penalty: float
 ) -> types.Array:
   r"""Makes tokens less likely that stand in the prompt or were generated.
 
@@ -130,11 +130,11 @@ def top_p(logits: types.Array, p: float) -> types.Array:
 
 
 def processed(
-    logits: types.Array,
-    params: SamplingParams,
-    *,
-    seen: types.Array | None = None,
-    num_valid_tokens: int | None = None,
+  logits: types.Array,
+  params: SamplingParams,
+  *,
+  seen: types.Array | None = None,
+  num_valid_tokens: int | None = None,
 ) -> types.Array:
   """The logits that tokens are drawn from.
 
@@ -165,12 +165,12 @@ def processed(
 
 
 def sample_tokens(
-    keys: types.Array,
-    logits: types.Array,
-    params: SamplingParams,
-    *,
-    seen: types.Array | None = None,
-    num_valid_tokens: int | None = None,
+  keys: types.Array,
+  logits: types.Array,
+  params: SamplingParams,
+  *,
+  seen: types.Array | None = None,
+  num_valid_tokens: int | None = None,
 ) -> types.Array:
   """Draws a token for each row, each row with its own key.
 
@@ -190,7 +190,7 @@ def sample_tokens(
     Array([0, 1], dtype=int32)
   """
   logits = processed(
-      logits, params, seen=seen, num_valid_tokens=num_valid_tokens
+    logits, params, seen=seen, num_valid_tokens=num_valid_tokens
   )
   if params.temperature == 0:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

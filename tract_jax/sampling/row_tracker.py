@@ -18,8 +18,7 @@ import dataclasses
 
 import numpy as np
 
-from tract_jax.sampling import cot_end
-from tract_jax.sampling import decode_loop
+from tract_jax.sampling import cot_end, decode_loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +37,19 @@ class RowTracker:
 
   Attributes:
     control: what the next call is asked to do; changed in place by `absorb`.
-    outcomes: [B] of the finished rows; None for the others.
+    outcomes: of the finished rows, by row; none for fillers.
   """
 
   def __init__(
-      self,
-      *,
-      prompt_lengths: np.ndarray,
-      limits: np.ndarray,
-      key_data: np.ndarray,
-      cot_format: cot_end.CotFormat,
-      marker_filter: cot_end.MarkerFilter,
-      encode_text: cot_end.EncodeText,
-      decode_text: cot_end.DecodeText,
+    self,
+    *,
+    prompt_lengths: np.ndarray,
+    limits: np.ndarray,
+    key_data: np.ndarray,
+    cot_format: cot_end.CotFormat,
+    marker_filter: cot_end.MarkerFilter,
+    encode_text: cot_end.EncodeText,
+    decode_text: cot_end.DecodeText,
   ):
     """Starts all rows behind their prompts.
 
@@ -74,13 +73,13 @@ class RowTracker:
     self._decode_text = decode_text
     self._limits = limits
     self.control = decode_loop.Control(
-        key_data=key_data,
-        prompt_lengths=prompt_lengths,
-        starts=np.zeros(num_rows, np.int32),
-        stops=limits.astype(np.int32),
-        forced_ids=np.zeros((num_rows, num_forced), np.int32),
-        forced_starts=np.zeros(num_rows, np.int32),
-        forced_counts=np.zeros(num_rows, np.int32),
+      key_data=key_data,
+      prompt_lengths=prompt_lengths,
+      starts=np.zeros(num_rows, np.int32),
+      stops=limits.astype(np.int32),
+      forced_ids=np.zeros((num_rows, num_forced), np.int32),
+      forced_starts=np.zeros(num_rows, np.int32),
+      forced_counts=np.zeros(num_rows, np.int32),
     )
     self._tokens = np.zeros((num_rows, width), np.int32)
     self._greedy_tokens = np.zeros((num_rows, width), np.int32)
@@ -89,7 +88,7 @@ class RowTracker:
     self._score_probs = np.zeros((num_rows, width, grid_size), np.float32)
     self._ends: dict[int, cot_end.CotEnd] = {}
     self._closing: dict[int, tuple[cot_end.Ending, str]] = {}
-    self.outcomes: list[Outcome | None] = [None] * num_rows
+    self.outcomes: dict[int, Outcome] = {}
 
   @property
   def is_done(self) -> bool:
@@ -116,9 +115,9 @@ class RowTracker:
     last = np.maximum(written - 1, 0)
     all_rows = np.arange(len(written))
     is_over = (
-        (written >= self._limits)
-        | (self._tokens[all_rows, last] == self._format.eos_id)
-        | ~self._finite[all_rows, last]
+      (written >= self._limits)
+      | (self._tokens[all_rows, last] == self._format.eos_id)
+      | ~self._finite[all_rows, last]
     )
     may_end = self._filter.may_end(records.tokens) & is_new
     is_worth_a_look = may_end.any(axis=0) | is_over
@@ -143,12 +142,12 @@ class RowTracker:
     end = self._ends.get(row) or self._find_end(tokens, is_over, ends)
     if end is not None:
       ending = cot_end.ending_after_marker(
-          tokens,
-          end,
-          is_over,
-          self._format,
-          self._encode_text,
-          self._decode_text,
+        tokens,
+        end,
+        is_over,
+        self._format,
+        self._encode_text,
+        self._decode_text,
       )
       if ending is None:
         self._ends[row] = end
@@ -158,26 +157,26 @@ class RowTracker:
       self._finish(row, cot_end.Ending(num_tokens, ()), 'non_finite')
     elif is_over:
       ending = cot_end.ending_without_marker(
-          tokens, self._format, self._decode_text
+        tokens, self._format, self._decode_text
       )
       self._close(row, ending, 'end_token' if has_eos else 'length')
 
   def _find_end(
-      self, tokens: list[int], is_over: bool, ends: Sequence[int]
+    self, tokens: list[int], is_over: bool, ends: Sequence[int]
   ) -> cot_end.CotEnd | None:
     for end in ends:
       # An end token has been taken off `tokens`.
       if end <= len(tokens) and self._filter.may_hold(tokens[:end]):
         found = cot_end.find_cot_end(
-            tokens[:end], self._format.marker, self._decode_text
+          tokens[:end], self._format.marker, self._decode_text
         )
         if found:
           return found
     # The filter may have missed it: read the whole text once.
     return (
-        cot_end.find_cot_end(tokens, self._format.marker, self._decode_text)
-        if is_over
-        else None
+      cot_end.find_cot_end(tokens, self._format.marker, self._decode_text)
+      if is_over
+      else None
     )
 
   def _close(self, row: int, ending: cot_end.Ending, reason: str) -> None:
@@ -200,15 +199,15 @@ class RowTracker:
     place = ending.score_index
     is_finite = bool(self._finite[row, place])
     self.outcomes[row] = Outcome(
-        tokens=self._tokens[row, :place].copy(),
-        num_sampled_tokens=ending.num_kept,
-        finish_reason=reason if is_finite else 'non_finite',
-        score_probs=(
-            self._score_probs[row, place].copy()
-            if is_finite
-            else np.full(len(self._format.score_ids), np.nan, np.float32)
-        ),
-        greedy_token=int(self._greedy_tokens[row, place]) if is_finite else -1,
+      tokens=self._tokens[row, :place].copy(),
+      num_sampled_tokens=ending.num_kept,
+      finish_reason=reason if is_finite else 'non_finite',
+      score_probs=(
+        self._score_probs[row, place].copy()
+        if is_finite
+        else np.full(len(self._format.score_ids), np.nan, np.float32)
+      ),
+      greedy_token=int(self._greedy_tokens[row, place]) if is_finite else -1,
     )
     self._closing.pop(row, None)
     self.control.stops[row] = 0

@@ -1,0 +1,142 @@
+"""The configuration's keys, defaults and checks."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from tract_jax import types
+from tract_jax.pipeline import config as config_lib
+from tract_jax.pipeline import config_check
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+
+
+def valid_config():
+  config = config_lib.default_config()
+  config.data.source = 'synthetic'
+  config.model.lora_rank = 0
+  return config
+
+
+def problems(config):
+  with pytest.raises(types.InputError) as caught:
+    config_check.check(config)
+  return str(caught.value).splitlines()
+
+
+def test_defaults_are_the_papers_recipe():
+  config = config_lib.default_config()
+  train, sampling = config.train, config.sampling
+  assert (config.model.lora_rank, config.model.lora_alpha) == (8, 16.0)
+  assert (train.lr, train.warmup_fraction, train.num_epochs) == (1e-5, 0.1, 2)
+  assert (train.batch_size, train.clip_norm, train.lambda_value) == (8, 1.0, 1.0)
+  assert (train.b1, train.b2, train.eps) == (0.9, 0.999, 1e-8)
+  assert train.weight_decay == 0.0
+  assert (sampling.temperature, sampling.top_p) == (1.0, 0.9)
+  assert sampling.repetition_penalty == 1.03
+  assert sampling.max_new_tokens == 1024
+  assert config.data.validation_fraction == 0.05
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda p: p.stem)
+def test_every_config_file_is_valid(path):
+  spec = importlib.util.spec_from_file_location('experiment', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = config_lib.merge(module.get_config())
+  if config.data.source == 'files':
+    config.data.train_path = 'rows.json'
+  config_check.check(config)
+
+
+def test_unknown_keys_are_named_with_the_nearest():
+  with pytest.raises(types.InputError) as caught:
+    config_lib.merge({'train': {'learning_rate': 1.0, 'batchsize': 4}, 'sede': 1})
+  lines = str(caught.value).splitlines()
+  assert len(lines) == 3
+  assert 'config.train.batchsize: no such key' in lines[1]
+  assert 'nearest is config.train.batch_size' in lines[1]
+  assert 'nearest is config.seeds' in lines[2]
+
+
+def test_key_in_the_wrong_section_is_found():
+  assert 'config.train.num_epochs' in config_lib.unknown_key('num_epochs')
+  assert 'config.sampling.top_p' in config_lib.unknown_key('train.top_p')
+
+
+def test_values_of_another_type_are_named():
+  with pytest.raises(types.InputError, match='config.train.lr.*str, not float'):
+    config_lib.merge({'train': {'lr': 'high'}})
+  assert config_lib.merge({'train': {'lr': 1}}).train.lr == 1.0
+  assert config_lib.merge({'seeds': [1, 2]}).seeds == (1, 2)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [
+    ('methods', ('tract', 'tarct')),
+    ('methods', ()),
+    ('predictors', ('mode',)),
+    ('num_cots', 0),
+    ('seeds', (0, 0)),
+    ('model.dtype', 'float16'),
+    ('model.lora_rank', -1),
+    ('model.lora_alpha', 0.0),
+    ('model.remat', 'some'),
+    ('score.marker', ' So'),
+    ('data.source', 'web'),
+    ('data.held_out_fraction', 1.0),
+    ('data.max_length', 1),
+    ('data.too_long', 'cut'),
+    ('train.lr', 0.0),
+    ('train.lr', float('nan')),
+    ('train.warmup_fraction', 1.5),
+    ('train.batch_size', 0),
+    ('train.lambda_value', -1.0),
+    ('train.logit_chunk', 0),
+    ('sampling.temperature', -0.1),
+    ('sampling.top_p', 0.0),
+    ('sampling.max_new_tokens', 0),
+    ('evaluation.num_resamples', 10),
+  ],
+)
+def test_bad_value_is_named_with_its_key(key, value):
+  config = valid_config()
+  config_check.check(config)
+  *folders, name = key.split('.')
+  node = config
+  for folder in folders:
+    node = node[folder]
+  node[name] = value
+  assert problems(config)[0].startswith(f'config.{key}: {value!r} is not')
+
+
+def test_all_problems_are_reported_at_once():
+  config = valid_config()
+  config.train.lr = -1.0
+  config.train.batch_size = 6
+  config.train.micro_batch_size = 4
+  found = problems(config)
+  assert len(found) == 2
+  assert '4 does not divide config.train.batch_size 6; 3 does' in found[1]
+
+
+def test_training_needs_rows_and_a_model():
+  config = config_lib.default_config()
+  found = problems(config)
+  assert any('config.data.train_path: is empty' in line for line in found)
+  assert any('config.model.path: is empty' in line for line in found)
+
+
+def test_benchmarks_are_named_by_key_or_file():
+  parse = config_lib.parse_benchmarks
+  assert parse('') == {}
+  assert parse('a=x/y.json, /data/mt_bench.jsonl') == {
+    'a': 'x/y.json',
+    'mt_bench': '/data/mt_bench.jsonl',
+  }
+  with pytest.raises(types.InputError, match='stands twice'):
+    parse('a=x,a=y')
+  with pytest.raises(types.InputError, match='name'):
+    parse('../a=x')
