@@ -68,18 +68,40 @@ def test_differences_of_long_values_can_be_told_apart():
 
 def test_an_absent_manifest_does_not_match(tmp_path):
   assert not manifest.matches(tmp_path / 'none', 'export', {'seed': 0})
+  assert not manifest.is_current(tmp_path / 'none', 'export', {'seed': 0})
+  with pytest.raises(types.InputError, match='not finished'):
+    manifest.read_results(tmp_path / 'none')
 
 
 def test_a_manifest_matches_what_it_was_written_with(tmp_path):
   folder = tmp_path / 'schön'
-  manifest.write_manifest(folder, 'export', {'grid': (1, 2)}, {'a': 'f00'})
+  manifest.write_manifest(folder, 'export', {'grid': (1, 2)}, {'num_rows': 3})
   assert manifest.matches(folder, 'export', {'grid': [1, 2]})
+  assert manifest.is_current(folder, 'export', {'grid': [1, 2]})
+  assert manifest.read_results(folder) == {'num_rows': 3}
   assert json.loads((folder / 'manifest.json').read_text()) == {
     'schema': 1,
     'kind': 'export',
+    'finished': True,
     'fingerprint': {'grid': [1, 2]},
-    'files': {'a': 'f00'},
+    'results': {'num_rows': 3},
   }
+
+
+def test_what_is_only_begun_is_not_done_but_is_refused_to_others(tmp_path):
+  manifest.write_manifest(tmp_path, 'export', {'seed': 0}, finished=False)
+  assert not manifest.matches(tmp_path, 'export', {'seed': 0})
+  assert not manifest.is_current(tmp_path, 'export', {'seed': 0})
+  with pytest.raises(types.InputError, match='seed: recorded 0, expected 1'):
+    manifest.matches(tmp_path, 'export', {'seed': 1})
+  with pytest.raises(types.InputError, match='not finished'):
+    manifest.read_results(tmp_path)
+
+
+def test_what_may_be_made_anew_is_merely_not_current(tmp_path):
+  manifest.write_manifest(tmp_path, 'export', {'seed': 0})
+  assert not manifest.is_current(tmp_path, 'export', {'seed': 1})
+  assert not manifest.is_current(tmp_path, 'report', {'seed': 0})
 
 
 def test_another_fingerprint_is_refused_field_by_field(tmp_path):

@@ -20,7 +20,7 @@ CONFIG = config_lib.ModelConfig(
   head_dim=8,
   max_position_embeddings=64,
   # Large enough that attention is far from uniform.
-  initializer_range=0.3,
+  initializer_range=0.2,
 )
 WINDOW = dataclasses.replace(CONFIG, sliding_window=4)
 
@@ -47,111 +47,6 @@ def _full(fns, params, tokens):
   """Hidden states of whole rows without padding."""
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
   return fns.hidden(params, tokens, positions, jnp.ones_like(tokens))
-
-
-# Parity with PyTorch.
-
-LLAMA3 = {
-  'rope_type': 'llama3',
-  'factor': 8.0,
-  'low_freq_factor': 1.0,
-  'high_freq_factor': 4.0,
-  'original_max_position_embeddings': 16,
-}
-
-
-def _hf_model(family, changes):
-  """A tiny random transformers model."""
-  torch = pytest.importorskip('torch')
-  transformers = pytest.importorskip('transformers')
-  names = {'llama': 'Llama', 'mistral': 'Mistral'}[family]
-  fields = {
-    'vocab_size': 64,
-    'hidden_size': 32,
-    'intermediate_size': 48,
-    'num_hidden_layers': 2,
-    'num_attention_heads': 4,
-    'num_key_value_heads': 2,
-    'max_position_embeddings': 64,
-    'initializer_range': 0.3,
-    'attn_implementation': 'eager',
-  }
-  hf_config = getattr(transformers, f'{names}Config')(**{**fields, **changes})
-  torch.manual_seed(0)
-  model = getattr(transformers, f'{names}ForCausalLM')(hf_config).eval()
-  with torch.no_grad():
-    for name, weight in model.named_parameters():
-      if 'norm' in name or name.endswith('bias'):
-        weight.add_(0.3 * torch.randn(weight.shape))
-  return model
-
-
-def _params_of(hf_model, fns):
-  """The state_dict in our tree: layers stacked, linear weights transposed."""
-  state = {k: v.numpy() for k, v in hf_model.state_dict().items()}
-
-  def leaf(path, abstract):
-    names = [key.key for key in path]
-    linear = names[-2].endswith(('_proj', 'lm_head')) and names[-1] == 'weight'
-    if names[0] == 'layers':
-      value = np.stack(
-        [
-          state['.'.join(['model', 'layers', str(i), *names[1:]])]
-          for i in range(abstract.shape[0])
-        ]
-      )
-    else:
-      prefix = [] if names[0] == 'lm_head' else ['model']
-      value = state['.'.join([*prefix, *names])]
-    return jnp.array(np.swapaxes(value, -1, -2) if linear else value)
-
-  return jax.tree_util.tree_map_with_path(
-    leaf, transformer.abstract_params(fns)
-  )
-
-
-@pytest.mark.parametrize(
-  ('family', 'changes'),
-  [
-    ('llama', {}),
-    ('llama', {'num_key_value_heads': 4, 'tie_word_embeddings': True}),
-    ('llama', {'num_key_value_heads': 1, 'head_dim': 16}),
-    ('llama', {'attention_bias': True, 'mlp_bias': True}),
-    ('llama', {'rms_norm_eps': 0.1}),
-    ('llama', {'rope_parameters': {'rope_theta': 5e5, **LLAMA3}}),
-    (
-      'llama',
-      {
-        'rope_parameters': {
-          'rope_theta': 1e4,
-          'rope_type': 'linear',
-          'factor': 4.0,
-        }
-      },
-    ),
-    ('mistral', {'sliding_window': 5}),
-    (
-      'mistral',
-      {
-        'sliding_window': None,
-        'head_dim': 4,
-        'rope_parameters': {'rope_theta': 1e6, 'rope_type': 'default'},
-      },
-    ),
-  ],
-)
-def test_logits_equal_those_of_transformers(family, changes):
-  torch = pytest.importorskip('torch')
-  hf_model = _hf_model(family, changes)
-  config = config_lib.config_from_hf(hf_model.config.to_dict())
-  fns, _ = _model(config)
-  params = _params_of(hf_model, fns)
-  tokens = _tokens(2, 24)
-  with torch.no_grad():
-    expected = hf_model(torch.tensor(np.array(tokens))).logits.numpy()
-  logits = fns.project(params, _full(fns, params, tokens))
-  assert np.abs(expected).max() > 1.0
-  np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 # What a token may depend on.
@@ -325,7 +220,7 @@ def test_every_field_is_read(field):
   elif field == 'initializer_range':
     deviation = jnp.std(other_params['embed_tokens']['weight'])
     assert deviation == pytest.approx(0.1, rel=0.1)
-    assert jnp.std(params['lm_head']['weight']) == pytest.approx(0.3, rel=0.1)
+    assert jnp.std(params['lm_head']['weight']) == pytest.approx(0.2, rel=0.1)
   elif jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, other_params):
     before = _full(fns, params, tokens)
     after = _full(other, params, tokens)

@@ -8,34 +8,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from tests.sampling import fakes
+from tests.sampling import cases, fakes
 from tract_jax.sampling import engine as engine_lib
-
-MARKER_TEXT = f' {fakes.MARKER} 4'
-# All sampling is of raw logits unless a test is about the processors.
-PLAIN = engine_lib.SamplingParams(
-  top_p=1.0, repetition_penalty=1.0, max_new_tokens=24
-)
-
-
-def _script(text, *, ends=True):
-  return [*fakes.encode_text(text), *([fakes.EOS] if ends else [])]
-
-
-def _engine(fns, *, sampling=PLAIN, **changes):
-  settings = dict(rows=4, max_length=64, steps_per_call=5, length_multiple=16)
-  changes.setdefault('num_valid_tokens', len(fakes.PIECES))
-  cot_format = changes.pop('cot_format', fakes.COT_FORMAT)
-  decode_text = changes.pop('decode_text', fakes.decode_text)
-  return engine_lib.make_engine(
-    fns,
-    sampling,
-    cot_format,
-    fakes.encode_text,
-    decode_text,
-    **{**settings, **changes},
-  )
-
 
 # A model without scripts, and what the tests that need no other share.
 FREE_FNS = fakes.make_fns()
@@ -44,149 +18,15 @@ FREE_PARAMS = FREE_FNS.init(jax.random.key(0))
 
 @functools.cache
 def _free_engine():
-  return _engine(FREE_FNS)
-
-
-def _request(script=0, length=5, name='a', cot_index=0):
-  return engine_lib.CotRequest(name, cot_index, fakes.prompt(script, length))
-
-
-def _params(fns):
-  return fns.init(jax.random.key(0))
-
-
-def _sample(scripts, *, requests=None, **changes):
-  """Samples of one request per script, checked against full passes."""
-  fns = fakes.make_fns(scripts)
-  params = _params(fns)
-  if requests is None:
-    requests = [_request(k + 1) for k in range(len(scripts))]
-  samples = _engine(fns, **changes).sample(params, requests, 0, 'test')
-  for request, sample in zip(requests, samples, strict=True):
-    _check_distribution(fns, params, request, sample)
-  return samples
-
-
-def _check_distribution(fns, params, request, sample):
-  """The distribution is that of a pass over prompt and tokens alone."""
-  if sample.finish_reason in ('too_long', 'non_finite'):
-    assert np.isnan(sample.score_probs).all()
-    assert sample.greedy_token == -1
-    return
-  tokens = [*request.prompt_ids, *sample.tokens]
-  logits = fakes.next_logits(fns, params, tokens)
-  probs = special.softmax(logits.astype(np.float64))
-  np.testing.assert_allclose(
-    sample.score_probs, probs[list(fakes.SCORE_IDS)], atol=1e-5
-  )
-  assert sample.score_probs.dtype == np.float32
-  assert sample.greedy_token == logits[: len(fakes.PIECES)].argmax()
-
-
-def _text(sample):
-  return fakes.decode_text(sample.tokens)
-
-
-def _facts(sample):
-  return (
-    sample.finish_reason,
-    _text(sample),
-    len(sample.tokens) - sample.num_sampled_tokens,
-  )
-
-
-_MARKER_END = ('marker', 'ab' + MARKER_TEXT[:-1])
-# What the model writes -> finish reason, the tokens' text, tokens not its own.
-_ENDINGS = {
-  'ab So the overall score is 4': (*_MARKER_END, 0),
-  'So the overall score is 4': ('marker', MARKER_TEXT[1:-1], 0),
-  # Another token than the prefix, the space between marker and score.
-  'ab So the overall score is1': (*_MARKER_END, 1),
-  # The end token where the prefix should be.
-  'ab So the overall score is': (*_MARKER_END, 1),
-  # " is." reaches past the marker's end.
-  'ab So the overall score is. 4': (*_MARKER_END, 2),
-  # The first of two markers.
-  'ab So the overall score is 4 So the overall score is 3': (*_MARKER_END, 0),
-  # The model stops by itself: the fixed words are written.
-  'ab is all so': ('end_token', 'ab is all so' + MARKER_TEXT[:-1], 6),
-  'ab \n': ('end_token', 'ab' + MARKER_TEXT[:-1], 6),
-  '': ('end_token', MARKER_TEXT[:-1], 6),
-}
-
-
-@pytest.mark.parametrize('steps_per_call', [1, 2, 5, 16])
-def test_endings(steps_per_call):
-  scripts = [_script(text) for text in _ENDINGS]
-  samples = _sample(scripts, steps_per_call=steps_per_call)
-  facts = [_facts(sample) for sample in samples]
-  assert dict(zip(_ENDINGS, facts, strict=True)) == _ENDINGS
-
-
-@pytest.mark.parametrize('steps_per_call', [1, 16])
-def test_length_limit(steps_per_call):
-  sampling = dataclasses.replace(PLAIN, max_new_tokens=6)
-  completed = MARKER_TEXT[:-1]
-  wanted = {
-    'abceabceabce': ('length', 'abceab' + completed, 6),
-    # The last token allowed is the marker's, in three ways.
-    'a So the overall score is 4': ('marker', 'a' + completed, 1),
-    'So the overall score is 4': ('marker', completed[1:], 1),
-    'a So the overall score is. 4': ('marker', 'a' + completed, 2),
-  }
-  samples = _sample(
-    [_script(text) for text in wanted],
-    sampling=sampling,
-    steps_per_call=steps_per_call,
-  )
-  facts = [_facts(sample) for sample in samples]
-  assert dict(zip(wanted, facts, strict=True)) == wanted
-
-
-def test_marker_complete_at_the_limit_with_empty_prefix():
-  cot_format = dataclasses.replace(
-    fakes.COT_FORMAT,
-    lead_ids=fakes.COT_FORMAT.lead_ids[:-1],
-    prefix_ids=(),
-  )
-  sampling = dataclasses.replace(PLAIN, max_new_tokens=6)
-  samples = _sample(
-    [
-      _script('a So the overall score is4'),
-      _script('a So the overall score is'),
-    ],
-    sampling=sampling,
-    cot_format=cot_format,
-  )
-  for sample in samples:
-    assert _facts(sample) == ('marker', 'a So the overall score is', 0)
-
-
-def test_token_that_spells_the_marker_oddly():
-  tokens = fakes.encode_text('ab So the over')
-  tokens += [fakes.PIECES.index(p) for p in ('all s', 'core', ' is', ' ', '4')]
-  (sample,) = _sample([tokens])
-  assert _facts(sample) == ('marker', 'ab' + MARKER_TEXT[:-1], 0)
-  assert sample.tokens.tolist() == tokens[:-1]
-
-
-def test_marker_that_the_filter_cannot_see_is_found_at_the_end():
-  # " is" alone shows as nothing, so joined texts never hold the marker.
-  hidden = fakes.encode_text(' is')
-
-  def decode_text(ids):
-    return '' if list(ids) == hidden else fakes.decode_text(ids)
-
-  (sample,) = _sample([_script('ab' + MARKER_TEXT)], decode_text=decode_text)
-  assert _facts(sample) == ('marker', 'ab' + MARKER_TEXT[:-1], 0)
+  return cases.engine(FREE_FNS)
 
 
 def test_too_long_prompts():
   num_forced = len(fakes.COT_FORMAT.lead_ids)
   # Room for prompt, one token, the fixed words and the score; and one less.
   lengths = (64 - num_forced - 2, 64 - num_forced - 1, 64, 100)
-  requests = [_request(1, length) for length in lengths]
-  samples = _sample([_script('abc')], requests=requests)
+  requests = [cases.request(1, length) for length in lengths]
+  samples = cases.sample([cases.script('abc')], requests=requests)
   assert [sample.finish_reason for sample in samples] == ['length'] + 3 * [
     'too_long'
   ]
@@ -194,36 +34,9 @@ def test_too_long_prompts():
   assert all(not len(sample.tokens) for sample in samples[1:])
 
 
-@pytest.mark.parametrize('steps_per_call', [2, 16])
-def test_non_finite_logits_spoil_their_own_row_only(steps_per_call):
-  good = _script('ab' + MARKER_TEXT)
-  words = fakes.encode_text('ab So the overall score is')
-  samples = _sample(
-    [
-      [*fakes.encode_text('ab'), fakes.NAN],
-      good,
-      # Where the score should be, and after it.
-      [*words, *fakes.encode_text(' '), fakes.NAN],
-      [*words, *fakes.encode_text(' 4'), fakes.NAN],
-    ],
-    steps_per_call=steps_per_call,
-  )
-  reasons = [sample.finish_reason for sample in samples]
-  assert reasons == ['non_finite', 'marker', 'non_finite', 'marker']
-  assert _text(samples[0]) == 'ab'
-  assert _text(samples[1]) == 'ab' + MARKER_TEXT[:-1]
-
-
-def test_non_finite_where_the_prefix_is_forced():
-  words = fakes.encode_text('ab So the overall score is')
-  (sample,) = _sample([[*words, fakes.NAN]])
-  # What came before is sound, and so is the score after the forced prefix.
-  assert _facts(sample) == ('marker', 'ab' + MARKER_TEXT[:-1], 1)
-
-
 def _free_requests():
   return [
-    _request(0, 5 + 3 * (i % 4), name=f'row {i}', cot_index=j)
+    cases.request(0, 5 + 3 * (i % 4), name=f'row {i}', cot_index=j)
     for i in range(7)
     for j in range(2)
   ]
@@ -233,14 +46,16 @@ def _free_samples(order=None, **changes):
   fns = fakes.make_fns()
   requests = _free_requests()
   order = order or range(len(requests))
-  engine = _engine(fns, **changes)
-  samples = engine.sample(_params(fns), [requests[i] for i in order], 3, 'test')
+  engine = cases.engine(fns, **changes)
+  samples = engine.sample(
+    cases.params(fns), [requests[i] for i in order], 3, 'test'
+  )
   return {(s.example_id, s.cot_index): s for s in samples}
 
 
 def test_same_key_same_text():
   wanted = _free_samples()
-  texts = {_text(sample) for sample in wanted.values()}
+  texts = {cases.text(sample) for sample in wanted.values()}
   assert len(texts) == len(wanted)
   shuffled = np.random.default_rng(0).permutation(14).tolist()
   for changes in (
@@ -255,13 +70,15 @@ def test_same_key_same_text():
 
 def test_other_key_other_text():
   engine, params = _free_engine(), FREE_PARAMS
-  request = _request()
+  request = cases.request()
   texts = {
-    _text(engine.sample(params, [request], seed, purpose)[0])
+    cases.text(engine.sample(params, [request], seed, purpose)[0])
     for seed, purpose in [(0, 'a'), (1, 'a'), (0, 'b')]
   }
   texts |= {
-    _text(engine.sample(params, [_request(name=n, cot_index=c)], 0, 'a')[0])
+    cases.text(
+      engine.sample(params, [cases.request(name=n, cot_index=c)], 0, 'a')[0]
+    )
     for n, c in [('b', 0), ('a', 1)]
   }
   assert len(texts) == 5
@@ -269,7 +86,7 @@ def test_other_key_other_text():
 
 def test_keys_are_stable():
   key_data = engine_lib._key_data(
-    0, 'self_cot', _request(name='é', cot_index=1)
+    0, 'self_cot', cases.request(name='é', cot_index=1)
   )
   # The first 8 bytes of sha256('[0, "self_cot", "\\u00e9", 1]'), big-endian.
   assert key_data.tolist() == [2737651513, 2612505749]
@@ -286,10 +103,12 @@ def test_samples_come_in_the_order_of_the_requests():
 
 def test_greedy_is_an_argmax_loop():
   fns = fakes.make_fns()
-  params = _params(fns)
-  sampling = dataclasses.replace(PLAIN, temperature=0.0, repetition_penalty=1.2)
-  request = _request()
-  (sample,) = _engine(fns, sampling=sampling).sample(
+  params = cases.params(fns)
+  sampling = dataclasses.replace(
+    cases.PLAIN, temperature=0.0, repetition_penalty=1.2
+  )
+  request = cases.request()
+  (sample,) = cases.engine(fns, sampling=sampling).sample(
     params, [request], 0, 'test'
   )
   tokens = request.prompt_ids.tolist()
@@ -308,10 +127,10 @@ def test_greedy_is_an_argmax_loop():
 
 def test_sampled_frequencies_follow_the_model():
   fns = fakes.make_fns()
-  params = _params(fns)
-  requests = [_request(name=str(i)) for i in range(3000)]
-  sampling = dataclasses.replace(PLAIN, max_new_tokens=1)
-  samples = _engine(fns, sampling=sampling, rows=1000).sample(
+  params = cases.params(fns)
+  requests = [cases.request(name=str(i)) for i in range(3000)]
+  sampling = dataclasses.replace(cases.PLAIN, max_new_tokens=1)
+  samples = cases.engine(fns, sampling=sampling, rows=1000).sample(
     params, requests, 0, 'test'
   )
   counts = np.zeros(len(fakes.PIECES))
@@ -335,21 +154,21 @@ def test_padded_vocabulary_is_never_sampled():
   params = dict(FREE_PARAMS)
   # The likeliest by far; the distributions still count it.
   params['table'] = params['table'].at[:, len(fakes.PIECES) :].add(9.0)
-  requests = [_request(name=str(i)) for i in range(8)]
+  requests = [cases.request(name=str(i)) for i in range(8)]
   samples = _free_engine().sample(params, requests, 0, 'test')
   for request, sample in zip(requests, samples, strict=True):
     assert sample.tokens.max() < len(fakes.PIECES)
-    _check_distribution(FREE_FNS, params, request, sample)
+    cases.check_distribution(FREE_FNS, params, request, sample)
     assert sample.score_probs.sum() < 0.01
 
 
 def test_score_equals_a_pass_over_each_sequence():
   fns = fakes.make_fns([[fakes.NAN]])
-  params = _params(fns)
+  params = cases.params(fns)
   lengths = (5, 60, 7, 62, 64, 63, 9)
   sequences = [fakes.prompt(0, length) for length in lengths]
   sequences.append(fakes.prompt(1))
-  probs, greedy = _engine(fns, length_multiple=64).score(params, sequences)
+  probs, greedy = cases.engine(fns, length_multiple=64).score(params, sequences)
   assert probs.dtype == np.float32 and probs.shape == (8, 5)
   # One leaves no room for the score, one is not finite.
   invalid = [4, 7]
@@ -364,11 +183,14 @@ def test_score_equals_a_pass_over_each_sequence():
 
 
 def test_progress():
-  fns = fakes.make_fns([_script('ab')])
+  fns = fakes.make_fns([cases.script('ab')])
   seen = []
-  requests = [*(_request(1, name=str(i)) for i in range(5)), _request(1, 70)]
-  samples = _engine(fns).sample(
-    _params(fns), requests, 0, 'test', on_batch=seen.append
+  requests = [
+    *(cases.request(1, name=str(i)) for i in range(5)),
+    cases.request(1, 70),
+  ]
+  samples = cases.engine(fns).sample(
+    cases.params(fns), requests, 0, 'test', on_batch=seen.append
   )
   assert [(p.num_done, p.num_total) for p in seen] == [(5, 6), (6, 6)]
   assert seen[-1].num_tokens == sum(len(s.tokens) for s in samples)
@@ -382,7 +204,7 @@ def test_nothing_to_do():
 
 
 def test_few_shapes_are_compiled():
-  scripts = [_script('ab' + MARKER_TEXT), _script('abc is so')]
+  scripts = [cases.script('ab' + cases.MARKER_TEXT), cases.script('abc is so')]
   fns = fakes.make_fns(scripts)
   num_traces = 0
 
@@ -391,10 +213,10 @@ def test_few_shapes_are_compiled():
     num_traces += 1
     return fns.project(params, hidden)
 
-  engine = _engine(fns._replace(project=project), length_multiple=8)
-  requests = [_request(1 + i % 2, 3 + i, name=str(i)) for i in range(14)]
+  engine = cases.engine(fns._replace(project=project), length_multiple=8)
+  requests = [cases.request(1 + i % 2, 3 + i, name=str(i)) for i in range(14)]
   for seed in range(2):
-    engine.sample(_params(fns), requests, seed, 'test')
+    engine.sample(cases.params(fns), requests, seed, 'test')
   # Prompts of 3 to 16 tokens: buckets of 8 and of 16.
   assert num_traces == 2
 
@@ -402,18 +224,18 @@ def test_few_shapes_are_compiled():
 def test_bad_arguments():
   fns = fakes.make_fns()
   with pytest.raises(ValueError, match='token 99'):
-    _engine(
+    cases.engine(
       fns, cot_format=dataclasses.replace(fakes.COT_FORMAT, score_ids=(99,))
     )
-  with pytest.raises(ValueError, match='rows=0'):
-    _engine(fns, rows=0)
+  with pytest.raises(ValueError, match='below 1'):
+    cases.engine(fns, rows=0)
   no_prompt = engine_lib.CotRequest('a', 0, np.zeros(0, np.int32))
   with pytest.raises(ValueError, match='has no tokens'):
-    _engine(fns).sample(_params(fns), [no_prompt], 0, 'test')
+    cases.engine(fns).sample(cases.params(fns), [no_prompt], 0, 'test')
   no_marker = dataclasses.replace(
     fakes.COT_FORMAT, marker='', lead_ids=fakes.COT_FORMAT.prefix_ids
   )
-  engine = _engine(fns, cot_format=no_marker)
+  engine = cases.engine(fns, cot_format=no_marker)
   with pytest.raises(ValueError, match='no CoT'):
-    engine.sample(_params(fns), [_request()], 0, 'test')
-  assert engine.score(_params(fns), [fakes.prompt(0)])[0].shape == (1, 5)
+    engine.sample(cases.params(fns), [cases.request()], 0, 'test')
+  assert engine.score(cases.params(fns), [fakes.prompt(0)])[0].shape == (1, 5)

@@ -80,3 +80,12 @@ def test_three_skipped_in_a_row_end_the_run_unsaved():
 def test_skipped_updates_apart_are_survived():
   recorder = Recorder(not_finite=(1, 2, 4, 5))
   assert recorder.train(num_steps=8, save_every=100).step == 8
+
+
+@pytest.mark.parametrize('stop_before', [0, 2])
+def test_stop_right_after_a_save_does_not_save_again(stop_before):
+  recorder = Recorder(stop_before=stop_before)
+  with pytest.raises(loop.Interrupted):
+    recorder.train(num_steps=5, save_every=2)
+  saves = [e for e in recorder.events if e.startswith('save')]
+  assert saves == (['save 2'] if stop_before else [])

@@ -17,6 +17,7 @@ how many devices or processes wrote it.
 from collections.abc import Callable, Mapping
 import functools
 import json
+import multiprocessing
 from typing import Any, Self, TypeVar
 
 from etils import epath
@@ -25,7 +26,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from tract_jax import types
-from tract_jax.data import checksum, manifest
+from tract_jax.data import checksum, leaf_names, manifest
 
 _FORMAT = 1
 _NAMES = ocp.path.step.standard_name_format()
@@ -63,6 +64,10 @@ class Store:
         made by all processes together, and global arrays are allowed.
     """
     self.folder = epath.Path(folder)
+    # Orbax writes host arrays on process 0 alone, and compares all processes'
+    # paths: one of several processes can save by itself only by a child.
+    alone = local and jax.process_count() > 1
+    self._start = _ChildSave if alone else _save_async
     self._max_to_keep = max_to_keep
     self._context = _make_context(local)
     self._pending: tuple[int, Any] | None = None
@@ -101,7 +106,7 @@ class Store:
       ValueError: two leaves have one name, or a name has "/" in it.
     """
     self.wait()
-    leaves = {k: _as_array(v) for k, v in _named_leaves(arrays).items()}
+    leaves = {k: _as_array(v) for k, v in leaf_names.flatten(arrays).items()}
     if self._exists(step):
       raise types.InputError(f'{self.folder}: step {step} exists already')
     if self._max_to_keep is not None:
@@ -119,7 +124,7 @@ class Store:
     response = self._run(
       f'step {step} cannot be saved',
       types.InputError,
-      lambda: ocp.save_async(self._path(step), stored, custom_metadata=record),
+      lambda: self._start(self._path(step), stored, record),
     )
     self._pending = (step, response)
 
@@ -170,7 +175,7 @@ class Store:
         for name, leaf in stored.items()
       }
     else:
-      targets = _named_leaves(abstract)
+      targets = leaf_names.flatten(abstract)
       self._check_targets(step, stored, targets)
     values = self._load_leaves(step, targets)
     actual = checksum.leaf_records(values)
@@ -181,8 +186,8 @@ class Store:
           f' {leaf["checksum"]} was saved, {actual[name]["checksum"]} is read'
         )
     if abstract is None:
-      return _nested(values), record['metadata']
-    return _unflatten(abstract, values), record['metadata']
+      return leaf_names.nested(values), record['metadata']
+    return leaf_names.unflatten(abstract, values), record['metadata']
 
   def metadata(self, step: int) -> dict[str, Any]:
     """The JSON object of a step, verified, without its arrays."""
@@ -288,58 +293,63 @@ def _make_context(local: bool) -> ocp.Context:
   return context
 
 
+def _save_async(
+  path: epath.Path, leaves: dict[str, Any], record: dict[str, Any]
+) -> Any:
+  """Starts to save here; `result()` of what it returns ends it."""
+  return ocp.save_async(path, leaves, custom_metadata=record)
+
+
+class _ChildSave:
+  """A save in a child process, which does not belong to the job of many.
+
+  The child ends with its one save, so that none is left when we are killed.
+  """
+
+  def __init__(
+    self, path: epath.Path, leaves: dict[str, Any], record: dict[str, Any]
+  ):
+    spawn = multiprocessing.get_context('spawn')
+    self._answer, answer = spawn.Pipe(duplex=False)
+    hosted = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    self._process = spawn.Process(
+      target=_save_in_child, args=(str(path), hosted, record, answer)
+    )
+    self._process.start()
+    answer.close()
+
+  def result(self) -> None:
+    """Waits for the child; raises what it could not do."""
+    try:
+      problem = self._answer.recv()
+    except EOFError:
+      problem = 'the process that saves was killed'
+    self._process.join()
+    if problem:
+      raise OSError(problem)
+
+
+def _save_in_child(
+  path: str, leaves: dict[str, Any], record: dict[str, Any], answer: Any
+) -> None:
+  """Saves and answers with what went wrong, or with nothing."""
+  # The accelerator belongs to the parent.
+  jax.config.update('jax_platforms', 'cpu')
+  try:
+    with _make_context(local=False):
+      ocp.save(path, leaves, custom_metadata=record)
+  except Exception as error:
+    answer.send(_cause(error))
+  else:
+    answer.send('')
+
+
 def _cause(error: BaseException) -> str:
   """The first line of the error that started it all; Orbax wraps the rest."""
   while error.__cause__ is not None:
     error = error.__cause__
   lines = str(error).strip().splitlines()
   return f'{type(error).__name__}: {lines[0] if lines else "no message"}'
-
-
-def _paths(tree: types.PyTree) -> tuple[list[str], list[Any], Any]:
-  """Names and leaves, in order, and the tree's structure; None is a leaf."""
-  with_paths, structure = jax.tree_util.tree_flatten_with_path(
-    tree, is_leaf=lambda x: x is None
-  )
-  names = []
-  for path, _ in with_paths:
-    parts = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    if not parts or any(not part or '/' in part for part in parts):
-      raise ValueError(f'leaf {parts}: a name must be there, without "/"')
-    names.append('/'.join(parts))
-  if len(set(names)) < len(names):
-    raise ValueError(f'two leaves have one name: {sorted(names)}')
-  return names, [leaf for _, leaf in with_paths], structure
-
-
-def _named_leaves(tree: types.PyTree) -> dict[str, Any]:
-  """{name: leaf} of a tree of arrays, or of what stands for arrays."""
-  names, leaves, _ = _paths(tree)
-  for name, leaf in zip(names, leaves, strict=True):
-    dtype = getattr(leaf, 'dtype', None)
-    if leaf is not None and (
-      not isinstance(dtype, np.dtype) or dtype.kind in 'OSUMm'
-    ):
-      raise TypeError(f'leaf {name}: not an array of numbers: {leaf!r:.80}')
-  return dict(zip(names, leaves, strict=True))
-
-
-def _unflatten(like: types.PyTree, values: dict[str, Any]) -> types.PyTree:
-  """The tree of `like` with the leaves of `values`."""
-  names, _, structure = _paths(like)
-  return jax.tree_util.tree_unflatten(structure, [values[n] for n in names])
-
-
-def _nested(values: dict[str, Any]) -> dict[str, Any]:
-  """{"a/b": x} as {"a": {"b": x}}."""
-  tree: dict[str, Any] = {}
-  for name, value in values.items():
-    *folders, last = name.split('/')
-    node = tree
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[last] = value
-  return tree
 
 
 def _signature(leaves: dict[str, Any], name: str) -> str:

@@ -136,23 +136,12 @@ class RowTracker:
       return
     num_written = int(self.control.starts[row])
     is_finite = bool(self._finite[row, num_written - 1])
-    has_eos = self._tokens[row, num_written - 1] == self._format.eos_id
-    num_tokens = num_written - (has_eos or not is_finite)
+    has_eos = bool(self._tokens[row, num_written - 1] == self._format.eos_id)
+    num_tokens = num_written - int(has_eos or not is_finite)
     tokens = self._tokens[row, :num_tokens].tolist()
     end = self._ends.get(row) or self._find_end(tokens, is_over, ends)
     if end is not None:
-      ending = cot_end.ending_after_marker(
-        tokens,
-        end,
-        is_over,
-        self._format,
-        self._encode_text,
-        self._decode_text,
-      )
-      if ending is None:
-        self._ends[row] = end
-      else:
-        self._close(row, ending, 'marker')
+      self._settle_marker(row, tokens, end, is_over)
     elif is_over and not is_finite:
       self._finish(row, cot_end.Ending(num_tokens, ()), 'non_finite')
     elif is_over:
@@ -160,6 +149,18 @@ class RowTracker:
         tokens, self._format, self._decode_text
       )
       self._close(row, ending, 'end_token' if has_eos else 'length')
+
+  def _settle_marker(
+    self, row: int, tokens: list[int], end: cot_end.CotEnd, is_over: bool
+  ) -> None:
+    ending = cot_end.ending_after_marker(
+      tokens, end, is_over, self._format, self._encode_text, self._decode_text
+    )
+    if ending is None:
+      # Looked at again when there are more tokens.
+      self._ends[row] = end
+    else:
+      self._close(row, ending, 'marker')
 
   def _find_end(
     self, tokens: list[int], is_over: bool, ends: Sequence[int]

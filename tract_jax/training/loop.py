@@ -111,9 +111,9 @@ def train(
       break
     new_wait_secs = time.perf_counter() - begin
     if hooks.should_stop():
-      if pending is not None:
+      if pending is not None:  # Else the state is saved already.
         report(wait_secs)
-      hooks.save(state)
+        hooks.save(state)
       raise Interrupted(f'stopped before step {item[0]}; the state is saved')
     index, batch = item
     state, metrics = step_fn(state, batch)

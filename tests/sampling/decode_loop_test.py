@@ -1,0 +1,197 @@
+"""Tests of sampling on a tiny Llama, against passes without cache.
+
+The marker is a single letter, so that a random model often writes it, in all
+ways: as the end of a token, inside one, before the prefix and before others.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from tests.sampling import fakes
+from tract_jax.models import config as config_lib
+from tract_jax.models import transformer
+from tract_jax.sampling import decode_loop
+from tract_jax.sampling import engine as engine_lib
+from tract_jax.sampling import logits as logits_lib
+
+NUM_VALID = len(fakes.PIECES)
+MAX_LENGTH = 48
+MARKER = 'o'
+COT_FORMAT = dataclasses.replace(
+  fakes.COT_FORMAT,
+  marker=MARKER,
+  lead_ids=tuple(fakes.encode_text(' ') + fakes.encode_text('o ')),
+)
+SAMPLING = engine_lib.SamplingParams(
+  temperature=1.2, top_k=40, top_p=0.97, max_new_tokens=16
+)
+
+
+@functools.cache
+def _model():
+  config = config_lib.ModelConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    max_position_embeddings=MAX_LENGTH,
+    sliding_window=24,
+    initializer_range=0.2,
+  )
+  fns = transformer.make_model(config)
+  return fns, fns.init(jax.random.key(1))
+
+
+@functools.cache
+def _full_logits():
+  fns, _ = _model()
+
+  def full_logits(params, tokens):
+    positions = jnp.arange(tokens.shape[1])[None]
+    hidden = fns.hidden(params, tokens, positions, jnp.ones_like(tokens))
+    return fns.project(params, hidden)[0]
+
+  return jax.jit(full_logits)
+
+
+def _next_logits(tokens):
+  """Logits [V] after a row's tokens, without cache or other rows."""
+  row = np.zeros((1, MAX_LENGTH), np.int32)
+  row[0, : len(tokens)] = tokens
+  return np.asarray(_full_logits()(_model()[1], row))[len(tokens) - 1]
+
+
+@functools.cache
+def _samples(sampling=SAMPLING):
+  """(request, sample) of 40 prompts; the longest leave little room."""
+  fns, params = _model()
+  rng = np.random.default_rng(0)
+  requests = [
+    engine_lib.CotRequest(
+      example_id=str(i),
+      cot_index=0,
+      prompt_ids=rng.integers(3, NUM_VALID, 4 + i).astype(np.int32),
+    )
+    for i in range(40)
+  ]
+  engine = engine_lib.make_engine(
+    fns,
+    sampling,
+    COT_FORMAT,
+    fakes.encode_text,
+    fakes.decode_text,
+    rows=8,
+    max_length=MAX_LENGTH,
+    steps_per_call=4,
+    length_multiple=16,
+    num_valid_tokens=NUM_VALID,
+  )
+  samples = engine.sample(params, requests, 5, 'test')
+  return list(zip(requests, samples, strict=True))
+
+
+def test_all_ways_to_end_occur():
+  ways = {
+    (s.finish_reason, len(s.tokens) - s.num_sampled_tokens)
+    for _, s in _samples()
+  }
+  # The model wrote all; the prefix was written for it; the marker's rest, too;
+  # and no marker came.
+  assert ways == {
+    ('marker', 0),
+    ('marker', 1),
+    ('marker', 2),
+    ('end_token', 3),
+    ('length', 3),
+  }
+
+
+def test_distributions_equal_full_passes():
+  for request, sample in _samples():
+    logits = _next_logits([*request.prompt_ids, *sample.tokens])
+    probs = special.softmax(logits.astype(np.float64))
+    np.testing.assert_allclose(
+      sample.score_probs, probs[list(fakes.SCORE_IDS)], atol=1e-5
+    )
+    assert sample.greedy_token == logits[:NUM_VALID].argmax()
+
+
+def test_texts_end_with_the_first_marker():
+  for _, sample in _samples():
+    text = fakes.decode_text(sample.tokens)
+    assert text.endswith(MARKER + ' ')
+    assert text.index(MARKER) == len(text) - 2
+
+
+def _reference_cot(request, sampling):
+  """A CoT drawn with full passes, one token at a time."""
+  key_data = engine_lib._key_data(5, 'test', request)
+  tokens = request.prompt_ids.tolist()
+  for i in range(sampling.max_new_tokens):
+    seen = np.zeros((1, 64), bool)
+    seen[0, tokens] = True
+    keys = logits_lib.row_keys(jnp.asarray(key_data)[None], jnp.asarray([i]))
+    (token,) = logits_lib.sample_tokens(
+      keys,
+      jnp.asarray(_next_logits(tokens))[None],
+      sampling,
+      seen=jnp.asarray(seen),
+      num_valid_tokens=NUM_VALID,
+    ).tolist()
+    if token == fakes.EOS:
+      break
+    tokens.append(token)
+    if MARKER in fakes.PIECES[token] or len(tokens) == MAX_LENGTH:
+      break
+  return tokens[len(request.prompt_ids) :]
+
+
+@pytest.mark.parametrize('temperature', [SAMPLING.temperature, 0.0])
+def test_cots_equal_a_loop_of_full_passes(temperature):
+  sampling = dataclasses.replace(
+    SAMPLING, temperature=temperature, repetition_penalty=1.3
+  )
+  num_tokens = 0
+  for request, sample in _samples(sampling)[:12]:
+    wanted = _reference_cot(request, sampling)
+    num = sample.num_sampled_tokens
+    # A prefix that the model wrote itself comes after the marker.
+    sampled = sample.tokens[: min(num, len(wanted))].tolist()
+    assert sampled == wanted[: len(sampled)]
+    # What the reference has beyond is the token that reached past the marker,
+    # or space at the end.
+    beyond = fakes.decode_text(wanted[num:])
+    assert not beyond.strip() or MARKER in beyond
+    num_tokens += len(sampled)
+  assert num_tokens > 30
+
+
+def test_rows_and_vocabulary_do_not_mix():
+  """Gradients of a row's distribution reach only its own logits."""
+
+  def mass(logits):
+    probs, _, _ = decode_loop.score_distribution(logits, fakes.SCORE_IDS, 50)
+    return probs[0].sum()
+
+  logits = jax.random.normal(jax.random.key(0), (2, 64))
+  grads = jax.grad(mass)(logits)
+  # The softmax is over the padded rows of the vocabulary, too.
+  assert (grads[0] != 0).all() and (grads[1] == 0).all()
+
+
+def test_greedy_token_and_finiteness_are_of_valid_tokens():
+  logits = jnp.zeros((4, 8)).at[0, 2].set(1.0).at[0, 7].set(5.0)
+  logits = logits.at[1, 3].set(jnp.nan).at[2, 0].set(-jnp.inf)
+  logits = logits.at[3, 7].set(-jnp.inf)
+  _, greedy, finite = decode_loop.score_distribution(logits, (1,), 6)
+  assert greedy[0] == 2
+  assert finite.tolist() == [True, False, False, True]
