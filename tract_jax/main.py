@@ -7,8 +7,6 @@ Exit codes: 0 done, 2 bad config or data, 75 interrupted and resumable,
 130 Ctrl-C, 1 other.
 """
 
-import importlib.util
-import pathlib
 import sys
 
 from absl import flags
@@ -61,7 +59,7 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
   if len(files) != 1:
     raise types.InputError('give one --config=FILE, such as configs/demo.py')
   rest = [a for a in argv if not a.startswith(_CONFIG)]
-  config = read_config(files[0])
+  config = config_lib.read_config(files[0])
   _check_keys(rest, config)
   values = flags.FlagValues()
   config_flags.DEFINE_config_dict(
@@ -78,36 +76,6 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
   config_check.check(config)
   workdir = values.workdir or f'runs/{config.name}'
   return values.task, workdir, config
-
-
-def read_config(name: str) -> ml_collections.ConfigDict:
-  """Reads a config file.
-
-  Args:
-    name: path of a Python file with get_config(); "path:argument" calls
-      get_config(argument).
-
-  Returns:
-    Its values over the defaults; `name` is the file's stem if it gives none.
-
-  Raises:
-    types.InputError: no such file, no get_config, or unknown keys.
-  """
-  file, colon, argument = name.partition(':')
-  path = pathlib.Path(file)
-  if not path.is_file():
-    raise types.InputError(f'--config={name}: no such file')
-  spec = importlib.util.spec_from_file_location('experiment', path)
-  if spec is None or spec.loader is None:
-    raise types.InputError(f'--config={name}: not a Python file')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, 'get_config'):
-    raise types.InputError(f'--config={name}: has no get_config()')
-  made = module.get_config(argument) if colon else module.get_config()
-  config = config_lib.merge(made)
-  config.name = config.name or path.stem
-  return config
 
 
 def _check_keys(argv: list[str], config: ml_collections.ConfigDict) -> None:

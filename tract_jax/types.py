@@ -19,13 +19,13 @@ Axes, one letter each, in docstrings and einsums everywhere:
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
-Array = jax.Array
-PyTree = Any
+Array: TypeAlias = jax.Array
+PyTree: TypeAlias = Any
 _pytree = functools.partial(jax.tree_util.register_dataclass, meta_fields=[])
 
 

@@ -27,6 +27,13 @@ def test_missing_folder_and_remote_folder(tmp_path):
   assert 'no such local folder' in line
 
 
+def test_link_to_a_file_that_is_gone(tmp_path):
+  (tmp_path / 'model.safetensors').symlink_to(tmp_path / 'blob')
+  assert folder_error(tmp_path) == [
+    f'{tmp_path}/model.safetensors: no such file'
+  ]
+
+
 @pytest.mark.parametrize(
   'present, said',
   [

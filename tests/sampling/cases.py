@@ -1,6 +1,7 @@
-"""An engine on the fake model, and what its samples are checked against."""
+"""Engines on the fake model, and what their samples are checked against."""
 
-import jax
+import functools
+
 import numpy as np
 from scipy import special
 
@@ -14,53 +15,67 @@ PLAIN = engine_lib.SamplingParams(
 )
 
 
-def script(text, *, ends=True):
-  return [*fakes.encode_text(text), *([fakes.EOS] if ends else [])]
-
-
-def engine(fns, *, sampling=PLAIN, **changes):
-  settings = dict(rows=4, max_length=64, steps_per_call=5, length_multiple=16)
-  changes.setdefault('num_valid_tokens', len(fakes.PIECES))
-  cot_format = changes.pop('cot_format', fakes.COT_FORMAT)
-  decode_text = changes.pop('decode_text', fakes.decode_text)
+def make_engine(
+  *,
+  fns=fakes.FNS,
+  sampling=PLAIN,
+  cot_format=fakes.COT_FORMAT,
+  decode_text=fakes.decode_text,
+  **settings,
+):
+  """An engine of 4 rows of 64 tokens, unless `settings` say otherwise."""
+  defaults = dict(
+    rows=4,
+    max_length=64,
+    steps_per_call=5,
+    length_multiple=16,
+    num_valid_tokens=len(fakes.PIECES),
+  )
   return engine_lib.make_engine(
     fns,
     sampling,
     cot_format,
     fakes.encode_text,
     decode_text,
-    **{**settings, **changes},
+    **{**defaults, **settings},
   )
 
 
-def request(script=0, length=5, name='a', cot_index=0):
+@functools.cache
+def shared_engine(**settings):
+  """The engine of these settings, compiled once for all tests."""
+  return make_engine(**settings)
+
+
+def script_of(text):
+  """What the model writes: the text and an end token."""
+  return [*fakes.encode_text(text), fakes.EOS]
+
+
+def make_request(script=0, length=5, name='a', cot_index=0):
   return engine_lib.CotRequest(name, cot_index, fakes.prompt(script, length))
 
 
-def params(fns):
-  return fns.init(jax.random.key(0))
-
-
-def sample(scripts, *, requests=None, **changes):
+def sample_scripts(scripts, *, requests=None, **settings):
   """Samples of one request per script, checked against full passes."""
-  fns = fakes.make_fns(scripts)
-  params = params(fns)
+  params = fakes.make_params(scripts)
   if requests is None:
-    requests = [request(k + 1) for k in range(len(scripts))]
-  samples = engine(fns, **changes).sample(params, requests, 0, 'test')
+    requests = [make_request(k + 1) for k in range(len(scripts))]
+  engine = shared_engine(**settings)
+  samples = engine.sample(params, requests, 0, 'test')
   for request, sample in zip(requests, samples, strict=True):
-    check_distribution(fns, params, request, sample)
+    check_distribution(params, request, sample)
   return samples
 
 
-def check_distribution(fns, params, request, sample):
+def check_distribution(params, request, sample):
   """The distribution is that of a pass over prompt and tokens alone."""
   if sample.finish_reason in ('too_long', 'non_finite'):
     assert np.isnan(sample.score_probs).all()
     assert sample.greedy_token == -1
     return
   tokens = [*request.prompt_ids, *sample.tokens]
-  logits = fakes.next_logits(fns, params, tokens)
+  logits = fakes.next_logits(params, tokens)
   probs = special.softmax(logits.astype(np.float64))
   np.testing.assert_allclose(
     sample.score_probs, probs[list(fakes.SCORE_IDS)], atol=1e-5
@@ -69,13 +84,11 @@ def check_distribution(fns, params, request, sample):
   assert sample.greedy_token == logits[: len(fakes.PIECES)].argmax()
 
 
-def text(sample):
+def text_of(sample):
   return fakes.decode_text(sample.tokens)
 
 
-def facts(sample):
-  return (
-    sample.finish_reason,
-    text(sample),
-    len(sample.tokens) - sample.num_sampled_tokens,
-  )
+def facts_of(sample):
+  """(finish reason, text up to the score, tokens not the model's own)."""
+  num_written_for_it = len(sample.tokens) - sample.num_sampled_tokens
+  return sample.finish_reason, text_of(sample), num_written_for_it

@@ -72,16 +72,16 @@ def _next_logits(tokens):
 
 @functools.cache
 def _samples(sampling=SAMPLING):
-  """(request, sample) of 40 prompts; the longest leave little room."""
+  """(request, sample) of 96 prompts; the longest leave little room."""
   fns, params = _model()
   rng = np.random.default_rng(0)
   requests = [
     engine_lib.CotRequest(
       example_id=str(i),
       cot_index=0,
-      prompt_ids=rng.integers(3, NUM_VALID, 4 + i).astype(np.int32),
+      prompt_ids=rng.integers(3, NUM_VALID, 4 + i % 40).astype(np.int32),
     )
-    for i in range(40)
+    for i in range(96)
   ]
   engine = engine_lib.make_engine(
     fns,
@@ -89,10 +89,10 @@ def _samples(sampling=SAMPLING):
     COT_FORMAT,
     fakes.encode_text,
     fakes.decode_text,
-    rows=8,
+    rows=16,
     max_length=MAX_LENGTH,
     steps_per_call=4,
-    length_multiple=16,
+    length_multiple=MAX_LENGTH,
     num_valid_tokens=NUM_VALID,
   )
   samples = engine.sample(params, requests, 5, 'test')
@@ -106,13 +106,8 @@ def test_all_ways_to_end_occur():
   }
   # The model wrote all; the prefix was written for it; the marker's rest, too;
   # and no marker came.
-  assert ways == {
-    ('marker', 0),
-    ('marker', 1),
-    ('marker', 2),
-    ('end_token', 3),
-    ('length', 3),
-  }
+  assert {('marker', 0), ('marker', 1), ('marker', 3)} < ways
+  assert {('end_token', 3), ('length', 3)} < ways
 
 
 def test_distributions_equal_full_passes():
@@ -132,20 +127,24 @@ def test_texts_end_with_the_first_marker():
     assert text.index(MARKER) == len(text) - 2
 
 
+@functools.partial(jax.jit, static_argnums=4)
+def _drawn(key_data, index, logits, seen, sampling):
+  keys = logits_lib.row_keys(key_data, index)
+  return logits_lib.sample_tokens(
+    keys, logits, sampling, seen=seen, num_valid_tokens=NUM_VALID
+  )
+
+
 def _reference_cot(request, sampling):
   """A CoT drawn with full passes, one token at a time."""
-  key_data = engine_lib._key_data(5, 'test', request)
+  key_data = engine_lib._key_data(5, 'test', request)[None]
   tokens = request.prompt_ids.tolist()
   for i in range(sampling.max_new_tokens):
     seen = np.zeros((1, 64), bool)
     seen[0, tokens] = True
-    keys = logits_lib.row_keys(jnp.asarray(key_data)[None], jnp.asarray([i]))
-    (token,) = logits_lib.sample_tokens(
-      keys,
-      jnp.asarray(_next_logits(tokens))[None],
-      sampling,
-      seen=jnp.asarray(seen),
-      num_valid_tokens=NUM_VALID,
+    logits = _next_logits(tokens)[None]
+    (token,) = _drawn(
+      key_data, np.asarray([i]), logits, seen, sampling
     ).tolist()
     if token == fakes.EOS:
       break
@@ -161,7 +160,7 @@ def test_cots_equal_a_loop_of_full_passes(temperature):
     SAMPLING, temperature=temperature, repetition_penalty=1.3
   )
   num_tokens = 0
-  for request, sample in _samples(sampling)[:12]:
+  for request, sample in _samples(sampling)[:24]:
     wanted = _reference_cot(request, sampling)
     num = sample.num_sampled_tokens
     # A prefix that the model wrote itself comes after the marker.

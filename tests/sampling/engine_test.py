@@ -1,32 +1,24 @@
 """Tests of the sampler on a model whose every answer is known."""
 
 import dataclasses
-import functools
 
-import jax
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from tests.sampling import cases, fakes
 from tract_jax.sampling import engine as engine_lib
 
-# A model without scripts, and what the tests that need no other share.
-FREE_FNS = fakes.make_fns()
-FREE_PARAMS = FREE_FNS.init(jax.random.key(0))
-
-
-@functools.cache
-def _free_engine():
-  return cases.engine(FREE_FNS)
+# Without scripts.
+_PARAMS = fakes.make_params()
 
 
 def test_too_long_prompts():
   num_forced = len(fakes.COT_FORMAT.lead_ids)
   # Room for prompt, one token, the fixed words and the score; and one less.
   lengths = (64 - num_forced - 2, 64 - num_forced - 1, 64, 100)
-  requests = [cases.request(1, length) for length in lengths]
-  samples = cases.sample([cases.script('abc')], requests=requests)
+  requests = [cases.make_request(1, length) for length in lengths]
+  samples = cases.sample_scripts([cases.script_of('abc')], requests=requests)
   assert [sample.finish_reason for sample in samples] == ['length'] + 3 * [
     'too_long'
   ]
@@ -36,26 +28,24 @@ def test_too_long_prompts():
 
 def _free_requests():
   return [
-    cases.request(0, 5 + 3 * (i % 4), name=f'row {i}', cot_index=j)
+    cases.make_request(0, 5 + 3 * (i % 4), name=f'row {i}', cot_index=j)
     for i in range(7)
     for j in range(2)
   ]
 
 
-def _free_samples(order=None, **changes):
-  fns = fakes.make_fns()
+def _free_samples(order=None, **settings):
   requests = _free_requests()
   order = order or range(len(requests))
-  engine = cases.engine(fns, **changes)
-  samples = engine.sample(
-    cases.params(fns), [requests[i] for i in order], 3, 'test'
+  samples = cases.shared_engine(**settings).sample(
+    _PARAMS, [requests[i] for i in order], 3, 'test'
   )
   return {(s.example_id, s.cot_index): s for s in samples}
 
 
 def test_same_key_same_text():
   wanted = _free_samples()
-  texts = {cases.text(sample) for sample in wanted.values()}
+  texts = {cases.text_of(sample) for sample in wanted.values()}
   assert len(texts) == len(wanted)
   shuffled = np.random.default_rng(0).permutation(14).tolist()
   for changes in (
@@ -69,24 +59,21 @@ def test_same_key_same_text():
 
 
 def test_other_key_other_text():
-  engine, params = _free_engine(), FREE_PARAMS
-  request = cases.request()
-  texts = {
-    cases.text(engine.sample(params, [request], seed, purpose)[0])
-    for seed, purpose in [(0, 'a'), (1, 'a'), (0, 'b')]
-  }
-  texts |= {
-    cases.text(
-      engine.sample(params, [cases.request(name=n, cot_index=c)], 0, 'a')[0]
-    )
-    for n, c in [('b', 0), ('a', 1)]
-  }
-  assert len(texts) == 5
+  def text(seed=0, purpose='a', name='a', cot_index=0):
+    request = cases.make_request(name=name, cot_index=cot_index)
+    engine = cases.shared_engine()
+    (sample,) = engine.sample(_PARAMS, [request], seed, purpose)
+    return cases.text_of(sample)
+
+  texts = [text(), text(seed=1), text(purpose='b'), text(name='b')]
+  texts.append(text(cot_index=1))
+  assert len(set(texts)) == 5
+  assert text() == texts[0]
 
 
 def test_keys_are_stable():
   key_data = engine_lib._key_data(
-    0, 'self_cot', cases.request(name='é', cot_index=1)
+    0, 'self_cot', cases.make_request(name='é', cot_index=1)
   )
   # The first 8 bytes of sha256('[0, "self_cot", "\\u00e9", 1]'), big-endian.
   assert key_data.tolist() == [2737651513, 2612505749]
@@ -95,25 +82,23 @@ def test_keys_are_stable():
 
 def test_samples_come_in_the_order_of_the_requests():
   requests = _free_requests()
-  samples = _free_engine().sample(FREE_PARAMS, requests, 0, 'test')
+  samples = cases.shared_engine().sample(_PARAMS, requests, 0, 'test')
   assert [(s.example_id, s.cot_index) for s in samples] == [
     (r.example_id, r.cot_index) for r in requests
   ]
 
 
 def test_greedy_is_an_argmax_loop():
-  fns = fakes.make_fns()
-  params = cases.params(fns)
   sampling = dataclasses.replace(
     cases.PLAIN, temperature=0.0, repetition_penalty=1.2
   )
-  request = cases.request()
-  (sample,) = cases.engine(fns, sampling=sampling).sample(
-    params, [request], 0, 'test'
+  request = cases.make_request()
+  (sample,) = cases.make_engine(sampling=sampling).sample(
+    _PARAMS, [request], 0, 'test'
   )
   tokens = request.prompt_ids.tolist()
   for _ in range(sampling.max_new_tokens):
-    logits = fakes.next_logits(fns, params, tokens)[: len(fakes.PIECES)]
+    logits = fakes.next_logits(_PARAMS, tokens)[: len(fakes.PIECES)]
     seen = np.unique(tokens)
     logits[seen] *= np.where(logits[seen] < 0, 1.2, 1 / 1.2)
     if logits.argmax() == fakes.EOS:
@@ -126,55 +111,50 @@ def test_greedy_is_an_argmax_loop():
 
 
 def test_sampled_frequencies_follow_the_model():
-  fns = fakes.make_fns()
-  params = cases.params(fns)
-  requests = [cases.request(name=str(i)) for i in range(3000)]
+  num_draws = 3000
+  requests = [cases.make_request(name=str(i)) for i in range(num_draws)]
   sampling = dataclasses.replace(cases.PLAIN, max_new_tokens=1)
-  samples = cases.engine(fns, sampling=sampling, rows=1000).sample(
-    params, requests, 0, 'test'
+  samples = cases.make_engine(sampling=sampling, rows=1000).sample(
+    _PARAMS, requests, 0, 'test'
   )
-  counts = np.zeros(len(fakes.PIECES))
-  for sample in samples:
-    if sample.num_sampled_tokens:
-      counts[sample.tokens[0]] += 1
-  logits = fakes.next_logits(fns, params, fakes.prompt(0))
-  probs = special.softmax(logits[: len(fakes.PIECES)].astype(np.float64))
-  # The end token and white space are not kept.
+  # A first token of space and the end token are not kept: one class.
+  first = [s.tokens[0] for s in samples if s.num_sampled_tokens]
+  counts = np.bincount(first, minlength=len(fakes.PIECES))
+  logits = fakes.next_logits(_PARAMS, fakes.prompt(0))[: len(fakes.PIECES)]
+  expected = num_draws * special.softmax(logits.astype(np.float64))
   is_kept = np.asarray([bool(piece.strip()) for piece in fakes.PIECES])
   is_kept[fakes.EOS] = False
-  kept = is_kept & (probs * 3000 > 5)
-  deviations = (counts - 3000 * probs)[kept] / np.sqrt(
-    3000 * probs * (1 - probs)
-  )[kept]
-  assert np.square(deviations).mean() < 2.0
   assert counts[~is_kept].sum() == 0
+  counts = [*counts[is_kept], num_draws - len(first)]
+  expected = [*expected[is_kept], expected[~is_kept].sum()]
+  assert stats.chisquare(counts, expected).pvalue > 1e-3
 
 
 def test_padded_vocabulary_is_never_sampled():
-  params = dict(FREE_PARAMS)
+  params = dict(_PARAMS)
   # The likeliest by far; the distributions still count it.
   params['table'] = params['table'].at[:, len(fakes.PIECES) :].add(9.0)
-  requests = [cases.request(name=str(i)) for i in range(8)]
-  samples = _free_engine().sample(params, requests, 0, 'test')
+  requests = [cases.make_request(name=str(i)) for i in range(8)]
+  samples = cases.shared_engine().sample(params, requests, 0, 'test')
   for request, sample in zip(requests, samples, strict=True):
     assert sample.tokens.max() < len(fakes.PIECES)
-    cases.check_distribution(FREE_FNS, params, request, sample)
+    cases.check_distribution(params, request, sample)
     assert sample.score_probs.sum() < 0.01
 
 
 def test_score_equals_a_pass_over_each_sequence():
-  fns = fakes.make_fns([[fakes.NAN]])
-  params = cases.params(fns)
+  params = fakes.make_params([[fakes.NAN]])
   lengths = (5, 60, 7, 62, 64, 63, 9)
   sequences = [fakes.prompt(0, length) for length in lengths]
   sequences.append(fakes.prompt(1))
-  probs, greedy = cases.engine(fns, length_multiple=64).score(params, sequences)
+  engine = cases.make_engine(length_multiple=64)
+  probs, greedy = engine.score(params, sequences)
   assert probs.dtype == np.float32 and probs.shape == (8, 5)
   # One leaves no room for the score, one is not finite.
   invalid = [4, 7]
   assert np.isnan(probs[invalid]).all() and (greedy[invalid] == -1).all()
   for i in set(range(8)) - set(invalid):
-    logits = fakes.next_logits(fns, params, sequences[i])
+    logits = fakes.next_logits(params, sequences[i])
     wanted = special.softmax(logits.astype(np.float64))
     np.testing.assert_allclose(
       probs[i], wanted[list(fakes.SCORE_IDS)], atol=1e-6
@@ -183,14 +163,15 @@ def test_score_equals_a_pass_over_each_sequence():
 
 
 def test_progress():
-  fns = fakes.make_fns([cases.script('ab')])
   seen = []
-  requests = [
-    *(cases.request(1, name=str(i)) for i in range(5)),
-    cases.request(1, 70),
-  ]
-  samples = cases.engine(fns).sample(
-    cases.params(fns), requests, 0, 'test', on_batch=seen.append
+  requests = [cases.make_request(1, name=str(i)) for i in range(5)]
+  requests.append(cases.make_request(1, 70))
+  samples = cases.shared_engine().sample(
+    fakes.make_params([cases.script_of('ab')]),
+    requests,
+    0,
+    'test',
+    on_batch=seen.append,
   )
   assert [(p.num_done, p.num_total) for p in seen] == [(5, 6), (6, 6)]
   assert seen[-1].num_tokens == sum(len(s.tokens) for s in samples)
@@ -198,44 +179,53 @@ def test_progress():
 
 
 def test_nothing_to_do():
-  assert _free_engine().sample(FREE_PARAMS, [], 0, 'test') == []
-  probs, greedy = _free_engine().score(FREE_PARAMS, [])
+  assert cases.shared_engine().sample(_PARAMS, [], 0, 'test') == []
+  probs, greedy = cases.shared_engine().score(_PARAMS, [])
   assert probs.shape == (0, 5) and greedy.shape == (0,)
 
 
 def test_few_shapes_are_compiled():
-  scripts = [cases.script('ab' + cases.MARKER_TEXT), cases.script('abc is so')]
-  fns = fakes.make_fns(scripts)
   num_traces = 0
 
   def project(params, hidden):
     nonlocal num_traces
     num_traces += 1
-    return fns.project(params, hidden)
+    return fakes.FNS.project(params, hidden)
 
-  engine = cases.engine(fns._replace(project=project), length_multiple=8)
-  requests = [cases.request(1 + i % 2, 3 + i, name=str(i)) for i in range(14)]
+  fns = fakes.FNS._replace(project=project)
+  engine = cases.make_engine(fns=fns, length_multiple=8)
+  # Several calls per batch, rewound rows and a short last batch.
+  params = fakes.make_params(
+    [cases.script_of('ab' + cases.MARKER_TEXT), cases.script_of('abc is so')]
+  )
+  requests = [
+    cases.make_request(1 + i % 2, 3 + i, name=str(i)) for i in range(14)
+  ]
   for seed in range(2):
-    engine.sample(cases.params(fns), requests, seed, 'test')
+    engine.sample(params, requests, seed, 'test')
   # Prompts of 3 to 16 tokens: buckets of 8 and of 16.
   assert num_traces == 2
 
 
 def test_bad_arguments():
-  fns = fakes.make_fns()
+  bad_format = dataclasses.replace(fakes.COT_FORMAT, score_ids=(99,))
   with pytest.raises(ValueError, match='token 99'):
-    cases.engine(
-      fns, cot_format=dataclasses.replace(fakes.COT_FORMAT, score_ids=(99,))
-    )
+    cases.make_engine(cot_format=bad_format)
+  with pytest.raises(ValueError, match='num_valid_tokens=99'):
+    cases.make_engine(num_valid_tokens=99)
   with pytest.raises(ValueError, match='below 1'):
-    cases.engine(fns, rows=0)
+    cases.make_engine(rows=0)
   no_prompt = engine_lib.CotRequest('a', 0, np.zeros(0, np.int32))
   with pytest.raises(ValueError, match='has no tokens'):
-    cases.engine(fns).sample(cases.params(fns), [no_prompt], 0, 'test')
+    cases.shared_engine().sample(_PARAMS, [no_prompt], 0, 'test')
+
+
+def test_format_without_marker_can_only_score():
   no_marker = dataclasses.replace(
     fakes.COT_FORMAT, marker='', lead_ids=fakes.COT_FORMAT.prefix_ids
   )
-  engine = cases.engine(fns, cot_format=no_marker)
+  engine = cases.make_engine(cot_format=no_marker)
   with pytest.raises(ValueError, match='no CoT'):
-    engine.sample(cases.params(fns), [cases.request()], 0, 'test')
-  assert engine.score(cases.params(fns), [fakes.prompt(0)])[0].shape == (1, 5)
+    engine.sample(_PARAMS, [cases.make_request()], 0, 'test')
+  probs, _ = engine.score(_PARAMS, [fakes.prompt(0)])
+  assert probs.shape == (1, 5) and np.isfinite(probs).all()

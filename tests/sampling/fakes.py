@@ -6,7 +6,6 @@ next. A row's first prompt token picks its script; script 0 says nothing.
 """
 
 from collections.abc import Sequence
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ PAD, EOS, NAN = 0, 1, 2
 # These tokens pick scripts 0 to 9, and stand for nothing else.
 FIRST_SCRIPT = 3
 PIECES = ['<pad>', '<eos>', '<nan>', *(f'<{k}>' for k in range(10))]
+NUM_SCRIPTS, MAX_SCRIPT = 10, 32
 FIRST_TEXT = len(PIECES)
 PIECES += list(' abceghilnorstvwS')
 PIECES += [' So', ' the', ' overall', ' score', ' is', ' is.', 'all s', 'core']
@@ -52,22 +52,16 @@ COT_FORMAT = cot_end.CotFormat(
 )
 
 
-def make_fns(scripts: Sequence[Sequence[int]] = ()) -> types.ModelFns:
-  """A model that writes scripts[k - 1] in rows whose prompt begins with <k>.
-
-  A script's <nan> makes all logits NaN at its place. Behind its end a script
-  says nothing. Params are {'table': [97, V]}.
-  """
-  longest = max((len(script) for script in scripts), default=0) + 1
-  table = np.full((len(scripts) + 1, longest), -1, np.int32)
-  for k, script in enumerate(scripts):
-    table[k + 1, : len(script)] = script
-  table = jnp.asarray(table)
+def make_fns() -> types.ModelFns:
+  """A model that writes params['scripts'][k] in rows that begin with <k>."""
 
   def init(key):
-    return {'table': jax.random.normal(key, (97, VOCAB_SIZE))}
+    return {
+      'table': jax.random.normal(key, (97, VOCAB_SIZE)),
+      'scripts': jnp.full((NUM_SCRIPTS, MAX_SCRIPT), -1, jnp.int32),
+    }
 
-  def hidden_of(tokens, lengths):
+  def hidden_of(params, tokens, lengths):
     """[B, 2] float32 of tokens [B, T]: a hash of the history, and the script's
     token. A prompt is as long as its second token says."""
     places = jnp.arange(tokens.shape[1])[None]
@@ -75,9 +69,9 @@ def make_fns(scripts: Sequence[Sequence[int]] = ()) -> types.ModelFns:
     is_token = places < lengths[:, None]
     digest = jnp.where(is_token, tokens * weights, 0).sum(axis=1) % 97
     written = lengths - tokens[:, 1]
-    scripts = table[tokens[:, 0] - FIRST_SCRIPT]
+    scripts = params['scripts'][tokens[:, 0] - FIRST_SCRIPT]
     wanted = jnp.take_along_axis(
-      scripts, jnp.clip(written, 0, longest - 1)[:, None], axis=1
+      scripts, jnp.clip(written, 0, MAX_SCRIPT - 1)[:, None], axis=1
     )[:, 0]
     return jnp.stack([digest, wanted], axis=1).astype(jnp.float32)
 
@@ -95,14 +89,14 @@ def make_fns(scripts: Sequence[Sequence[int]] = ()) -> types.ModelFns:
   def prefill(params, tokens, lengths, cache_length):
     room = cache_length - tokens.shape[1]
     tokens = jnp.pad(tokens, ((0, 0), (0, room)))
-    return hidden_of(tokens, lengths), cache_of(tokens, lengths)
+    return hidden_of(params, tokens, lengths), cache_of(tokens, lengths)
 
   def decode(params, tokens, cache):
     rows = jnp.arange(tokens.shape[0])
     history = cache.keys[0, :, 0, :, 0]
     history = history.at[rows, cache.lengths].set(tokens, mode='drop')
     lengths = cache.lengths + 1
-    return hidden_of(history, lengths), cache_of(history, lengths)
+    return hidden_of(params, history, lengths), cache_of(history, lengths)
 
   return types.ModelFns(
     init=init,
@@ -121,18 +115,30 @@ def prompt(script: int, length: int = 5) -> np.ndarray:
   return np.resize(np.asarray(ids, np.int32), length)
 
 
-@functools.cache
-def _next_logits(fns: types.ModelFns):
-  def next_logits(params, tokens, lengths):
-    hidden, _ = fns.prefill(params, tokens, lengths, tokens.shape[1])
-    return fns.project(params, hidden)[0]
-
-  return jax.jit(next_logits)
+FNS = make_fns()
 
 
-def next_logits(fns: types.ModelFns, params, tokens: Sequence[int]):
+def make_params(scripts: Sequence[Sequence[int]] = ()) -> types.PyTree:
+  """Params with scripts[0] for rows that begin with <1>, and so on.
+
+  A script's <nan> makes all logits NaN at its place. Behind its end a script
+  says nothing.
+  """
+  table = np.full((NUM_SCRIPTS, MAX_SCRIPT), -1, np.int32)
+  for k, script in enumerate(scripts):
+    table[k + 1, : len(script)] = script
+  return {**FNS.init(jax.random.key(0)), 'scripts': jnp.asarray(table)}
+
+
+@jax.jit
+def _next_logits(params, tokens, lengths):
+  hidden, _ = FNS.prefill(params, tokens, lengths, tokens.shape[1])
+  return FNS.project(params, hidden)[0]
+
+
+def next_logits(params: types.PyTree, tokens: Sequence[int]) -> np.ndarray:
   """Logits [V] after one row's tokens, by a prefill of them alone."""
   row = np.zeros((1, 128), np.int32)
   row[0, : len(tokens)] = tokens
   lengths = np.asarray([len(tokens)], np.int32)
-  return np.array(_next_logits(fns)(params, row, lengths))
+  return np.array(_next_logits(params, row, lengths))

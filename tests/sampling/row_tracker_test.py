@@ -31,9 +31,9 @@ _ENDINGS = {
 
 @pytest.mark.parametrize('steps_per_call', [1, 2, 5, 16])
 def test_endings(steps_per_call):
-  scripts = [cases.script(text) for text in _ENDINGS]
-  samples = cases.sample(scripts, steps_per_call=steps_per_call)
-  facts = [cases.facts(sample) for sample in samples]
+  scripts = [cases.script_of(text) for text in _ENDINGS]
+  samples = cases.sample_scripts(scripts, steps_per_call=steps_per_call)
+  facts = [cases.facts_of(sample) for sample in samples]
   assert dict(zip(_ENDINGS, facts, strict=True)) == _ENDINGS
 
 
@@ -48,12 +48,12 @@ def test_length_limit(steps_per_call):
     'So the overall score is 4': ('marker', completed[1:], 1),
     'a So the overall score is. 4': ('marker', 'a' + completed, 2),
   }
-  samples = cases.sample(
-    [cases.script(text) for text in wanted],
+  samples = cases.sample_scripts(
+    [cases.script_of(text) for text in wanted],
     sampling=sampling,
     steps_per_call=steps_per_call,
   )
-  facts = [cases.facts(sample) for sample in samples]
+  facts = [cases.facts_of(sample) for sample in samples]
   assert dict(zip(wanted, facts, strict=True)) == wanted
 
 
@@ -64,23 +64,23 @@ def test_marker_complete_at_the_limit_with_empty_prefix():
     prefix_ids=(),
   )
   sampling = dataclasses.replace(cases.PLAIN, max_new_tokens=6)
-  samples = cases.sample(
+  samples = cases.sample_scripts(
     [
-      cases.script('a So the overall score is4'),
-      cases.script('a So the overall score is'),
+      cases.script_of('a So the overall score is4'),
+      cases.script_of('a So the overall score is'),
     ],
     sampling=sampling,
     cot_format=cot_format,
   )
   for sample in samples:
-    assert cases.facts(sample) == ('marker', 'a So the overall score is', 0)
+    assert cases.facts_of(sample) == ('marker', 'a So the overall score is', 0)
 
 
 def test_token_that_spells_the_marker_oddly():
   tokens = fakes.encode_text('ab So the over')
   tokens += [fakes.PIECES.index(p) for p in ('all s', 'core', ' is', ' ', '4')]
-  (sample,) = cases.sample([tokens])
-  assert cases.facts(sample) == ('marker', 'ab' + cases.MARKER_TEXT[:-1], 0)
+  (sample,) = cases.sample_scripts([tokens])
+  assert cases.facts_of(sample) == ('marker', 'ab' + cases.MARKER_TEXT[:-1], 0)
   assert sample.tokens.tolist() == tokens[:-1]
 
 
@@ -91,17 +91,17 @@ def test_marker_that_the_filter_cannot_see_is_found_at_the_end():
   def decode_text(ids):
     return '' if list(ids) == hidden else fakes.decode_text(ids)
 
-  (sample,) = cases.sample(
-    [cases.script('ab' + cases.MARKER_TEXT)], decode_text=decode_text
+  (sample,) = cases.sample_scripts(
+    [cases.script_of('ab' + cases.MARKER_TEXT)], decode_text=decode_text
   )
-  assert cases.facts(sample) == ('marker', 'ab' + cases.MARKER_TEXT[:-1], 0)
+  assert cases.facts_of(sample) == ('marker', 'ab' + cases.MARKER_TEXT[:-1], 0)
 
 
 @pytest.mark.parametrize('steps_per_call', [2, 16])
 def test_non_finite_logits_spoil_their_own_row_only(steps_per_call):
-  good = cases.script('ab' + cases.MARKER_TEXT)
+  good = cases.script_of('ab' + cases.MARKER_TEXT)
   words = fakes.encode_text('ab So the overall score is')
-  samples = cases.sample(
+  samples = cases.sample_scripts(
     [
       [*fakes.encode_text('ab'), fakes.NAN],
       good,
@@ -113,12 +113,12 @@ def test_non_finite_logits_spoil_their_own_row_only(steps_per_call):
   )
   reasons = [sample.finish_reason for sample in samples]
   assert reasons == ['non_finite', 'marker', 'non_finite', 'marker']
-  assert cases.text(samples[0]) == 'ab'
-  assert cases.text(samples[1]) == 'ab' + cases.MARKER_TEXT[:-1]
+  assert cases.text_of(samples[0]) == 'ab'
+  assert cases.text_of(samples[1]) == 'ab' + cases.MARKER_TEXT[:-1]
 
 
 def test_non_finite_where_the_prefix_is_forced():
   words = fakes.encode_text('ab So the overall score is')
-  (sample,) = cases.sample([[*words, fakes.NAN]])
+  (sample,) = cases.sample_scripts([[*words, fakes.NAN]])
   # What came before is sound, and so is the score after the forced prefix.
-  assert cases.facts(sample) == ('marker', 'ab' + cases.MARKER_TEXT[:-1], 1)
+  assert cases.facts_of(sample) == ('marker', 'ab' + cases.MARKER_TEXT[:-1], 1)

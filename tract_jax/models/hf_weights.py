@@ -200,9 +200,10 @@ def _open_folder(
   folder: pathlib.Path, stack: contextlib.ExitStack
 ) -> dict[str, _Tensor]:
   """Opens the folder's safetensors; every tensor of it by name."""
-  if '://' in str(folder) or not folder.is_dir():
+  if not folder.is_dir():
     raise types.InputError(f'{folder}: no such local folder')
-  if (folder / SINGLE_FILE).exists():
+  # A link whose target is gone counts: it is then named as the missing file.
+  if os.path.lexists(folder / SINGLE_FILE):
     return _open_file(folder / SINGLE_FILE, stack)
   if not (folder / INDEX_FILE).exists():
     raise types.InputError(_nothing_to_read(folder))

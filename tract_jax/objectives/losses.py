@@ -123,16 +123,18 @@ def loss_terms(
 
   rows = (
     jnp.take_along_axis(hidden, order[..., None], axis=1),
-    gather(batch.targets),
-    gather(tokens) & in_row[None],
-    gather(batch.score_mask) & in_row[None],
-    gather(batch.score_values),
+    (
+      gather(batch.targets),
+      gather(tokens) & in_row[None],
+      gather(batch.score_mask) & in_row[None],
+      gather(batch.score_values),
+    ),
   )
 
   @jax.checkpoint
   def add_chunk(terms, chunk_rows):
-    chunk_hidden, *labels = chunk_rows
-    new = _chunk_terms(project(chunk_hidden), *labels, score_target)
+    chunk_hidden, labels = chunk_rows
+    new = _chunk_terms(project(chunk_hidden), labels, score_target)
     return numerics.tree_add(terms, new), None
 
   if num_chunks == 1:
@@ -166,10 +168,9 @@ def objective_loss(
   return objective.ce_weight * ce + objective.score_weight * squared_error
 
 
-def _chunk_terms(
-  logits, targets, tokens, score_mask, score_values, score_target
-) -> types.LossTerms:
+def _chunk_terms(logits, labels, score_target) -> types.LossTerms:
   """LossTerms of one chunk of target positions; logits [B, P, V]."""
+  targets, tokens, score_mask, score_values = labels
   logits = logits.astype(jnp.float32)
   target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
   nll = jax.nn.logsumexp(logits, axis=-1) - target_logits[..., 0]

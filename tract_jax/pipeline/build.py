@@ -80,7 +80,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
   grid = prompts.make_score_grid(config.score.grid, config.score.format)
   if model.path:
     path = seed_model.seed_model_path(model.path)
-    tokenizer = tokenizer_lib.load_tokenizer(path)
+    tokenizer = tokenizer_lib.load_tokenizer(str(path))
     model_config = _read_architecture(path, tokenizer)
   else:
     path = None
@@ -212,28 +212,11 @@ def make_trainer(
   Returns:
     The compiled (on first use) functions.
   """
-  train = setup.config.train
-  numbers = {f.name: train[f.name] for f in _OPTIMIZER_FIELDS}
+  numbers = {f.name: setup.config.train[f.name] for f in _OPTIMIZER_FIELDS}
   optimizer_config = optimizer_lib.OptimizerConfig(**numbers)
   optimizer = optimizer_lib.make_optimizer(optimizer_config, num_steps)
   schedule = optimizer_lib.make_schedule(optimizer_config, num_steps)
-  scores = setup.cot_scores if with_cot else setup.bare_scores
-  target = losses.ScoreTarget(scores.ids, setup.grid.values)
-
-  def loss_fn(trainable, frozen, rows):
-    params = lora.merge(trainable, frozen)
-    hidden = setup.fns.hidden(
-      params, rows.inputs, rows.positions, rows.segment_ids
-    )
-    return losses.loss_terms(
-      functools.partial(setup.fns.project, params),
-      hidden,
-      rows,
-      objective,
-      target,
-      num_targets=num_targets,
-      chunk_size=train.logit_chunk,
-    )
+  loss_fn = _make_loss_fn(setup, objective, with_cot, num_targets)
 
   def evaluate(trainable, frozen, batch):
     def add(terms, rows):
@@ -241,16 +224,21 @@ def make_trainer(
 
     return jax.lax.scan(add, losses.no_terms(), batch)[0]
 
-  init = functools.partial(state_lib.init_state, optimizer=optimizer)
   trainable, frozen = lora.split_trainable(
     abstract_params(setup), train_base=setup.config.model.lora_rank == 0
   )
-  frozen_shardings = jax.tree.map(lambda x: x.sharding, frozen)
   shardings = _state_shardings(setup, optimizer, trainable)
-  step = step_lib.make_step(loss_fn, objective, optimizer, schedule)
   return Trainer(
-    init_state=jax.jit(init, out_shardings=shardings),
-    step=mapping.jit_step(step, setup.mesh, shardings, frozen_shardings),
+    init_state=jax.jit(
+      functools.partial(state_lib.init_state, optimizer=optimizer),
+      out_shardings=shardings,
+    ),
+    step=mapping.jit_step(
+      step_lib.make_step(loss_fn, objective, optimizer, schedule),
+      setup.mesh,
+      shardings,
+      jax.tree.map(lambda x: x.sharding, frozen),
+    ),
     evaluate=jax.jit(evaluate),
     to_device=functools.partial(_to_device, setup),
   )
@@ -285,7 +273,7 @@ def make_engine(setup: Setup) -> engine_lib.Engine:
     setup.fns,
     sampling,
     cot_format,
-    lambda text: tokenizer.encode(text)[0],
+    lambda text: tokenizer.encode(text)[0].tolist(),
     tokenizer.decode,
     rows=config.sampling.rows,
     max_length=min(
@@ -339,6 +327,29 @@ def _from_scratch(model, tokenizer) -> model_config_lib.ModelConfig:
     max_position_embeddings=_ANY_POSITION,
     tie_word_embeddings=True,
   )
+
+
+def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:
+  """The model and the loss as one pure function of params and rows."""
+  scores = setup.cot_scores if with_cot else setup.bare_scores
+  target = losses.ScoreTarget(scores.ids, setup.grid.values)
+
+  def loss_fn(trainable, frozen, rows):
+    params = lora.merge(trainable, frozen)
+    hidden = setup.fns.hidden(
+      params, rows.inputs, rows.positions, rows.segment_ids
+    )
+    return losses.loss_terms(
+      functools.partial(setup.fns.project, params),
+      hidden,
+      rows,
+      objective,
+      target,
+      num_targets=num_targets,
+      chunk_size=setup.config.train.logit_chunk,
+    )
+
+  return loss_fn
 
 
 def _state_shardings(setup, optimizer, trainable) -> state_lib.TrainState:

@@ -7,12 +7,123 @@ before anything is allocated; `config_check` does the same for bad values.
 
 from collections.abc import Iterator, Mapping
 import difflib
+import importlib.util
+import pathlib
 from typing import Any
 
 import ml_collections
 
 from tract_jax import types
 from tract_jax.data import manifest
+
+_RUN: dict[str, Any] = {
+  # Names the default workdir, runs/<name>; empty: the file's name.
+  'name': '',
+  # What a run covers: rows of the results table, and their predictors.
+  'methods': ('tract',),
+  'predictors': ('decode', 'rail', 'rail_normalized'),
+  # CoTs per benchmark row; predictions average over them.
+  'num_cots': 1,
+  # One whole run each: initial values, order of data, sampling.
+  'seeds': (0,),
+}
+_MODEL: dict[str, Any] = {
+  # A Hugging Face folder, or the name of a prepared seed model. Empty: a
+  # model from scratch, of the numbers below.
+  'path': '',
+  'dtype': 'float32',
+  # Rank of the adapters on all linear layers; 0: full fine-tuning.
+  'lora_rank': 8,
+  'lora_alpha': 16.0,
+  # What backward recomputes: "none" (nothing), "dots" (all but matmul
+  # results), "full" (every layer).
+  'remat': 'dots',
+  # The model from scratch.
+  'hidden_size': 64,
+  'intermediate_size': 128,
+  'num_layers': 2,
+  'num_heads': 4,
+  'num_kv_heads': 2,
+  'rope_theta': 10_000.0,
+  'initializer_range': 0.02,
+}
+_SCORE: dict[str, Any] = {
+  'grid': (1.0, 2.0, 3.0, 4.0, 5.0),
+  # Text of a score, a format of Python.
+  'format': '{:g}',
+  # The fixed words between a CoT and its score.
+  'marker': 'So the overall score is',
+}
+_DATA: dict[str, Any] = {
+  # "files", or "synthetic" for the made-up judging world.
+  'source': 'files',
+  'train_path': '',
+  # "name=path,name=path"; empty: rows held out of train_path.
+  'benchmarks': '',
+  'held_out_fraction': 0.2,
+  # Never trained on, in no stage; their loss is reported.
+  'validation_fraction': 0.05,
+  'split_seed': 0,
+  # 0: all rows.
+  'max_train_examples': 0,
+  'max_eval_examples': 0,
+  # Tokens of prompt and target together, and what is done with a row
+  # that has more: "error" or "drop". Nothing is ever cut.
+  'max_length': 3072,
+  'too_long': 'error',
+  # Rows of the synthetic world, and the seed that draws them.
+  'synthetic_train': 4000,
+  'synthetic_test': 400,
+  'synthetic_seed': 0,
+}
+_TRAIN: dict[str, Any] = {
+  'lr': 1e-5,
+  'warmup_fraction': 0.1,
+  'b1': 0.9,
+  'b2': 0.999,
+  'eps': 1e-8,
+  'weight_decay': 0.0,
+  'clip_norm': 1.0,
+  'num_epochs': 2,
+  # Rows of an update, and of one pass through the model. 0: all at once.
+  'batch_size': 8,
+  'micro_batch_size': 0,
+  # lambda: weight of the squared error beside the cross-entropy.
+  'lambda_value': 1.0,
+  # Whether CoT-RAFT's cross-entropy has the score token in it (paper's
+  # formula) or not (the authors' release). CE always has it.
+  'ce_includes_score': False,
+  # Target positions per row whose logits exist at a time.
+  'logit_chunk': 256,
+  # In updates.
+  'log_every': 20,
+  'checkpoint_every': 100,
+  'max_checkpoints': 2,
+}
+_SAMPLING: dict[str, Any] = {
+  'temperature': 1.0,
+  'top_k': 0,
+  'top_p': 0.9,
+  'repetition_penalty': 1.03,
+  'max_new_tokens': 1024,
+  # Rows decoded together, and examples of one chunk on disk.
+  'rows': 8,
+  'chunk_size': 64,
+  # Tokens per row between two looks at the text.
+  'steps_per_call': 16,
+}
+_EVALUATION: dict[str, Any] = {
+  'num_resamples': 2000,
+  # Training inputs on which the gap between annotator's and own CoTs is
+  # measured, for each stage; 0: not at all.
+  'gap_examples': 256,
+}
+_MESH: dict[str, Any] = {
+  # Devices along each axis; -1: what is left.
+  'data': 1,
+  'fsdp': -1,
+  'tensor': 1,
+}
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -21,132 +132,16 @@ def default_config() -> ml_collections.ConfigDict:
   Returns:
     A locked ConfigDict.
   """
-  make = ml_collections.ConfigDict
-  config = make(
-    {
-      # Names the default workdir, runs/<name>; empty: the file's name.
-      'name': '',
-      # What a run covers: rows of the results table, and their predictors.
-      'methods': ('tract',),
-      'predictors': ('decode', 'rail', 'rail_normalized'),
-      # CoTs per benchmark row; predictions average over them.
-      'num_cots': 1,
-      # One whole run each: initial values, order of data, sampling.
-      'seeds': (0,),
-    }
-  )
-  config.model = make(
-    {
-      # A Hugging Face folder, or the name of a prepared seed model. Empty: a
-      # model from scratch, of the numbers below.
-      'path': '',
-      'dtype': 'float32',
-      # Rank of the adapters on all linear layers; 0: full fine-tuning.
-      'lora_rank': 8,
-      'lora_alpha': 16.0,
-      # What backward recomputes: "none" (nothing), "dots" (all but matmul
-      # results), "full" (every layer).
-      'remat': 'dots',
-      # The model from scratch.
-      'hidden_size': 64,
-      'intermediate_size': 128,
-      'num_layers': 2,
-      'num_heads': 4,
-      'num_kv_heads': 2,
-      'rope_theta': 10_000.0,
-      'initializer_range': 0.02,
-    }
-  )
-  config.score = make(
-    {
-      'grid': (1.0, 2.0, 3.0, 4.0, 5.0),
-      # Text of a score, a format of Python.
-      'format': '{:g}',
-      # The fixed words between a CoT and its score.
-      'marker': 'So the overall score is',
-    }
-  )
-  config.data = make(
-    {
-      # "files", or "synthetic" for the made-up judging world.
-      'source': 'files',
-      'train_path': '',
-      # "name=path,name=path"; empty: rows held out of train_path.
-      'benchmarks': '',
-      'held_out_fraction': 0.2,
-      # Never trained on, in no stage; their loss is reported.
-      'validation_fraction': 0.05,
-      'split_seed': 0,
-      # 0: all rows.
-      'max_train_examples': 0,
-      'max_eval_examples': 0,
-      # Tokens of prompt and target together, and what is done with a row
-      # that has more: "error" or "drop". Nothing is ever cut.
-      'max_length': 3072,
-      'too_long': 'error',
-      # Rows of the synthetic world, and the seed that draws them.
-      'synthetic_train': 4000,
-      'synthetic_test': 400,
-      'synthetic_seed': 0,
-    }
-  )
-  config.train = make(
-    {
-      'lr': 1e-5,
-      'warmup_fraction': 0.1,
-      'b1': 0.9,
-      'b2': 0.999,
-      'eps': 1e-8,
-      'weight_decay': 0.0,
-      'clip_norm': 1.0,
-      'num_epochs': 2,
-      # Rows of an update, and of one pass through the model. 0: all at once.
-      'batch_size': 8,
-      'micro_batch_size': 0,
-      # lambda: weight of the squared error beside the cross-entropy.
-      'lambda_value': 1.0,
-      # Whether CoT-RAFT's cross-entropy has the score token in it (paper's
-      # formula) or not (the authors' release). CE always has it.
-      'ce_includes_score': False,
-      # Target positions per row whose logits exist at a time.
-      'logit_chunk': 256,
-      # In updates.
-      'log_every': 20,
-      'checkpoint_every': 100,
-      'max_checkpoints': 2,
-    }
-  )
-  config.sampling = make(
-    {
-      'temperature': 1.0,
-      'top_k': 0,
-      'top_p': 0.9,
-      'repetition_penalty': 1.03,
-      'max_new_tokens': 1024,
-      # Rows decoded together, and examples of one chunk on disk.
-      'rows': 8,
-      'chunk_size': 64,
-      # Tokens per row between two looks at the text.
-      'steps_per_call': 16,
-    }
-  )
-  config.evaluation = make(
-    {
-      'num_resamples': 2000,
-      # Training inputs on which the gap between annotator's and own CoTs is
-      # measured, for each stage; 0: not at all.
-      'gap_examples': 256,
-    }
-  )
-  config.mesh = make(
-    {
-      # Devices along each axis; -1: what is left.
-      'data': 1,
-      'fsdp': -1,
-      'tensor': 1,
-    }
-  )
-  return config.lock()
+  sections = {
+    'model': _MODEL,
+    'score': _SCORE,
+    'data': _DATA,
+    'train': _TRAIN,
+    'sampling': _SAMPLING,
+    'evaluation': _EVALUATION,
+    'mesh': _MESH,
+  }
+  return ml_collections.ConfigDict({**_RUN, **sections}).lock()
 
 
 def merge(overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -168,6 +163,36 @@ def merge(overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
     problems.extend(_set(config, key, value))
   if problems:
     raise types.InputError('\n'.join(problems))
+  return config
+
+
+def read_config(name: str) -> ml_collections.ConfigDict:
+  """Reads a config file.
+
+  Args:
+    name: path of a Python file with get_config(); "path:argument" calls
+      get_config(argument).
+
+  Returns:
+    Its values over the defaults; `name` is the file's stem if it gives none.
+
+  Raises:
+    types.InputError: no such file, no get_config, or unknown keys.
+  """
+  file, colon, argument = name.partition(':')
+  path = pathlib.Path(file)
+  if not path.is_file():
+    raise types.InputError(f'--config={name}: no such file')
+  spec = importlib.util.spec_from_file_location('experiment', path)
+  if spec is None or spec.loader is None:
+    raise types.InputError(f'--config={name}: not a Python file')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, 'get_config'):
+    raise types.InputError(f'--config={name}: has no get_config()')
+  made = module.get_config(argument) if colon else module.get_config()
+  config = merge(made)
+  config.name = config.name or path.stem
   return config
 
 

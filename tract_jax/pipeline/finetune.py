@@ -41,6 +41,19 @@ class StageRun:
   fields: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class StageRows:
+  """Encoded rows of a stage.
+
+  Attributes:
+    train: what it is trained on.
+    validation: what its loss is reported on at the end; may be empty.
+  """
+
+  train: Sequence[types.EncodedExample]
+  validation: Sequence[types.EncodedExample]
+
+
 def is_done(run: StageRun) -> bool:
   """Whether the stage is finished, by its manifest.
 
@@ -53,8 +66,7 @@ def is_done(run: StageRun) -> bool:
 def finetune(
   setup: build.Setup,
   run: StageRun,
-  examples: Sequence[types.EncodedExample],
-  validation: Sequence[types.EncodedExample],
+  rows: StageRows,
   start: tuple[types.PyTree, types.PyTree],
   make_trainer: Callable[..., build.Trainer],
   should_stop: Callable[[], bool],
@@ -64,8 +76,7 @@ def finetune(
   Args:
     setup: of the whole run.
     run: what to train, and where to write.
-    examples: what it is trained on.
-    validation: what its loss is reported on at the end.
+    rows: what it is trained and validated on.
     start: (trainable, frozen) to start from.
     make_trainer: (objective, with_cot, num_steps, num_targets) -> Trainer.
     should_stop: asked before each update.
@@ -77,12 +88,12 @@ def finetune(
     types.InputError: no examples, or checkpoints of another run.
     loop.Interrupted: stopped; the same call goes on.
   """
-  if not examples:
+  if not rows.train:
     raise types.InputError(f'{run.label}: no training rows are left')
   train = setup.config.train
-  everything = [*examples, *validation]
+  everything = [*rows.train, *rows.validation]
   loader = loader_lib.Loader(
-    examples,
+    rows.train,
     batch_size=train.batch_size,
     length=loader_lib.row_length(everything, LENGTH_MULTIPLE),
     seed=run.seed,
@@ -102,17 +113,10 @@ def finetune(
     state = _train(
       setup, run, trainer, loader, state, frozen, store, should_stop
     )
-  _save_trained(run, state.params)
-  results = {
-    'params_digest': fingerprint.params_digest(state.params),
-    'num_steps': loader.num_steps,
-    'num_examples': len(examples),
-  }
-  if validation:
-    results |= _validate(
-      run, trainer, (state.params, frozen), validation, loader
-    )
-  manifest.write_manifest(run.folder, 'stage', run.fields, results=results)
+  figures = _validate(
+    run, trainer, (state.params, frozen), rows.validation, loader
+  )
+  _finish(run, state.params, figures)
   return state.params
 
 
@@ -130,11 +134,14 @@ def load_trained(run: StageRun, trainable: types.PyTree) -> types.PyTree:
     return store.load(0, trainable)[0]
 
 
-def _save_trained(run: StageRun, trainable: types.PyTree) -> None:
-  """Writes the trained leaves apart from the optimizer's, for their readers."""
+def _finish(run: StageRun, trainable: types.PyTree, figures) -> None:
+  """Writes the trained leaves, apart from the optimizer's, and the manifest."""
   with orbax_store.Store(run.folder / 'params') as store:
     if not store.steps():  # A run killed right after this has them already.
       store.save(0, trainable, {'fingerprint': run.fields})
+  digest = fingerprint.params_digest(trainable)
+  results = {'params_digest': digest, **figures}
+  manifest.write_manifest(run.folder, 'stage', run.fields, results=results)
 
 
 def _restored(run, store, state) -> state_lib.TrainState:
@@ -176,8 +183,10 @@ def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
     writer.close()
 
 
-def _validate(run, trainer, params, validation, loader) -> dict[str, float]:
-  """Loss parts on the validation rows."""
+def _validate(run, trainer, params, validation, loader) -> dict[str, Any]:
+  """Loss parts on the validation rows; none where there are none."""
+  if not validation:
+    return {}
   rows = loader_lib.Loader(
     validation,
     batch_size=loader.batch_size,
@@ -190,7 +199,10 @@ def _validate(run, trainer, params, validation, loader) -> dict[str, float]:
     more = trainer.evaluate(*params, trainer.to_device(batch))
     terms = jax.tree.map(lambda a, b: a + b, terms, more)
   terms = jax.tree.map(float, terms)
-  results = {'validation_score_rmse': None, 'validation_ce': None}
+  results: dict[str, float | None] = {
+    'validation_score_rmse': None,
+    'validation_ce': None,
+  }
   if terms.score_count:
     mse = terms.score_sq_sum / terms.score_count
     results['validation_score_rmse'] = math.sqrt(mse)

@@ -94,7 +94,7 @@ def encode_for_stage(
   Returns:
     Encoded examples, in order of the examples; self-CoTs after annotators'.
   """
-  jobs = []
+  jobs: list[tuple[list[types.Example], list[np.ndarray] | None]] = []
   if cot_source in ('none', 'annotator', 'mixed'):
     jobs.append((list(examples), None))
   if cot_source in ('self', 'mixed'):

@@ -97,7 +97,7 @@ class Run:
     cots, fields = [], self._stage_fields(stage, seed)
     if stage.cot_source in ('self', 'mixed'):
       cots, fields['self_cots'] = self.self_cots(owner, seed)
-    if stage.start == 'previous':
+    if previous and stage.start == 'previous':
       fields['start'] = manifest.read_results(previous.folder)['params_digest']
     run = finetune.StageRun(
       label=f'{owner} stage {index + 1} seed {seed}',
@@ -214,15 +214,17 @@ class Run:
 
   def _train(self, run, stage, cots, previous) -> None:
     self.num_worked += 1
-    encoded = [
-      read_data.encode_for_stage(
-        self.setup, rows, stage.cot_source, cots, f'{run.label}: {kind}'
+    rows = finetune.StageRows(
+      *(
+        read_data.encode_for_stage(
+          self.setup, examples, stage.cot_source, cots, f'{run.label}: {kind}'
+        )
+        for kind, examples in [
+          ('training rows', self.data.train),
+          ('validation rows', self.data.validation),
+        ]
       )
-      for kind, rows in [
-        ('training rows', self.data.train),
-        ('validation rows', self.data.validation),
-      ]
-    ]
+    )
     self._held = (None, None)
     trainable, frozen = build.init_params(self.setup, run.seed)
     if stage.start == 'previous':
@@ -230,7 +232,7 @@ class Run:
     trained = finetune.finetune(
       self.setup,
       run,
-      *encoded,
+      rows,
       (trainable, frozen),
       self._make_trainer,
       self._should_stop,

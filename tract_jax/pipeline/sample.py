@@ -1,5 +1,6 @@
 """Draws CoTs with their score distributions for examples, for any purpose."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,8 +17,8 @@ def sample_cots(
   setup: build.Setup,
   params: types.PyTree,
   examples: Sequence[types.Example],
-  *,
   num_cots: int,
+  *,
   seed: int,
   purpose: str,
 ) -> list[types.CotSample]:
@@ -74,6 +75,13 @@ def score_given(
     )
     for example_id, row, token in zip(example_ids, probs, greedy, strict=True)
   ]
+
+
+def endings(samples: Sequence[types.CotSample]) -> str:
+  """How many CoTs ended for which reason, for a line of progress."""
+  reasons = Counter(s.finish_reason for s in samples)
+  counts = ', '.join(f'{k} {n}' for k, n in sorted(reasons.items()))
+  return f'ended by: {counts}'
 
 
 def num_tokens(samples: Sequence[types.CotSample]) -> int:

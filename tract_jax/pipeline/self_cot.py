@@ -5,7 +5,6 @@ the model's own score is thrown away, nothing is filtered, and the rater's score
 stays. A finished chunk is never sampled again.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,31 +55,25 @@ def sample_self_cots(
   with self_cot.SelfCotWriter(folder, provenance, len(chunks)) as writer:
     missing = writer.missing_chunks()
     if missing:
-      if len(missing) < len(chunks):
-        progress.say(f'{label}: continues with chunk {missing[0]}')
-      total = sum(len(chunks[c]) for c in missing)
-      on_rows = progress.row_progress(label, total)
+      progress.say(f'{label}: {len(missing)} of {len(chunks)} chunks to do')
+      on_rows = progress.row_progress(
+        label, sum(len(chunks[c]) for c in missing)
+      )
       model = params()
-      for chunk in missing:
-        if should_stop():
-          raise loop.Interrupted(f'stopped before self-CoT chunk {chunk}')
-        samples = sample.sample_cots(
-          engine,
-          setup,
-          model,
-          chunks[chunk],
-          num_cots=1,
-          seed=seed,
-          purpose=PURPOSE,
-        )
-        first = chunk * size
-        writer.write(chunk, samples, range(first, first + len(chunks[chunk])))
-        on_rows(len(samples), sample.num_tokens(samples))
+    for chunk in missing:
+      if should_stop():
+        raise loop.Interrupted(f'stopped before self-CoT chunk {chunk}')
+      samples = sample.sample_cots(
+        engine, setup, model, chunks[chunk], 1, seed=seed, purpose=PURPOSE
+      )
+      rows = range(chunk * size, chunk * size + len(chunks[chunk]))
+      writer.write(chunk, samples, rows)
+      on_rows(len(samples), sample.num_tokens(samples))
     if missing or not (folder / self_cot.SUMMARY).exists():
       writer.finish(setup.tokenizer.decode)
   samples, digest = self_cot.read_self_cots(folder, provenance)
-  reasons = Counter(s.finish_reason for s in samples)
-  counts = ', '.join(f'{k} {n}' for k, n in sorted(reasons.items()))
   if missing:
-    progress.say(f'{label}: {len(samples)} self-CoTs, ended by: {counts}')
+    progress.say(
+      f'{label}: {len(samples)} self-CoTs, {sample.endings(samples)}'
+    )
   return samples, digest

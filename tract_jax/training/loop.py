@@ -84,47 +84,57 @@ def train(
     NonFiniteError: three updates in a row were not finite. The state, which
       they left unchanged, is not saved again.
   """
-  pending: tuple[int, step_lib.StepMetrics] | None = None
-  num_skipped = 0
-  last = time.perf_counter()
-  wait_secs = 0.0
-
-  def report(wait_secs: float) -> None:
-    nonlocal last, num_skipped
-    index, device_metrics = pending
-    metrics = jax.tree.map(lambda x: x.item(), jax.device_get(device_metrics))
-    now = time.perf_counter()
-    hooks.on_step(StepReport(index, metrics, now - last, wait_secs))
-    last = now
-    num_skipped = 0 if metrics.finite else num_skipped + 1
-    if num_skipped >= MAX_SKIPPED_IN_A_ROW:
-      raise NonFiniteError(
-        f'loss or gradients were not finite in {num_skipped} updates in a '
-        f'row, the last at step {index}; the last saved state is good'
-      )
-
+  watch = _Watch(hooks.on_step)
   iterator = iter(batches)
   while True:
     begin = time.perf_counter()
     item = next(iterator, None)
+    wait_secs = time.perf_counter() - begin
     if item is None:
       break
-    new_wait_secs = time.perf_counter() - begin
-    if hooks.should_stop():
-      if pending is not None:  # Else the state is saved already.
-        report(wait_secs)
-        hooks.save(state)
-      raise Interrupted(f'stopped before step {item[0]}; the state is saved')
     index, batch = item
+    if hooks.should_stop():
+      if watch.flush():  # Else the state is saved already.
+        hooks.save(state)
+      raise Interrupted(f'stopped before step {index}; the state is saved')
     state, metrics = step_fn(state, batch)
-    if pending is not None:
-      report(wait_secs)
-    pending, wait_secs = (index, metrics), new_wait_secs
+    watch.flush()
+    watch.hold(index, metrics, wait_secs)
     if (index + 1) % hooks.save_every == 0:
-      report(wait_secs)  # A state is saved only once its update is known.
-      pending = None
+      watch.flush()  # A state is saved only once its update is known.
       hooks.save(state)
-  if pending is not None:
-    report(wait_secs)
+  if watch.flush():
     hooks.save(state)
   return state
+
+
+class _Watch:
+  """Holds an update's metrics until the next is dispatched, then reports."""
+
+  def __init__(self, on_step: Callable[[StepReport], None]):
+    self._on_step = on_step
+    self._held: tuple[int, step_lib.StepMetrics, float] | None = None
+    self._num_skipped = 0
+    self._last = time.perf_counter()
+
+  def hold(self, index: int, metrics, wait_secs: float) -> None:
+    """Takes the metrics of an update that was just dispatched."""
+    self._held = index, metrics, wait_secs
+
+  def flush(self) -> bool:
+    """Reports what is held; whether there was anything."""
+    if self._held is None:
+      return False
+    index, on_device, wait_secs = self._held
+    self._held = None
+    metrics = jax.tree.map(lambda x: x.item(), jax.device_get(on_device))
+    now = time.perf_counter()
+    self._on_step(StepReport(index, metrics, now - self._last, wait_secs))
+    self._last = now
+    self._num_skipped = 0 if metrics.finite else self._num_skipped + 1
+    if self._num_skipped >= MAX_SKIPPED_IN_A_ROW:
+      raise NonFiniteError(
+        f'loss or gradients were not finite in {self._num_skipped} updates in '
+        f'a row, the last at step {index}; the last saved state is good'
+      )
+    return True

@@ -56,7 +56,10 @@ class MetricWriter:
     self._sinks: dict[str, Any] = {}
     if not is_writer:
       return
-    for name, sink_type in ((METRICS, _JsonLines), ('TensorBoard', _TensorBoard)):
+    for name, sink_type in (
+      (METRICS, _JsonLines),
+      ('TensorBoard', _TensorBoard),
+    ):
       with self._guarded(name):
         self._sinks[name] = sink_type(folder, start_step)
 
