@@ -60,8 +60,10 @@ def test_overrides_reach_the_config():
   ],
 )
 def test_bad_arguments_are_one_line(capsys, argv, expected):
-  lines = errors(capsys, *argv, '--task=run') if argv else errors(
-    capsys, '--task=run'
+  lines = (
+    errors(capsys, *argv, '--task=run')
+    if argv
+    else errors(capsys, '--task=run')
   )
   assert len(lines) == 1
   assert expected in lines[0]

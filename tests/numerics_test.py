@@ -18,6 +18,8 @@ def test_masked_sum_leaves_out_what_is_masked():
 
 def test_mean_of_nothing_is_zero_with_zero_gradient():
   assert numerics.mean(jnp.array(6.0), jnp.array(4.0)) == 1.5
-  value, grad = jax.value_and_grad(numerics.mean)(jnp.array(6.0), jnp.array(0.0))
+  value, grad = jax.value_and_grad(numerics.mean)(
+    jnp.array(6.0), jnp.array(0.0)
+  )
   assert value == 0.0
   assert grad == 0.0

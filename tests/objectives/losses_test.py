@@ -137,7 +137,9 @@ def test_terms_count_tokens_scores_and_mass():
 
 
 @pytest.mark.parametrize('name', OBJECTIVES)
-@pytest.mark.parametrize(('num_targets', 'chunk_size'), [(8, 3), (9, 4), (99, 1)])
+@pytest.mark.parametrize(
+  ('num_targets', 'chunk_size'), [(8, 3), (9, 4), (99, 1)]
+)
 def test_chunks_change_nothing(name, num_targets, chunk_size):
   objective, rows = OBJECTIVES[name], make_rows()
   hidden, weights = make_model()

@@ -30,7 +30,11 @@ def test_defaults_are_the_papers_recipe():
   train, sampling = config.train, config.sampling
   assert (config.model.lora_rank, config.model.lora_alpha) == (8, 16.0)
   assert (train.lr, train.warmup_fraction, train.num_epochs) == (1e-5, 0.1, 2)
-  assert (train.batch_size, train.clip_norm, train.lambda_value) == (8, 1.0, 1.0)
+  assert (train.batch_size, train.clip_norm, train.lambda_value) == (
+    8,
+    1.0,
+    1.0,
+  )
   assert (train.b1, train.b2, train.eps) == (0.9, 0.999, 1e-8)
   assert train.weight_decay == 0.0
   assert (sampling.temperature, sampling.top_p) == (1.0, 0.9)
@@ -39,7 +43,9 @@ def test_defaults_are_the_papers_recipe():
   assert config.data.validation_fraction == 0.05
 
 
-@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+  'path', sorted(CONFIGS.glob('*.py')), ids=lambda p: p.stem
+)
 def test_every_config_file_is_valid(path):
   spec = importlib.util.spec_from_file_location('experiment', path)
   module = importlib.util.module_from_spec(spec)
@@ -52,7 +58,9 @@ def test_every_config_file_is_valid(path):
 
 def test_unknown_keys_are_named_with_the_nearest():
   with pytest.raises(types.InputError) as caught:
-    config_lib.merge({'train': {'learning_rate': 1.0, 'batchsize': 4}, 'sede': 1})
+    config_lib.merge(
+      {'train': {'learning_rate': 1.0, 'batchsize': 4}, 'sede': 1}
+    )
   lines = str(caught.value).splitlines()
   assert len(lines) == 3
   assert 'config.train.batchsize: no such key' in lines[1]

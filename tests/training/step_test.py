@@ -131,9 +131,7 @@ def test_metrics_are_means_over_the_global_batch():
   probs = np.exp(log_probs[rows.score_mask][:, 1:4])
   errors = probs @ np.array([1.0, 2.0, 3.0]) - 2.5
   np.testing.assert_allclose(metrics.score_mse, (errors**2).mean(), rtol=1e-5)
-  np.testing.assert_allclose(
-    metrics.grid_mass, probs.sum(-1).mean(), rtol=1e-5
-  )
+  np.testing.assert_allclose(metrics.grid_mass, probs.sum(-1).mean(), rtol=1e-5)
   np.testing.assert_allclose(
     metrics.loss, metrics.ce + metrics.score_mse, rtol=1e-6
   )
@@ -158,9 +156,7 @@ def test_non_finite_update_is_skipped_and_counted():
   assert_close(after.opt_state, state.opt_state, 0, 0)
   after, metrics = step(after, None, split_rows(rows, 2))
   assert metrics.finite
-  assert optax.tree.norm(
-    jax.tree.map(jnp.subtract, after.params, state.params)
-  )
+  assert optax.tree.norm(jax.tree.map(jnp.subtract, after.params, state.params))
 
 
 def test_golden_step():

@@ -285,6 +285,7 @@ def _make_context(local: bool) -> ocp.Context:
   context = ocp.Context()
   # Weights and moments hardly compress, and small steps are saved faster.
   context.array.saving.use_compression = False
+  context.asynchronous.create_directories_asynchronously = False
   if local:
     process = jax.process_index()
     context.multiprocessing.primary_host = process
