@@ -215,12 +215,48 @@ def test_a_cut_or_missing_file_is_one_line(tmp_path, victim, how):
   assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
-  (tmp_path / 'file').write_text('')
-  store = orbax_store.Store(tmp_path / 'file' / 'below')
-  with pytest.raises(types.InputError, match='step 0 cannot be saved'):
-    store.save(0, {'a': np.zeros(3)}, {})
+_CANNOT_SAVE = """
+import resource
+import signal
+import sys
+import numpy as np
+from tract_jax import types
+from tract_jax.data import orbax_store
+def refused(store, step, size):
+  try:
+    store.save(step, {'a': np.zeros(size)}, {})
     store.wait()
+  except types.InputError as error:
+    print(error)
+refused(orbax_store.Store(sys.argv[1] + '/a_file/below'), 0, 3)
+store = orbax_store.Store(sys.argv[1] + '/full')
+store.save(0, {'a': np.zeros(3)}, {})
+store.wait()
+# A limit on the size of files stands for a full disk.
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+refused(store, 1, 100_000)
+store.save(2, store.load(0)[0], {})
+store.wait()
+print(store.steps())
+"""
+
+
+def test_a_save_that_fails_is_one_line_and_harms_nothing(tmp_path):
+  (tmp_path / 'a_file').write_text('')
+  # Also that the program ends: Orbax's threads can hold it for minutes.
+  output = subprocess.run(
+    [sys.executable, '-c', _CANNOT_SAVE, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    text=True,
+    timeout=60,
+    check=True,
+  ).stdout.splitlines()
+  assert output[0].startswith(
+    f'{tmp_path}/a_file/below: step 0 cannot be saved: NotADirectoryError'
+  )
+  assert output[1].startswith(f'{tmp_path}/full: step 1 cannot be saved: ')
+  assert output[2:] == ['[0, 2]']
 
 
 _SAVES_FOR_EVER = """
@@ -273,15 +309,16 @@ def together(folder):
   mesh = jax.make_mesh((4,), ('x',))
   whole = np.arange(32, dtype=np.float32).reshape(4, 8)
   place = lambda spec: NamedSharding(mesh, spec)
+  abstract = jax.ShapeDtypeStruct
   state = {
     'rows': jax.device_put(whole, place(P('x'))),
     'all': jax.device_put(whole, place(P())),
     'step': jax.device_put(jnp.int32(3), place(P())),
   }
   wanted = {
-    'rows': jax.ShapeDtypeStruct((4, 8), 'float32', sharding=place(P(None, 'x'))),
-    'all': jax.ShapeDtypeStruct((4, 8), 'float32', sharding=place(P('x'))),
-    'step': jax.ShapeDtypeStruct((), 'int32', sharding=place(P())),
+    'rows': abstract((4, 8), 'float32', sharding=place(P(None, 'x'))),
+    'all': abstract((4, 8), 'float32', sharding=place(P('x'))),
+    'step': abstract((), 'int32', sharding=place(P())),
   }
   with orbax_store.Store(folder, max_to_keep=1) as store:
     store.save(0, state, {'x': 0})

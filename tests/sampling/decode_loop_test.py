@@ -48,7 +48,7 @@ def _model():
     initializer_range=0.2,
   )
   fns = transformer.make_model(config)
-  return fns, fns.init(jax.random.key(1))
+  return fns, fns.init(jax.random.key(2))
 
 
 @functools.cache
@@ -172,6 +172,46 @@ def test_cots_equal_a_loop_of_full_passes(temperature):
     assert not beyond.strip() or MARKER in beyond
     num_tokens += len(sampled)
   assert num_tokens > 30
+
+
+def test_one_call_by_hand():
+  word = fakes.encode_text('abc')
+  params = fakes.make_params(
+    [
+      # Never heard of, because tokens are forced in its place.
+      [fakes.NAN, fakes.EOS, *word],
+      [*word, fakes.EOS],
+      word * 4,
+      word,
+    ]
+  )
+  tokens = np.stack([fakes.prompt(k) for k in (1, 2, 3, 4)])
+  lengths = np.full(4, 5, np.int32)
+  state = decode_loop.make_prefill(fakes.FNS)(params, tokens, lengths, 24)
+  steps = decode_loop.make_decode_steps(
+    fakes.FNS, SAMPLING, COT_FORMAT, num_steps=8, num_valid_tokens=NUM_VALID
+  )
+  forced_ids = np.zeros((4, 2), np.int32)
+  forced_ids[0] = word[:2]
+  control = decode_loop.Control(
+    key_data=np.zeros((4, 2), np.uint32),
+    prompt_lengths=lengths,
+    starts=np.zeros(4, np.int32),
+    stops=np.asarray([3, 20, 6, 0], np.int32),
+    forced_ids=forced_ids,
+    forced_starts=np.zeros(4, np.int32),
+    forced_counts=np.asarray([2, 0, 0, 0], np.int32),
+  )
+  state, records = jax.jit(steps)(params, state, control)
+  # Forced, then one drawn; to the end token; to the stop; never started.
+  counts = [3, 4, 6, 0]
+  assert records.counts.tolist() == counts
+  assert state.cache.lengths.tolist() == [5 + count for count in counts]
+  written = [records.tokens[: counts[row], row].tolist() for row in range(4)]
+  assert written == [[*word[:2], word[0]], [*word, fakes.EOS], word * 2, []]
+  assert records.finite[:3, 0].tolist() == [False, True, True]
+  # All rows rest after six steps of eight.
+  assert not records.tokens[6:].any()
 
 
 def test_rows_and_vocabulary_do_not_mix():

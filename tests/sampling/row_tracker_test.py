@@ -63,17 +63,20 @@ def test_marker_complete_at_the_limit_with_empty_prefix():
     lead_ids=fakes.COT_FORMAT.lead_ids[:-1],
     prefix_ids=(),
   )
-  sampling = dataclasses.replace(cases.PLAIN, max_new_tokens=6)
+  # The first row has room for 6 tokens, and rests while the other goes on;
+  # then its score is read without any token being forced.
+  room = 64 - len(cot_format.lead_ids) - 1
   samples = cases.sample_scripts(
     [
-      cases.script_of('a So the overall score is4'),
       cases.script_of('a So the overall score is'),
+      cases.script_of('abceabceabceabceabce'),
     ],
-    sampling=sampling,
+    requests=[cases.make_request(1, room - 6), cases.make_request(2)],
     cot_format=cot_format,
+    steps_per_call=16,
   )
-  for sample in samples:
-    assert cases.facts_of(sample) == ('marker', 'a So the overall score is', 0)
+  text = 'a So the overall score is'
+  assert cases.facts_of(samples[0]) == ('marker', text, 0)
 
 
 def test_token_that_spells_the_marker_oddly():

@@ -31,6 +31,7 @@ from tract_jax.data import checksum, leaf_names, manifest
 _FORMAT = 1
 _NAMES = ocp.path.step.standard_name_format()
 _MAX_PROBLEMS = 8
+_MAX_CAUSE_CHARS = 400
 _Result = TypeVar('_Result')
 
 
@@ -285,6 +286,8 @@ def _make_context(local: bool) -> ocp.Context:
   context = ocp.Context()
   # Weights and moments hardly compress, and small steps are saved faster.
   context.array.saving.use_compression = False
+  # If the folder cannot be made, then saving threads that wait for it would
+  # hold up the exit of the program for five minutes.
   context.asynchronous.create_directories_asynchronously = False
   if local:
     process = jax.process_index()
@@ -349,8 +352,8 @@ def _cause(error: BaseException) -> str:
   """The first line of the error that started it all; Orbax wraps the rest."""
   while error.__cause__ is not None:
     error = error.__cause__
-  lines = str(error).strip().splitlines()
-  return f'{type(error).__name__}: {lines[0] if lines else "no message"}'
+  lines = str(error).strip().splitlines() or ['no message']
+  return f'{type(error).__name__}: {lines[0][:_MAX_CAUSE_CHARS]}'
 
 
 def _signature(leaves: dict[str, Any], name: str) -> str:

@@ -226,9 +226,7 @@ def _arrays(
     'cot_index': [sample.cot_index for sample in samples],
     'length': lengths,
     'num_sampled_tokens': [sample.num_sampled_tokens for sample in samples],
-    'finish_reason': [
-      types.FINISH_REASONS.index(sample.finish_reason) for sample in samples
-    ],
+    'finish_reason': [_finish_code(s.finish_reason) for s in samples],
     'greedy_token': [sample.greedy_token for sample in samples],
   }
   probs = [np.asarray(sample.score_probs, np.float32) for sample in samples]
@@ -237,6 +235,15 @@ def _arrays(
     'tokens': tokens,
     'score_probs': np.stack(probs) if probs else np.zeros((0, 0), np.float32),
   }
+
+
+def _finish_code(reason: str) -> int:
+  """The number that stands for a finish reason."""
+  if reason not in types.FINISH_REASONS:
+    raise ValueError(
+      f'finish reason {reason!r}: not one of {types.FINISH_REASONS}'
+    )
+  return types.FINISH_REASONS.index(reason)
 
 
 def _samples(

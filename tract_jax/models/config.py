@@ -5,7 +5,7 @@ every field changes shapes, results or limits of the model. What the family
 here cannot compute is refused by name, never ignored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 import dataclasses
 import math
 from typing import Any
@@ -139,8 +139,9 @@ def _is_positive(value: Any, *, whole: bool) -> bool:
   return math.isfinite(value) and value > 0
 
 
-# config.json's name of each field that has one of its own, in both families.
-_HF_NAMES = {
+# Fields of config.json, and ours. A field of one family has to be absent or
+# neutral in the other.
+_SHARED_FIELDS = {
   'vocab_size': 'vocab_size',
   'hidden_size': 'hidden_size',
   'intermediate_size': 'intermediate_size',
@@ -152,9 +153,10 @@ _HF_NAMES = {
   'rms_norm_eps': 'norm_eps',
   'tie_word_embeddings': 'tie_word_embeddings',
   'initializer_range': 'initializer_range',
-  'sliding_window': 'sliding_window',
-  'attention_bias': 'attention_bias',
-  'mlp_bias': 'mlp_bias',
+}
+_FAMILY_FIELDS = {
+  'llama': {'attention_bias': 'attention_bias', 'mlp_bias': 'mlp_bias'},
+  'mistral': {'sliding_window': 'sliding_window'},
 }
 _REQUIRED = (
   'vocab_size',
@@ -163,11 +165,6 @@ _REQUIRED = (
   'num_hidden_layers',
   'num_attention_heads',
 )
-# Fields of one family only: in the other they have to be absent or neutral.
-_FAMILY_FIELDS = {
-  'llama': ('attention_bias', 'mlp_bias'),
-  'mistral': ('sliding_window',),
-}
 # What transformers takes for a field that config.json leaves out.
 _FAMILY_DEFAULTS = {
   'llama': {'max_position_embeddings': 2048},
@@ -177,6 +174,7 @@ _FAMILY_DEFAULTS = {
     'sliding_window': 4096,
   },
 }
+_ROPE_TYPES = {'default': None, 'linear': LinearRope, 'llama3': Llama3Rope}
 _ROPE_FIELDS = ('rope_theta', 'rope_scaling', 'rope_parameters')
 
 # Fields with the values under which they change nothing.
@@ -218,46 +216,41 @@ def config_from_hf(hf_config: Mapping[str, Any]) -> ModelConfig:
       f'config.json: model_type={family!r} is not supported; allowed: '
       + ', '.join(sorted(_FAMILY_FIELDS))
     )
-  problems = [
-    f'config.json: {name} is missing'
-    for name in _REQUIRED
-    if hf_config.get(name) is None
-  ]
-  problems += _unsupported(hf_config, family)
-  theta, scaling, rope_problems = _rope_from_hf(hf_config)
-  problems += rope_problems
+  names = _SHARED_FIELDS | _FAMILY_FIELDS[family]
+  problems = _unsupported(hf_config, names, family)
+  theta, scaling = _rope_from_hf(hf_config, problems)
+  for name in _REQUIRED:
+    value = hf_config.get(name)
+    if value is None:
+      problems.append(f'config.json: {name} is missing')
+    elif not _is_positive(value, whole=True):
+      problems.append(
+        f'config.json: {name}={value!r}: must be a whole number over 0'
+      )
   if problems:
     raise types.InputError('\n'.join(problems))
 
+  num_heads = hf_config['num_attention_heads']
   fields = {
-    'num_key_value_heads': hf_config['num_attention_heads'],
+    'num_key_value_heads': num_heads,
     **_FAMILY_DEFAULTS[family],
-    **{name: hf_config[name] for name in _HF_NAMES if name in hf_config},
+    **{name: hf_config[name] for name in names if name in hf_config},
   }
   if fields['num_key_value_heads'] is None:
-    fields['num_key_value_heads'] = hf_config['num_attention_heads']
+    fields['num_key_value_heads'] = num_heads
   if fields.get('head_dim') is None:
-    fields['head_dim'] = (
-      hf_config['hidden_size'] // (hf_config['num_attention_heads'])
-    )
-  for name in set(_FAMILY_FIELDS['llama'] + _FAMILY_FIELDS['mistral']):
-    if name not in _FAMILY_FIELDS[family]:
-      fields.pop(name, None)
+    fields['head_dim'] = hf_config['hidden_size'] // num_heads
   return ModelConfig(
     rope_theta=theta,
     rope_scaling=scaling,
-    **{_HF_NAMES[name]: value for name, value in fields.items()},
+    **{names[name]: value for name, value in fields.items()},
   )
 
 
-def _unsupported(hf_config: Mapping[str, Any], family: str) -> list[str]:
+def _unsupported(
+  hf_config: Mapping[str, Any], read: Container[str], family: str
+) -> list[str]:
   """A line for each field whose value this family does not compute."""
-  read = {
-    name
-    for name in _HF_NAMES
-    if name
-    not in sum((f for k, f in _FAMILY_FIELDS.items() if k != family), ())
-  }
   problems = []
   for name, value in hf_config.items():
     if name in read or name in _ROPE_FIELDS or name in _IRRELEVANT:
@@ -277,72 +270,61 @@ def _unsupported(hf_config: Mapping[str, Any], family: str) -> list[str]:
 
 
 def _rope_from_hf(
-  hf_config: Mapping[str, Any],
-) -> tuple[float, LinearRope | Llama3Rope | None, list[str]]:
-  """Base, scaling and problems, from either spelling."""
-  old = dict(hf_config.get('rope_scaling') or {})
-  new = dict(hf_config.get('rope_parameters') or {})
-  if old and new:
-    if {**old, 'rope_theta': None} != {**new, 'rope_theta': None}:
-      return (
-        0.0,
-        None,
-        [
-          f'config.json: rope_scaling={old!r} contradicts '
-          f'rope_parameters={new!r}'
-        ],
-      )
-  name = 'rope_parameters' if new else 'rope_scaling'
-  fields = new or old
-  thetas = [
-    theta
-    for theta in (fields.pop('rope_theta', None), hf_config.get('rope_theta'))
-    if theta is not None
-  ]
-  if len(set(thetas)) > 1:
-    return (
-      0.0,
-      None,
-      [
-        f'config.json: rope_theta={thetas[1]!r} contradicts '
-        f'{name}.rope_theta={thetas[0]!r}'
-      ],
-    )
-  theta = thetas[0] if thetas else 10000.0
-  scaling, problems = _scaling_from_hf(fields, f'config.json: {name}')
-  return theta, scaling, problems
+  hf_config: Mapping[str, Any], problems: list[str]
+) -> tuple[float, LinearRope | Llama3Rope | None]:
+  """Base and scaling, from either spelling; adds what is wrong to problems."""
+  spellings = {
+    name: dict(hf_config[name])
+    for name in ('rope_parameters', 'rope_scaling')
+    if hf_config.get(name)
+  }
+  thetas = {
+    f'{name}.rope_theta': fields.pop('rope_theta')
+    for name, fields in spellings.items()
+    if fields.get('rope_theta') is not None
+  }
+  if hf_config.get('rope_theta') is not None:
+    thetas['rope_theta'] = hf_config['rope_theta']
+  scalings = {
+    name: _scaling_from_hf(fields, f'config.json: {name}', problems)
+    for name, fields in spellings.items()
+  }
+  for values in (thetas, scalings):
+    if len(set(values.values())) > 1:
+      said = ' and '.join(f'{name}={value}' for name, value in values.items())
+      problems.append(f'config.json: {said} contradict each other')
+  theta = next(iter(thetas.values()), 10000.0)
+  return theta, next(iter(scalings.values()), None)
 
 
 def _scaling_from_hf(
-  fields: dict[str, Any], place: str
-) -> tuple[LinearRope | Llama3Rope | None, list[str]]:
+  fields: Mapping[str, Any], place: str, problems: list[str]
+) -> LinearRope | Llama3Rope | None:
   """The scaling that rope_scaling or rope_parameters describes."""
-  fields = dict(fields)
-  legacy = fields.pop('type', None)
-  kind = fields.pop('rope_type', None) or legacy or 'default'
-  if fields.get('partial_rotary_factor') == 1.0:
-    del fields['partial_rotary_factor']
-  kinds = {'default': None, 'linear': LinearRope, 'llama3': Llama3Rope}
-  if kind not in kinds:
-    return None, [
+  kind = fields.get('rope_type') or fields.get('type') or 'default'
+  if kind not in _ROPE_TYPES:
+    problems.append(
       f'{place}.rope_type={kind!r} is not supported; allowed: '
-      + ', '.join(kinds)
-    ]
-  scaling_type = kinds[kind]
+      + ', '.join(_ROPE_TYPES)
+    )
+    return None
+  scaling_type = _ROPE_TYPES[kind]
   names = (
-    {field.name for field in dataclasses.fields(scaling_type)}
+    [field.name for field in dataclasses.fields(scaling_type)]
     if scaling_type
-    else set()
+    else []
   )
-  problems = [f'{place}.{n} is missing' for n in sorted(names - set(fields))]
+  missing = [name for name in names if fields.get(name) is None]
+  problems += [f'{place}.{name} is missing' for name in missing]
   problems += [
-    f'{place}.{n}={fields[n]!r} is not supported for rope_type {kind}'
-    for n in sorted(set(fields) - names)
-    if fields[n] is not None
+    f'{place}.{name}={value!r} is not supported for rope_type {kind}'
+    for name, value in fields.items()
+    if name not in (*names, 'type', 'rope_type')
+    and value not in _NEUTRAL.get(name, (None,))
   ]
-  if problems or scaling_type is None:
-    return None, problems
-  return scaling_type(**{n: fields[n] for n in names}), []
+  if scaling_type is None or missing:
+    return None
+  return scaling_type(**{name: fields[name] for name in names})
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -369,7 +351,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
       f'model.sliding_window={config.sliding_window}: cannot be written '
       'together with attention_bias or mlp_bias; model_type mistral has none'
     )
-  fields = {
+  fields: dict[str, Any] = {
     'architectures': [f'{family.capitalize()}ForCausalLM'],
     'model_type': family,
     'hidden_act': 'silu',
@@ -377,13 +359,11 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     'rope_scaling': None,
   }
   if config.rope_scaling is not None:
-    kind = 'linear' if isinstance(config.rope_scaling, LinearRope) else 'llama3'
+    kinds = {scaling: kind for kind, scaling in _ROPE_TYPES.items()}
     fields['rope_scaling'] = {
-      'rope_type': kind,
+      'rope_type': kinds[type(config.rope_scaling)],
       **dataclasses.asdict(config.rope_scaling),
     }
-  other = 'mistral' if family == 'llama' else 'llama'
-  for hf_name, name in _HF_NAMES.items():
-    if hf_name not in _FAMILY_FIELDS[other]:
-      fields[hf_name] = getattr(config, name)
+  for hf_name, name in (_SHARED_FIELDS | _FAMILY_FIELDS[family]).items():
+    fields[hf_name] = getattr(config, name)
   return fields

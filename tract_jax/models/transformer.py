@@ -56,9 +56,7 @@ def make_model(
   lora_alpha: float = 16.0,
   lora_targets: tuple[str, ...] = lora.TARGETS,
   remat: str = 'dots',
-  gather_layer: Callable[[types.PyTree], types.PyTree] = lambda weights: (
-    weights
-  ),
+  gather_layer: Callable[[types.PyTree], types.PyTree] | None = None,
 ) -> types.ModelFns:
   """A model of the family as pure functions.
 
@@ -75,7 +73,7 @@ def make_model(
     remat: what the backward pass finds stored: 'none' (everything), 'dots'
       (results of projections and attention) or 'full' (layer inputs alone).
     gather_layer: applied to one layer's weights inside the loop over layers,
-      for example to gather what is sharded over devices.
+      for example to gather what is sharded over devices; None for nothing.
 
   Returns:
     The functions. Rows and caches longer than
@@ -113,7 +111,7 @@ def make_model(
 
 def abstract_params(fns: types.ModelFns) -> types.PyTree:
   """The params of a model as shapes and dtypes; nothing is allocated."""
-  return jax.eval_shape(fns.init, jax.random.key(0))
+  return jax.eval_shape(lambda: fns.init(jax.random.key(0)))
 
 
 class _Model:
@@ -124,9 +122,8 @@ class _Model:
     self._remat = remat
     self._gather_layer = gather_layer
     self._frequencies = rope.inverse_frequencies(spec.config)
-    key = jax.random.key(0)
-    frame = nnx.eval_shape(lambda: layers.Frame(spec, nnx.Rngs(key)))
-    block = nnx.eval_shape(lambda: layers.Block(spec, nnx.Rngs(key)))
+    frame = nnx.eval_shape(lambda: layers.Frame(spec, nnx.Rngs(0)))
+    block = nnx.eval_shape(lambda: layers.Block(spec, nnx.Rngs(0)))
     self._frame_graph, frame_state = nnx.split(frame)
     self._block_graph, block_state = nnx.split(block)
     self.logical_axes = _logical_axes(frame_state, ())
@@ -218,7 +215,9 @@ class _Model:
     return jax.lax.scan(layer, x, params['layers'])
 
   def _block(self, weights):
-    return nnx.merge(self._block_graph, self._gather_layer(weights))
+    if self._gather_layer is not None:
+      weights = self._gather_layer(weights)
+    return nnx.merge(self._block_graph, weights)
 
   def _frame(self, params):
     rest = {name: leaf for name, leaf in params.items() if name != 'layers'}

@@ -12,6 +12,7 @@ from tract_jax import types
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import manifest, orbax_store
 from tract_jax.objectives import losses
+from tract_jax.parallel import distributed
 from tract_jax.pipeline import build, fingerprint, progress
 from tract_jax.training import checkpoint, loop, metric_writer
 from tract_jax.training import state as state_lib
@@ -157,7 +158,9 @@ def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
   """The loop with its hooks."""
   train = setup.config.train
   start = int(state.step)
-  writer = metric_writer.MetricWriter(run.folder, start)
+  writer = metric_writer.MetricWriter(
+    run.folder, start, distributed.is_main_process()
+  )
   lines = progress.TrainProgress(run.label, loader.num_steps, train.log_every)
 
   def on_step(report: loop.StepReport) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Callable
 import dataclasses
 import time
 
-import jax
-
+from tract_jax.parallel import distributed
 from tract_jax.training import loop
 
 MIN_SECS_BETWEEN_LINES = 1.0
@@ -17,7 +16,7 @@ def say(text: str) -> None:
   Args:
     text: the line.
   """
-  if jax.process_index() == 0:
+  if distributed.is_main_process():
     print(text, flush=True)
 
 

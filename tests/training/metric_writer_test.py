@@ -1,0 +1,126 @@
+import json
+import logging
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from tract_jax.training import metric_writer
+
+
+def _rows(folder):
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def _events(folder):
+  """Events of all TensorBoard files, in the order of writing."""
+  events = []
+  for path in sorted((folder / 'tensorboard').iterdir()):
+    data = path.read_bytes()
+    while data:
+      size = int.from_bytes(data[:8], 'little')
+      events.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      data = data[12 + size + 4 :]
+  return events
+
+
+def _write(folder, start, stop, **kwargs):
+  with metric_writer.MetricWriter(folder, start, **kwargs) as writer:
+    for step in range(start, stop):
+      writer.write(step, {'loss': 1 / (step + 1), 'name': 'ä'})
+
+
+def test_a_line_a_write_with_plain_numbers(tmp_path):
+  with metric_writer.MetricWriter(tmp_path / 'new', 0) as writer:
+    values = {
+      'loss': jnp.float32(0.5),
+      'count': np.int32(3),
+      'nan': float('nan'),
+      'inf': jnp.float32(np.inf),
+      'list': np.array([1.0, np.nan]),
+      'text': 'x\ny',
+      'none': None,
+    }
+    writer.write(7, values)
+    # Flushed line by line: a kill loses nothing.
+    assert _rows(tmp_path / 'new') == [
+      {
+        'step': 7,
+        'loss': 0.5,
+        'count': 3,
+        'nan': None,
+        'inf': None,
+        'list': [1.0, None],
+        'text': 'x\ny',
+        'none': None,
+      }
+    ]
+    with pytest.raises(ValueError, match='"step" is taken'):
+      writer.write(8, {'step': 8})
+
+
+def test_tensorboard_has_the_finite_scalars(tmp_path):
+  with metric_writer.MetricWriter(tmp_path, 5) as writer:
+    writer.write(5, {'loss': 0.25, 'nan': np.nan, 'count': 3, 'text': 'x'})
+  events = _events(tmp_path)
+  assert events[0].file_version == 'brain.Event:2'
+  assert events[1].session_log.status == event_pb2.SessionLog.START
+  assert events[1].step == 5
+  scalars = [
+    (e.step, v.tag, v.simple_value) for e in events for v in e.summary.value
+  ]
+  assert scalars == [(5, 'loss', 0.25), (5, 'count', 3.0)]
+
+
+def test_a_resumed_run_ends_with_the_file_of_an_undisturbed_one(tmp_path):
+  _write(tmp_path / 'whole', 0, 9)
+  _write(tmp_path / 'cut', 0, 7)
+  with open(tmp_path / 'cut' / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 7, "lo')
+  _write(tmp_path / 'cut', 4, 9)
+  whole, cut = (
+    (tmp_path / name / 'metrics.jsonl').read_bytes()
+    for name in ('whole', 'cut')
+  )
+  assert whole == cut
+  assert sorted(os.listdir(tmp_path / 'cut')) == [
+    'metrics.jsonl',
+    'tensorboard',
+  ]
+
+
+def test_other_processes_write_nothing(tmp_path):
+  _write(tmp_path / 'x', 0, 2, is_writer=False)
+  assert not (tmp_path / 'x').exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_warning_each(tmp_path, caplog):
+  (tmp_path / 'file').write_text('')
+  with caplog.at_level(logging.WARNING):
+    _write(tmp_path / 'file' / 'below', 0, 5)
+  warnings = [r.getMessage() for r in caplog.records]
+  assert [w.split(':')[0] for w in warnings] == ['metrics.jsonl', 'TensorBoard']
+  assert all('training goes on: ' in w for w in warnings)
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
+def test_a_full_disk_is_one_warning_and_the_other_file_goes_on(
+  tmp_path, caplog, monkeypatch
+):
+  with caplog.at_level(logging.WARNING):
+    with metric_writer.MetricWriter(tmp_path, 0) as writer:
+      writer.write(0, {'loss': 0.5})
+      full = open('/dev/full', 'w')
+      monkeypatch.setattr(writer._sinks['metrics.jsonl'], '_file', full)
+      for step in range(1, 4):
+        writer.write(step, {'loss': 0.5})
+      with pytest.raises(OSError):  # What the buffer still holds.
+        full.close()
+  (warning,) = [r.getMessage() for r in caplog.records]
+  assert 'No space left on device' in warning
+  assert _rows(tmp_path) == [{'step': 0, 'loss': 0.5}]
+  steps = [e.step for e in _events(tmp_path) if e.summary.value]
+  assert steps == [0, 1, 2, 3]
