@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from tests.sampling import fakes
+from tests.text import small_tokenizers
 from tract_jax import types
 from tract_jax.sampling import cot_end
+from tract_jax.text import score_tokens
 
 MARKER = fakes.MARKER
 
@@ -259,3 +261,51 @@ def test_bad_formats():
     dataclasses.replace(fakes.COT_FORMAT, lead_ids=fakes.COT_FORMAT.prefix_ids)
   with pytest.raises(ValueError, match='score_ids'):
     dataclasses.replace(fakes.COT_FORMAT, score_ids=())
+
+
+@pytest.mark.parametrize('rest', [' 4', '. 4', 'nt', '', ' ★'])
+@pytest.mark.parametrize('letter_by_letter', [False, True])
+@pytest.mark.parametrize('kind', ['byte_level', 'sentence_piece'])
+def test_tokenizers_of_both_families(kind, letter_by_letter, rest):
+  tokenizer = getattr(small_tokenizers, kind)()
+  grid = types.ScoreGrid((1.0, 4.0), ('1', '4'))
+  scores = score_tokens.find_score_tokens(tokenizer, grid, MARKER)
+  cot_format = cot_end.CotFormat(
+    marker=MARKER,
+    lead_ids=scores.lead_ids,
+    prefix_ids=scores.prefix_ids,
+    score_ids=scores.ids,
+    eos_id=tokenizer.eos_id,
+    pad_id=tokenizer.pad_id,
+  )
+
+  def encode(text):
+    return tokenizer.encode(text)[0]
+
+  text = f'It is good ★. {MARKER}{rest}'
+  tokens = encode(text).tolist()
+  if letter_by_letter and kind == 'sentence_piece':
+    # Its encoder would put a space before each letter.
+    pieces = list(text.replace(' ', '▁'))
+    tokens = tokenizer.hf.convert_tokens_to_ids(pieces)
+  elif letter_by_letter:
+    tokens = [i for letter in text for i in encode(letter).tolist()]
+  # One of them does not know the star.
+  text = tokenizer.decode(tokens)
+  text = text[: text.index(MARKER) + len(MARKER)]
+  end = cot_end.find_cot_end(tokens, MARKER, tokenizer.decode)
+  assert end.text == text
+  assert tokenizer.decode(tokens[: end.num_kept]) + end.missing == text
+  ending = cot_end.ending_after_marker(
+    tokens, end, True, cot_format, encode, tokenizer.decode
+  )
+  written = [*tokens[: ending.num_kept], *ending.forced_ids]
+  assert tokenizer.decode([*written, scores.ids[1]]) == f'{text} 4'
+  assert tuple(written[len(written) - len(scores.prefix_ids) :]) == (
+    scores.prefix_ids
+  )
+  # The filter lets the end pass.
+  marker_filter = cot_end.MarkerFilter(MARKER, tokenizer.decode)
+  num_tokens = end.num_kept + bool(end.missing)
+  assert marker_filter.may_end(np.asarray(tokens))[num_tokens - 1]
+  assert marker_filter.may_hold(tokens[:num_tokens])

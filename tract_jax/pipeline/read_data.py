@@ -67,6 +67,7 @@ def read_data(setup: build.Setup) -> RunData:
     f'data: {len(train)} training and {len(validation)} validation rows; '
     + ', '.join(f'{n} {len(rows)} rows' for n, rows in benchmarks.items())
   )
+  _warn_of_leaks([*train, *validation], benchmarks)
   return RunData(train, validation, benchmarks)
 
 
@@ -171,6 +172,17 @@ def _from_rows(setup, rows, role: str, name: str) -> list[types.Example]:
     rows, setup.grid, role=role, marker=setup.config.score.marker, name=name
   )
   return examples
+
+
+def _warn_of_leaks(trained, benchmarks) -> None:
+  """Says how many rows of a benchmark have a prompt that is trained on."""
+  seen = {e.prompt for e in trained}
+  for name, rows in benchmarks.items():
+    leaked = sum(e.prompt in seen for e in rows)
+    if leaked:
+      progress.say(
+        f'warning: {leaked} of {len(rows)} rows of {name} are trained on, too'
+      )
 
 
 def _split_validation(data, train):

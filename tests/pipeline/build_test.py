@@ -1,0 +1,124 @@
+"""What is built from a configuration, on the demo's tiny world."""
+
+import jax
+import numpy as np
+import pytest
+
+from tract_jax import types
+from tract_jax.data import loader as loader_lib
+from tract_jax.models import lora
+from tract_jax.pipeline import build, read_data
+from tract_jax.pipeline import config as config_lib
+
+
+def make_setup(**model):
+  overrides = {
+    'data': {'source': 'synthetic', 'synthetic_train': 24, 'synthetic_test': 8},
+    'model': {
+      'lora_rank': 0,
+      'hidden_size': 16,
+      'intermediate_size': 16,
+      'num_layers': 2,
+      'num_heads': 2,
+      'num_kv_heads': 1,
+      **model,
+    },
+    'train': {'batch_size': 8, 'micro_batch_size': 4, 'lr': 1e-2},
+    'mesh': {'data': 2, 'fsdp': 2, 'tensor': 2},
+  }
+  return build.build(config_lib.merge(overrides))
+
+
+@pytest.fixture(scope='module')
+def setup():
+  return make_setup()
+
+
+@pytest.fixture(scope='module')
+def rows(setup):
+  data = read_data.read_data(setup)
+  return read_data.encode_for_stage(setup, data.train, 'annotator', [], 'rows')
+
+
+def make_trainer(setup, rows, num_steps=3):
+  objective = build.make_objective(setup.config, 'cot_raft')
+  targets = loader_lib.max_targets(rows, 8)
+  return build.make_trainer(setup, objective, True, num_steps, targets)
+
+
+def make_loader(rows):
+  return loader_lib.Loader(
+    rows, batch_size=8, length=64, seed=0, num_epochs=1, max_targets=None
+  )
+
+
+def test_step_on_a_mesh_is_traced_once_and_learns(setup, rows):
+  trainer = make_trainer(setup, rows)
+  trainable, frozen = build.init_params(setup, seed=0)
+  state = trainer.init_state(trainable)
+  batch = trainer.to_device(make_loader(rows).batch(0))
+  assert batch.inputs.shape == (2, 4, 64)
+  losses = []
+  for _ in range(3):
+    state, metrics = trainer.step(state, frozen, batch)
+    losses.append(float(metrics.loss))
+  assert trainer.step._cache_size() == 1
+  assert losses[-1] < losses[0]
+  assert int(state.step) == 3
+
+
+def test_every_leaf_of_the_state_keeps_its_sharding(setup, rows):
+  trainer = make_trainer(setup, rows)
+  trainable, frozen = build.init_params(setup, seed=0)
+  before = trainer.init_state(trainable)
+  shardings = jax.tree.map(lambda x: x.sharding, before)
+  mu = before.opt_state[1][0].mu['layers']['mlp']['up_proj']['weight']
+  weight = trainable['layers']['mlp']['up_proj']['weight']
+  assert mu.sharding == weight.sharding
+  assert not weight.sharding.is_fully_replicated
+  batch = trainer.to_device(make_loader(rows).batch(0))
+  after, _ = trainer.step(before, frozen, batch)
+  jax.tree.map(
+    lambda x, s: np.testing.assert_equal(x.sharding, s), after, shardings
+  )
+
+
+def test_adapters_alone_are_trained_with_lora(rows):
+  setup = make_setup(lora_rank=4)
+  trainable, frozen = build.init_params(setup, seed=0)
+  names = {
+    jax.tree_util.keystr(path[-1:], simple=True)
+    for path, _ in jax.tree_util.tree_leaves_with_path(trainable)
+  }
+  assert names == set(lora.LEAVES)
+  trainer = make_trainer(setup, rows)
+  state = trainer.init_state(trainable)
+  batch = trainer.to_device(make_loader(rows).batch(0))
+  old = np.array(trainable['layers']['mlp']['up_proj']['lora_b'])
+  state, _ = trainer.step(state, frozen, batch)
+  new = np.array(state.params['layers']['mlp']['up_proj']['lora_b'])
+  assert not np.array_equal(new, old)
+
+
+def test_seeds_give_other_weights_and_the_same_seed_the_same(setup):
+  def embedding(seed):
+    return np.array(build.init_params(setup, seed)[0]['embed_tokens']['weight'])
+
+  np.testing.assert_array_equal(embedding(1), embedding(1))
+  assert not np.array_equal(embedding(1), embedding(2))
+
+
+def test_mesh_that_does_not_fit_names_the_nearest():
+  config = config_lib.merge(
+    {'data': {'source': 'synthetic'}, 'mesh': {'data': 3, 'fsdp': 1}}
+  )
+  with pytest.raises(types.InputError, match='nearest valid sizes'):
+    build.build(config)
+
+
+def test_objectives_by_name(setup):
+  config = setup.config
+  assert build.make_objective(config, 'ce').ce_includes_score
+  assert build.make_objective(config, 'raft').ce_weight == 0.0
+  cot_raft = build.make_objective(config, 'cot_raft')
+  assert (cot_raft.score_weight, cot_raft.ce_includes_score) == (1.0, False)

@@ -1,0 +1,123 @@
+"""Which rows a run gets, and how they become tokens."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tract_jax import types
+from tract_jax.pipeline import build, read_data
+from tract_jax.pipeline import config as config_lib
+
+
+@pytest.fixture(scope='module')
+def setup():
+  overrides = {
+    'data': {'source': 'synthetic', 'synthetic_train': 40, 'synthetic_test': 8},
+    'mesh': {'data': -1, 'fsdp': 1},
+    'model': {'lora_rank': 0},
+  }
+  return build.build(config_lib.merge(overrides))
+
+
+def with_data(setup, **data):
+  config = setup.config.copy_and_resolve_references()
+  with config.unlocked():
+    config.data.update(data)
+  return build.Setup(**{**vars(setup), 'config': config})
+
+
+def write_rows(path, num_rows):
+  rows = [
+    {
+      'instruction': f'Judge text number {i}.',
+      'gpt4_score': [2, 5],
+      'gpt4_feedback': ['First words.', 'Second words.'],
+      'idx': i,
+      'response_source': 'model',
+    }
+    for i in range(num_rows)
+  ]
+  path.write_text(json.dumps(rows))
+  return str(path)
+
+
+def test_validation_rows_are_no_training_rows(setup):
+  data = read_data.read_data(setup)
+  train = {e.example_id for e in data.train}
+  validation = {e.example_id for e in data.validation}
+  assert len(train) + len(validation) == 40
+  assert not train & validation
+  assert len(data.benchmarks['synthetic']) == 8
+
+
+def test_held_out_rows_are_judged_by_their_mean_and_never_trained(
+  setup, tmp_path
+):
+  path = write_rows(tmp_path / 'rows.json', 50)
+  data = read_data.read_data(
+    with_data(setup, source='files', train_path=path, max_train_examples=8)
+  )
+  held_out = data.benchmarks['held_out']
+  assert len(data.train) == 8
+  assert {e.score for e in data.train} == {2.0}
+  assert {e.score for e in held_out} == {3.5}
+  trained = {e.example_id for e in [*data.train, *data.validation]}
+  assert not trained & {e.example_id for e in held_out}
+
+
+def test_rows_that_are_trained_and_judged_are_counted(setup, tmp_path, capsys):
+  path = write_rows(tmp_path / 'rows.json', 10)
+  read_data.read_data(
+    with_data(setup, source='files', train_path=path, benchmarks=f'same={path}')
+  )
+  assert 'warning: 10 of 10 rows of same are trained on' in (
+    capsys.readouterr().out
+  )
+
+
+def test_self_cots_are_used_as_they_were_sampled(setup):
+  example = read_data.read_data(setup).train[0]
+  words = np.array(setup.tokenizer.encode(' Colour red.')[0])
+  tokens = np.concatenate([words, setup.cot_scores.lead_ids]).astype(np.int32)
+
+  def sample(tokens, reason):
+    return types.CotSample(
+      example.example_id, 0, tokens, 1, reason, np.zeros(5, np.float32), 0
+    )
+
+  encoded = read_data.encode_for_stage(
+    setup,
+    [example],
+    'self',
+    [sample(tokens, 'marker'), sample(tokens[:0], 'too_long')],
+    'rows',
+  )
+  assert len(encoded) == 1
+  targets = encoded[0].targets[encoded[0].cot_mask]
+  np.testing.assert_array_equal(targets[:-1], tokens)
+  assert targets[-1] == setup.tokenizer.eos_id
+  score_id = setup.cot_scores.ids[setup.grid.nearest(example.score)]
+  assert encoded[0].targets[encoded[0].score_mask] == score_id
+
+
+def test_mixed_rows_have_both_cots(setup):
+  examples = read_data.read_data(setup).train[:2]
+  tokens = np.array(setup.cot_scores.lead_ids, np.int32)
+  samples = [
+    types.CotSample(e.example_id, 0, tokens, 0, 'length', np.zeros(5), 0)
+    for e in examples
+  ]
+  encoded = read_data.encode_for_stage(
+    setup, examples, 'mixed', samples, 'rows'
+  )
+  assert len(encoded) == 4
+
+
+def test_prompts_of_training_and_scoring_are_the_same_tokens(setup):
+  examples = read_data.read_data(setup).train[:3]
+  encoded = read_data.encode_for_stage(setup, examples, 'annotator', [], 'rows')
+  given = read_data.before_score(setup, examples, with_cot=True)
+  for row, tokens in zip(encoded, given, strict=True):
+    score = int(np.flatnonzero(row.score_mask)[0])
+    np.testing.assert_array_equal(row.inputs[: score + 1], tokens)
