@@ -82,3 +82,19 @@ def test_a_new_adapter_is_zero_in_b_and_bounded_in_a():
   assert linear.lora_a.dtype == linear.lora_b.dtype == jnp.float32
   assert not linear.lora_b[...].any()
   assert 0.09 < jnp.abs(linear.lora_a[...]).max() <= 0.1
+
+
+def test_silu_is_exact_where_the_sigmoid_is_tiny():
+  x = np.array([-100.0, -30.0, -12.0, -1.0, 0.0, 2.0, 100.0])
+  exact = x / (1 + np.exp(-x))
+  np.testing.assert_allclose(
+    layers.silu(jnp.float32(x)), exact, rtol=1e-6, atol=1e-30
+  )
+
+
+def test_slope_of_silu_is_exact_and_finite():
+  x = np.array([-1000.0, -100.0, -12.0, -1.0, 0.0, 2.0, 100.0])
+  sigmoid = 1 / (1 + np.exp(-np.maximum(x, -700)))
+  exact = sigmoid * (1 + x * (1 - sigmoid))
+  slope = jax.vmap(jax.grad(layers.silu))(jnp.float32(x))
+  np.testing.assert_allclose(slope, exact, rtol=1e-5, atol=1e-30)
