@@ -281,6 +281,7 @@ def make_engine(setup: Setup) -> engine_lib.Engine:
       setup.model_config.max_position_embeddings,
     ),
     steps_per_call=config.sampling.steps_per_call,
+    length_multiple=config.data.length_multiple,
     num_valid_tokens=tokenizer.vocab_size,
   )
 

@@ -71,6 +71,8 @@ _DATA: dict[str, Any] = {
   # that has more: "error" or "drop". Nothing is ever cut.
   'max_length': 3072,
   'too_long': 'error',
+  # Rows are padded to a multiple of it; 128 suits TPUs.
+  'length_multiple': 128,
   # Rows of the synthetic world, and the seed that draws them.
   'synthetic_train': 4000,
   'synthetic_test': 400,

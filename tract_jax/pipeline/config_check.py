@@ -90,6 +90,7 @@ _RULES = {
   'data.max_train_examples': _NOT_NEGATIVE,
   'data.max_eval_examples': _NOT_NEGATIVE,
   'data.max_length': _numbers(2, kind=int),
+  'data.length_multiple': _AT_LEAST_1,
   'data.too_long': _one_of('error', 'drop'),
   'data.synthetic_train': _AT_LEAST_1,
   'data.synthetic_test': _AT_LEAST_1,

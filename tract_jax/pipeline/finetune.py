@@ -17,7 +17,6 @@ from tract_jax.pipeline import build, fingerprint, progress
 from tract_jax.training import checkpoint, loop, metric_writer
 from tract_jax.training import state as state_lib
 
-LENGTH_MULTIPLE = 64
 TARGET_MULTIPLE = 8
 
 
@@ -96,7 +95,7 @@ def finetune(
   loader = loader_lib.Loader(
     rows.train,
     batch_size=train.batch_size,
-    length=loader_lib.row_length(everything, LENGTH_MULTIPLE),
+    length=loader_lib.row_length(everything, setup.config.data.length_multiple),
     seed=run.seed,
     num_epochs=train.num_epochs,
   )

@@ -23,7 +23,6 @@ _TRAIN_SPEED = {
   'checkpoint_every',
   'max_checkpoints',
 }
-_SAMPLING_SPEED: set[str] = set()
 
 
 def model_fields(setup: build.Setup) -> dict[str, Any]:
