@@ -1,0 +1,100 @@
+"""From prediction files to the rows of the report."""
+
+import dataclasses
+import json
+
+from etils import epath
+import pytest
+
+from tract_jax import types
+from tract_jax.pipeline import config as config_lib
+from tract_jax.pipeline import evaluate
+
+GRID = types.ScoreGrid((1.0, 2.0, 3.0), ('1', '2', '3'))
+
+
+def prediction(i, seed, score, first, second, decoded):
+  return types.Prediction(
+    example_id=f'row {i}',
+    seed=seed,
+    score=score,
+    prediction=None,
+    distributions=[first, second],
+    decoded=[decoded, 1.0],
+    cots=['', ''],
+    finish_reasons=['marker', 'length'],
+    invalid_reason=None,
+  )
+
+
+def write_predictions(workdir, seeds=(0, 1)):
+  rows = []
+  for seed in seeds:
+    rows += [
+      prediction(0, seed, 1.0, [1.0, 0.0, 0.0], [0.5, 0.5, 0.0], 1.0),
+      prediction(1, seed, 2.0, [0.0, 0.8, 0.0], [0.0, 1.0, 0.0], None),
+      prediction(2, seed, 3.0, [0.0, 0.0, 1.0], None, 3.0),
+      prediction(3, seed, 2.0, None, None, None),
+    ]
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path.parent.mkdir(parents=True)
+  lines = [json.dumps(dataclasses.asdict(row)) + '\n' for row in rows]
+  path.write_text(''.join(lines))
+
+
+def make_config(**more):
+  return config_lib.merge(
+    {
+      'seeds': (0, 1),
+      'num_cots': 2,
+      'predictors': ('rail',),
+      'evaluation': {'num_resamples': 100},
+      **more,
+    }
+  )
+
+
+def test_rows_of_every_predictor_number_of_cots_and_seed(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  config = make_config(predictors=('decode', 'rail'))
+  assert evaluate.evaluate(config, GRID, workdir, ['bench'], [])
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  keys = [(r['predictor'], r['num_cots'], r['seed']) for r in content['rows']]
+  assert sorted(keys) == [
+    (p, n, s) for p in ('decode', 'rail') for n in (1, 2) for s in (0, 1)
+  ]
+  by_key = dict(zip(keys, content['rows'], strict=True))
+  one = by_key['rail', 1, 0]
+  # Predictions 1, 1.6, 3 and the midpoint 2 for the row without CoT.
+  assert one['num_examples'] == 4
+  assert one['num_invalid'] == 1
+  assert one['rmse'] == pytest.approx((0.4**2 / 4) ** 0.5)
+  assert one['grid_mass'] == pytest.approx((1 + 0.8 + 1) / 3)
+  assert one['finish_reasons'] == {'marker': 4}
+  # Means of two CoTs: 1.25, 1.8, 3 (its only one) and 2.
+  two = by_key['rail', 2, 0]
+  assert two['rmse'] == pytest.approx(((0.25**2 + 0.2**2) / 4) ** 0.5)
+  assert by_key['decode', 1, 0]['num_invalid'] == 2
+
+
+def test_second_evaluation_has_nothing_to_do(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  before = (tmp_path / 'report' / 'metrics.json').read_bytes()
+  assert not evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  more = make_config(evaluation={'num_resamples': 200})
+  assert evaluate.evaluate(more, GRID, workdir, ['bench'], [])
+  assert (tmp_path / 'report' / 'metrics.json').read_bytes() != before
+
+
+def test_missing_and_damaged_predictions_are_named(tmp_path):
+  workdir = epath.Path(tmp_path)
+  with pytest.raises(types.InputError, match='bench.jsonl: no such file'):
+    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path.write_text(path.read_text()[:-20])
+  with pytest.raises(types.InputError, match='bench.jsonl: line 8'):
+    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])

@@ -1,0 +1,62 @@
+"""What makes an artefact another one, and what does not."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from tests.pipeline.build_test import make_setup
+from tract_jax.pipeline import build, fingerprint
+
+
+def changed(setup, section, key, value):
+  config = setup.config.copy_and_resolve_references()
+  with config.unlocked():
+    config[section][key] = value
+  return build.Setup(**{**vars(setup), 'config': config})
+
+
+def test_numbers_that_change_the_result_are_in_it_and_speed_is_not():
+  setup = make_setup()
+  fields = fingerprint.train_fields(setup)
+  for key, value in setup.config.train.items():
+    other = changed(setup, 'train', key, not value)
+    differs = fingerprint.train_fields(other) != fields
+    speed_only = key in (
+      'micro_batch_size', 'logit_chunk', 'log_every', 'checkpoint_every',
+      'max_checkpoints',
+    )  # fmt: skip
+    assert differs != speed_only, key
+  for key in setup.config.sampling:
+    other = changed(setup, 'sampling', key, 12345)
+    assert fingerprint.sampling_fields(other) != fingerprint.sampling_fields(
+      setup
+    ), key
+
+
+def test_architecture_and_adapters_tell_models_apart():
+  fields = fingerprint.model_fields(make_setup())
+  assert fingerprint.model_fields(make_setup()) == fields
+  wider = fingerprint.model_fields(make_setup(intermediate_size=32))
+  assert wider['seed_model'] != fields['seed_model']
+  adapted = fingerprint.model_fields(make_setup(lora_rank=2))
+  assert adapted['model.lora_rank'] == 2
+
+
+def test_weight_files_tell_models_apart(tmp_path):
+  (tmp_path / 'config.json').write_text('{}')
+  (tmp_path / 'model.safetensors').write_bytes(b'weights 1')
+  before = fingerprint._weight_files(tmp_path)
+  (tmp_path / 'model.safetensors').write_bytes(b'weights 2')
+  assert fingerprint._weight_files(tmp_path) != before
+
+
+def test_digest_of_params_sees_every_bit_name_and_dtype():
+  params = {'a': jnp.ones(3), 'b': None}
+  digest = fingerprint.params_digest(params)
+  assert fingerprint.params_digest({'a': jnp.ones(3), 'b': None}) == digest
+  for other in (
+    {'a': jnp.ones(3).at[1].add(1e-6)},
+    {'c': jnp.ones(3)},
+    {'a': jnp.ones(3, jnp.bfloat16)},
+    {'a': np.ones((3, 1), np.float32)},
+  ):
+    assert fingerprint.params_digest(other) != digest

@@ -1,0 +1,47 @@
+"""The workdir's lock and probe, and the signals that end a run."""
+
+import os
+import signal
+
+from etils import epath
+import pytest
+
+from tract_jax import types
+from tract_jax.pipeline import interruption, workdir
+
+
+def test_second_run_in_a_workdir_is_refused(tmp_path):
+  folder = epath.Path(tmp_path / 'run')
+  with workdir.use(folder):
+    with pytest.raises(types.InputError, match='another run is in it'):
+      with workdir.use(folder):
+        pass
+  with workdir.use(folder):
+    assert not list(folder.glob('.probe*'))
+
+
+def test_workdir_that_is_a_file_is_named(tmp_path):
+  (tmp_path / 'run').write_text('')
+  with pytest.raises(types.InputError, match='workdir .*run'):
+    with workdir.use(epath.Path(tmp_path / 'run')):
+      pass
+
+
+@pytest.mark.parametrize(
+  ('number', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+def test_signals_ask_to_stop_with_their_exit_code(number, code):
+  before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+  stop = interruption.StopSignal()
+  try:
+    stop.install()
+    assert not stop.requested()
+    os.kill(os.getpid(), number)
+    assert stop.requested()
+    assert stop.exit_code == code
+    if number == signal.SIGINT:
+      with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+  finally:
+    for n, handler in before.items():
+      signal.signal(n, handler)
