@@ -385,3 +385,12 @@ def test_two_processes_save_together_and_apart(tmp_path):
   with orbax_store.Store(tmp_path / 'local') as store:
     assert store.steps() == [0, 1, 2]
     assert [store.metadata(i)['by'] for i in range(3)] == [0, 1, 0]
+
+
+def test_folder_may_be_relative(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with orbax_store.Store('runs/store') as store:
+    store.save(1, {'w': jnp.ones(3)}, {})
+  monkeypatch.chdir('/')
+  with orbax_store.Store(tmp_path / 'runs' / 'store') as store:
+    np.testing.assert_array_equal(store.load(1)[0]['w'], np.ones(3))

@@ -64,7 +64,8 @@ class Store:
         host arrays. Otherwise each call but `steps` and `metadata` must be
         made by all processes together, and global arrays are allowed.
     """
-    self.folder = epath.Path(folder)
+    # Orbax takes absolute paths alone.
+    self.folder = epath.Path(folder).resolve()
     # Orbax writes host arrays on process 0 alone, and compares all processes'
     # paths: one of several processes can save by itself only by a child.
     alone = local and jax.process_count() > 1
