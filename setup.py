@@ -24,7 +24,6 @@ _INSTALL_REQUIRES = [
   'absl-py>=2.3,<3',
   'ml-collections>=1.1,<2',
   'etils[epath]>=1.13,<2',
-  'rich>=14,<16',
   'tensorboardX>=2.6.4,<3',
 ]
 

@@ -110,6 +110,7 @@ def run_files(tmp_path, model, rows, *more):
     f'--config.data.train_path={rows}',
     '--config.mesh.data=-1',
     '--config.mesh.fsdp=1',
+    '--config.train.micro_batch_size=8',
     *more,
   )
 

@@ -11,13 +11,24 @@ import sys
 
 from absl import flags
 from etils import epath
+import jax
 import ml_collections
 from ml_collections import config_flags
 
 from tract_jax import types
+from tract_jax.parallel import distributed
+from tract_jax.pipeline import (
+  build,
+  config_check,
+  inspect_data,
+  interruption,
+  progress,
+  read_data,
+)
 from tract_jax.pipeline import config as config_lib
-from tract_jax.pipeline import config_check
 from tract_jax.pipeline import run as run_lib
+from tract_jax.pipeline import workdir as workdir_lib
+from tract_jax.training import loop
 
 _CONFIG = '--config='
 TASKS = (*run_lib.TASKS, 'inspect')
@@ -40,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     task, workdir, config = parse(argv)
   except types.InputError as error:
     return _fail(error)
-  return _execute(task, workdir, config)
+  return _execute(task, epath.Path(workdir), config)
 
 
 def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
@@ -91,43 +102,42 @@ def _check_keys(argv: list[str], config: ml_collections.ConfigDict) -> None:
     raise types.InputError('\n'.join(problems))
 
 
-def _execute(task: str, workdir: str, config) -> int:
+def _execute(task: str, folder: epath.Path, config) -> int:
   """Runs a task on a checked config; gives the exit code."""
-  # These import jax: what only concerns the arguments is said before.
-  from tract_jax.parallel import distributed
-  from tract_jax.pipeline import (
-    build,
-    inspect_data,
-    interruption,
-    progress,
-    read_data,
-  )
-  from tract_jax.pipeline import workdir as workdir_lib
-  from tract_jax.training import loop
-
   stop = interruption.StopSignal()
   try:
     distributed.initialize()
+    _check_one_process()
     stop.install()
-    setup = build.build(config)
-    data = read_data.read_data(setup)
     if task == 'inspect':
-      inspect_data.inspect(setup, data)
+      setup = build.build(config)
+      inspect_data.inspect(setup, read_data.read_data(setup))
       return 0
-    inspect_data.say_model(setup)
-    folder = epath.Path(workdir)
-    progress.say(f'workdir: {folder}')
     with workdir_lib.use(folder):
-      run_lib.execute(run_lib.Run(setup, data, folder, stop.requested), task)
+      progress.say(f'workdir: {folder}')
+      setup = build.build(config)
+      data = read_data.read_data(setup)
+      inspect_data.say_model(setup)
+      run = run_lib.Run(setup, data, folder, stop.requested)
+      run_lib.execute(run, task)
   except types.InputError as error:
     return _fail(error)
   except (loop.Interrupted, KeyboardInterrupt) as error:
-    print(f'{error}; the same command continues', file=sys.stderr)
+    reason = str(error) or 'stopped at once'
+    print(f'{reason}; the same command continues', file=sys.stderr)
     return stop.exit_code or interruption.CTRL_C_EXIT
   except loop.NonFiniteError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
   return 0
+
+
+def _check_one_process() -> None:
+  if jax.process_count() > 1:
+    raise types.InputError(
+      f'{jax.process_count()} processes: a run works on one host for now, with '
+      'all of its devices'
+    )
 
 
 def _fail(error: types.InputError) -> int:

@@ -14,6 +14,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 
 def valid_config():
   config = config_lib.default_config()
+  config.name = 'test'
   config.data.source = 'synthetic'
   config.model.lora_rank = 0
   return config
@@ -53,6 +54,7 @@ def test_every_config_file_is_valid(path):
   config = config_lib.merge(module.get_config())
   if config.data.source == 'files':
     config.data.train_path = 'rows.json'
+  config.name = path.stem
   config_check.check(config)
 
 
@@ -85,6 +87,8 @@ def test_values_of_another_type_are_named():
   [
     ('methods', ('tract', 'tarct')),
     ('methods', ()),
+    ('methods', (['ce'],)),
+    ('name', '../../x'),
     ('predictors', ('mode',)),
     ('num_cots', 0),
     ('seeds', (0, 0)),

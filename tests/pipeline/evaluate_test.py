@@ -8,7 +8,7 @@ import pytest
 
 from tract_jax import types
 from tract_jax.pipeline import config as config_lib
-from tract_jax.pipeline import evaluate
+from tract_jax.pipeline import evaluate, predict
 
 GRID = types.ScoreGrid((1.0, 2.0, 3.0), ('1', '2', '3'))
 
@@ -98,3 +98,31 @@ def test_missing_and_damaged_predictions_are_named(tmp_path):
   path.write_text(path.read_text()[:-20])
   with pytest.raises(types.InputError, match='bench.jsonl: line 8'):
     evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+
+
+@pytest.mark.parametrize(
+  ('more', 'expected'),
+  [
+    ({'num_cots': 3}, 'line 1: 2 CoTs, not 3'),
+    ({'seeds': (0, 5)}, r'has seeds \[0, 1\], not \[5\]'),
+  ],
+)
+def test_predictions_of_other_settings_are_refused(tmp_path, more, expected):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  with pytest.raises(types.InputError, match=expected):
+    evaluate.evaluate(make_config(**more), GRID, workdir, ['bench'], [])
+  wide = types.ScoreGrid((1.0, 2.0), ('1', '2'))
+  with pytest.raises(types.InputError, match='3 scores, the grid has 2'):
+    evaluate.evaluate(make_config(), wide, workdir, ['bench'], [])
+
+
+def test_line_separators_in_a_cot_are_no_line_ends(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  row = json.loads(path.read_text().split('\n')[0])
+  row['cots'] = ['one\u2028two\x85', '']
+  text = json.dumps(row, ensure_ascii=False) + '\n'
+  path.write_text(text, encoding='utf-8')
+  assert len(predict.read_predictions(path)) == 1

@@ -16,20 +16,27 @@ def changed(setup, section, key, value):
 
 def test_numbers_that_change_the_result_are_in_it_and_speed_is_not():
   setup = make_setup()
-  fields = fingerprint.train_fields(setup)
+  fields = fingerprint.train_fields(setup, 'cot_raft')
   for key, value in setup.config.train.items():
     other = changed(setup, 'train', key, not value)
-    differs = fingerprint.train_fields(other) != fields
+    differs = fingerprint.train_fields(other, 'cot_raft') != fields
     speed_only = key in (
       'micro_batch_size', 'logit_chunk', 'log_every', 'checkpoint_every',
       'max_checkpoints',
     )  # fmt: skip
     assert differs != speed_only, key
+  fields = fingerprint.sampling_fields(setup)
   for key in setup.config.sampling:
-    other = changed(setup, 'sampling', key, 12345)
-    assert fingerprint.sampling_fields(other) != fingerprint.sampling_fields(
-      setup
-    ), key
+    other = fingerprint.sampling_fields(changed(setup, 'sampling', key, 12345))
+    assert (other != fields) != (key in ('rows', 'steps_per_call')), key
+
+
+def test_lambda_makes_no_other_cross_entropy():
+  setup = make_setup()
+  other = changed(setup, 'train', 'lambda_value', 5.0)
+  for objective, same in (('ce', True), ('raft', True), ('cot_raft', False)):
+    before = fingerprint.train_fields(setup, objective)
+    assert (fingerprint.train_fields(other, objective) == before) == same
 
 
 def test_architecture_and_adapters_tell_models_apart():
@@ -43,9 +50,12 @@ def test_architecture_and_adapters_tell_models_apart():
 
 def test_weight_files_tell_models_apart(tmp_path):
   (tmp_path / 'config.json').write_text('{}')
-  (tmp_path / 'model.safetensors').write_bytes(b'weights 1')
+  weights = np.zeros(40 << 20, np.uint8)
+  (tmp_path / 'model.safetensors').write_bytes(weights.tobytes())
   before = fingerprint._weight_files(tmp_path)
-  (tmp_path / 'model.safetensors').write_bytes(b'weights 2')
+  # Another fine-tune of one base differs in its layers, not in its header.
+  weights[20 << 20 : 21 << 20] = 1
+  (tmp_path / 'model.safetensors').write_bytes(weights.tobytes())
   assert fingerprint._weight_files(tmp_path) != before
 
 

@@ -20,10 +20,10 @@ def test_sizes():
   assert progress.gigabytes(3 * 2**29) == '1.50 GiB'
 
 
-def report(step, finite=True):
+def report(step, finite=True, grid_mass=0.9):
   metrics = step_lib.StepMetrics(
-    loss=1.5, ce=1.0, score_mse=0.25, grid_mass=0.9, grad_norm=1.0, lr=1e-3,
-    finite=finite, num_tokens=200.0,
+    loss=1.5, ce=1.0, score_mse=0.25, grid_mass=grid_mass, grad_norm=1.0,
+    lr=1e-3, finite=finite, num_tokens=200.0,
   )  # fmt: skip
   return loop.StepReport(step, metrics, secs=2.0, data_wait_secs=0.0)
 
@@ -55,3 +55,12 @@ def test_row_lines_come_at_the_end_at_least(capsys):
   on_rows(2, 50)
   out = capsys.readouterr().out.splitlines()
   assert out[-1].startswith('sampling: 4/4 rows')
+
+
+def test_grid_mass_that_stays_low_is_warned_of_once(capsys):
+  lines = progress.TrainProgress('run', num_steps=10, every=100)
+  for step in range(10):
+    lines.on_step(report(step, grid_mass=0.2))
+  out = capsys.readouterr().out
+  assert out.count('warning: run: step 6: only 0.200') == 1
+  assert out.count('warning') == 1

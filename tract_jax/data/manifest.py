@@ -186,6 +186,12 @@ def is_current(
   )
 
 
+def is_finished(folder: epath.PathLike) -> bool:
+  """Whether `folder` has a finished manifest, whatever it was made from."""
+  content = read_manifest(folder)
+  return content is not None and bool(content.get('finished'))
+
+
 def read_results(folder: epath.PathLike) -> dict[str, Any]:
   """The results in the manifest of a finished folder.
 

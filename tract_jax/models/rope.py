@@ -29,9 +29,10 @@ def inverse_frequencies(config: config_lib.ModelConfig) -> np.ndarray:
   """
   # Rounded where transformers rounds: an angle of hundreds of radians shows
   # the last bit of its frequency, and that is what models were trained with.
-  exponents = np.float32(np.arange(0, config.head_dim, 2) / config.head_dim)
+  exponents = np.arange(0, config.head_dim, 2) / config.head_dim
+  exponents = exponents.astype(np.float32)
   powers = config.rope_theta ** exponents.astype(np.float64)
-  frequencies = np.float32(1) / powers.astype(np.float32)
+  frequencies = np.reciprocal(powers.astype(np.float32))
   scaling = config.rope_scaling
   if isinstance(scaling, config_lib.LinearRope):
     frequencies = frequencies / scaling.factor

@@ -94,6 +94,9 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     remat=model.remat,
   )
   mesh = mesh_lib.make_mesh(**config.mesh)
+  partition.check_rows(
+    mesh, config.train.micro_batch_size or config.train.batch_size
+  )
   abstract = jax.eval_shape(fns.init, jax.random.key(0))
   return Setup(
     config=config,
@@ -244,16 +247,19 @@ def make_trainer(
   )
 
 
-def make_engine(setup: Setup) -> engine_lib.Engine:
-  """The sampling engine of a run.
+def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
+  """A sampling engine of a run.
 
   Args:
     setup: of the run.
+    with_cot: whether it samples CoTs that end at the marker words, or only
+      reads bare scores.
 
   Returns:
-    An engine that ends a CoT at the marker words of the configuration.
+    The engine; it compiles when it is used.
   """
   config, tokenizer = setup.config, setup.tokenizer
+  scores = setup.cot_scores if with_cot else setup.bare_scores
   sampling = engine_lib.SamplingParams(
     temperature=config.sampling.temperature,
     top_k=config.sampling.top_k,
@@ -262,10 +268,10 @@ def make_engine(setup: Setup) -> engine_lib.Engine:
     max_new_tokens=config.sampling.max_new_tokens,
   )
   cot_format = engine_lib.CotFormat(
-    marker=config.score.marker,
-    lead_ids=setup.cot_scores.lead_ids,
-    prefix_ids=setup.cot_scores.prefix_ids,
-    score_ids=setup.cot_scores.ids,
+    marker=scores.marker,
+    lead_ids=scores.lead_ids,
+    prefix_ids=scores.prefix_ids,
+    score_ids=scores.ids,
     eos_id=tokenizer.eos_id,
     pad_id=tokenizer.pad_id,
   )

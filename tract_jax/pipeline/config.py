@@ -189,10 +189,12 @@ def read_config(name: str) -> ml_collections.ConfigDict:
   if spec is None or spec.loader is None:
     raise types.InputError(f'--config={name}: not a Python file')
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, 'get_config'):
-    raise types.InputError(f'--config={name}: has no get_config()')
-  made = module.get_config(argument) if colon else module.get_config()
+  try:
+    spec.loader.exec_module(module)
+    made = module.get_config(*([argument] if colon else []))
+  except Exception as error:  # The file is the user's program.
+    reason = f'{type(error).__name__}: {error}'
+    raise types.InputError(f'--config={name}: {reason}') from error
   config = merge(made)
   config.name = config.name or path.stem
   return config

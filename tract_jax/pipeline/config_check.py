@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import math
+import re
 
 import ml_collections
 
@@ -38,7 +39,12 @@ def _one_of(*allowed) -> tuple[Callable, str]:
 def _some_of(allowed) -> tuple[Callable, str]:
   allowed = tuple(allowed)
   return (
-    lambda v: len(v) > 0 and len(set(v)) == len(v) and set(v) <= set(allowed),
+    lambda v: (
+      len(v) > 0
+      and all(isinstance(name, str) for name in v)
+      and len(set(v)) == len(v)
+      and set(v) <= set(allowed)
+    ),
     f'is not a list of different names out of {", ".join(allowed)}',
   )
 
@@ -60,6 +66,10 @@ _AT_LEAST_1 = _numbers(1, kind=int)
 _NOT_NEGATIVE = _numbers(0, kind=int)
 
 _RULES = {
+  'name': (
+    lambda v: re.fullmatch(r'[A-Za-z0-9_-][A-Za-z0-9._-]*', v),
+    'is not made of A-Z a-z 0-9 . _ -, so it cannot name a folder',
+  ),
   'methods': _some_of(methods_lib.METHODS),
   'predictors': _some_of(predictors.PREDICTORS),
   'num_cots': _AT_LEAST_1,
@@ -140,6 +150,8 @@ def _joint_problems(config) -> Iterator[str]:
       if m in methods_lib.METHODS
     ):
       yield 'config.data.train_path: is empty; give the file of training rows'
+  if data.source == 'files' and not data.train_path and not data.benchmarks:
+    yield 'config.data.benchmarks: is empty, and so is train_path; no rows'
   if data.source == 'files' and not model.path:
     yield (
       'config.model.path: is empty; a model from scratch has a tokenizer for '

@@ -16,15 +16,13 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.evaluation import metrics
 from tract_jax.objectives import predictors
-from tract_jax.pipeline import build, progress, read_data, sample
-from tract_jax.sampling import engine as engine_lib
+from tract_jax.pipeline import progress, sample
 
 PURPOSE = 'cot_gap'
 
 
 def measure(
-  setup: build.Setup,
-  engine: engine_lib.Engine,
+  sampler: sample.Sampler,
   params: types.PyTree,
   examples: Sequence[types.Example],
   seed: int,
@@ -32,24 +30,17 @@ def measure(
   """RMSE of RAIL on training inputs with annotator's and with own CoTs.
 
   Args:
-    setup: of the run.
-    engine: of the run.
+    sampler: of the run.
     params: the trained model.
-    examples: training rows with an annotator CoT.
+    examples: training rows with an annotator CoT, at least one.
     seed: of the run.
 
   Returns:
-    num_examples, rmse_annotator_cot and rmse_self_cot (None without rows).
+    num_examples, rmse_annotator_cot and rmse_self_cot.
   """
-  given = sample.score_given(
-    engine,
-    params,
-    [e.example_id for e in examples],
-    read_data.before_score(setup, examples, with_cot=True),
-  )
-  own = sample.sample_cots(
-    engine, setup, params, examples, num_cots=1, seed=seed, purpose=PURPOSE
-  )
+  setup = sampler.setup
+  given = sampler.given(params, examples, with_cot=True)
+  own = sampler.cots(params, examples, 1, seed=seed, purpose=PURPOSE)
   return {
     'num_examples': len(examples),
     'rmse_annotator_cot': _rmse(setup, examples, given),

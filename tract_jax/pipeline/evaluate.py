@@ -68,8 +68,19 @@ def evaluate(
   systems = []
   for (method, benchmark), path in paths.items():
     rows = predict.read_predictions(path)
+    _check_rows(config, grid, method, path, rows)
     systems += _systems(config, grid, method, benchmark, rows)
-  report = report_lib.make_report(
+  report = _make_report(config, grid, systems, cot_gaps)
+  manifest.write_manifest(folder, 'report', fields, finished=False)
+  report_lib.write_report(report, folder)
+  manifest.write_manifest(folder, 'report', fields)
+  progress.say(report_lib.results_table(report))
+  progress.say(f'report: {folder}')
+  return True
+
+
+def _make_report(config, grid, systems, cot_gaps) -> report_lib.Report:
+  return report_lib.make_report(
     systems,
     config=json.loads(json.dumps(config.to_dict())),
     fallback=(grid.values[0] + grid.values[-1]) / 2,
@@ -79,11 +90,27 @@ def evaluate(
     },
     cot_gaps=cot_gaps,
   )
-  report_lib.write_report(report, folder)
-  manifest.write_manifest(folder, 'report', fields)
-  progress.say(report_lib.results_table(report))
-  progress.say(f'report: {folder}')
-  return True
+
+
+def _check_rows(config, grid, method, path, rows) -> None:
+  """Refuses predictions that were made with other settings."""
+  width = len(grid.values)
+  num_cots = config.num_cots if methods_lib.METHODS[method].with_cot else 1
+  problems = []
+  seeds = sorted({row.seed for row in rows})
+  if missing := sorted(set(config.seeds) - set(seeds)):
+    problems.append(f'{path}: has seeds {seeds}, not {missing}')
+  for number, row in enumerate(rows, start=1):
+    found = min(map(len, (row.distributions, row.decoded, row.finish_reasons)))
+    if found < num_cots:
+      problems.append(f'{path}: line {number}: {found} CoTs, not {num_cots}')
+    for probs in row.distributions:
+      if probs is not None and len(probs) != width:
+        problems.append(
+          f'{path}: line {number}: {len(probs)} scores, the grid has {width}'
+        )
+  if problems:
+    raise types.InputError('\n'.join(problems[:20]))
 
 
 def _systems(config, grid, method, benchmark, rows):

@@ -11,6 +11,7 @@ import jax
 from tract_jax import types
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import manifest, orbax_store
+from tract_jax.models import lora
 from tract_jax.objectives import losses
 from tract_jax.parallel import distributed
 from tract_jax.pipeline import build, fingerprint, progress
@@ -92,14 +93,15 @@ def finetune(
     raise types.InputError(f'{run.label}: no training rows are left')
   train = setup.config.train
   everything = [*rows.train, *rows.validation]
+  num_targets = loader_lib.max_targets(everything, TARGET_MULTIPLE)
   loader = loader_lib.Loader(
     rows.train,
     batch_size=train.batch_size,
     length=loader_lib.row_length(everything, setup.config.data.length_multiple),
     seed=run.seed,
     num_epochs=train.num_epochs,
+    max_targets=num_targets,
   )
-  num_targets = loader_lib.max_targets(everything, TARGET_MULTIPLE)
   trainer = make_trainer(
     run.objective, run.with_cot, loader.num_steps, num_targets
   )
@@ -120,16 +122,20 @@ def finetune(
   return state.params
 
 
-def load_trained(run: StageRun, trainable: types.PyTree) -> types.PyTree:
+def load_trained(run: StageRun, setup: build.Setup) -> types.PyTree:
   """Reads the trained leaves of a finished stage.
 
   Args:
     run: a stage for which `is_done`.
-    trainable: tree of ShapeDtypeStructs with shardings.
+    setup: of the whole run.
 
   Returns:
-    Its trained leaves.
+    Its trained leaves, on the mesh.
   """
+  trainable, _ = lora.split_trainable(
+    build.abstract_params(setup),
+    train_base=setup.config.model.lora_rank == 0,
+  )
   with orbax_store.Store(run.folder / 'params') as store:
     return store.load(0, trainable)[0]
 
@@ -195,6 +201,7 @@ def _validate(run, trainer, params, validation, loader) -> dict[str, Any]:
     length=loader.length,
     seed=0,
     num_epochs=1,
+    max_targets=loader.max_targets,
   )
   terms = losses.no_terms()
   for _, batch in rows.iterate(0):

@@ -23,6 +23,10 @@ _TRAIN_SPEED = {
   'checkpoint_every',
   'max_checkpoints',
 }
+_COT_RAFT_ONLY = {'lambda_value', 'ce_includes_score'}
+_SAMPLING_SPEED = {'rows', 'steps_per_call'}
+_BLOCK_BYTES = 1 << 16
+_NUM_BLOCKS = 256
 
 
 def model_fields(setup: build.Setup) -> dict[str, Any]:
@@ -38,20 +42,28 @@ def model_fields(setup: build.Setup) -> dict[str, Any]:
     'model.dtype': model.dtype,
     'model.lora_rank': model.lora_rank,
     'model.lora_alpha': model.lora_alpha,
-    'model.initializer_range': model.initializer_range,
     'score.grid': list(score.grid),
     'score.format': score.format,
     'score.marker': score.marker,
   }
 
 
-def train_fields(setup: build.Setup) -> dict[str, Any]:
-  """The numbers of training that change its result."""
+def train_fields(setup: build.Setup, objective: str) -> dict[str, Any]:
+  """The numbers of training that change the result of a stage.
+
+  Args:
+    setup: of the run.
+    objective: the stage's, by name; only CoT-RAFT has a lambda.
+
+  Returns:
+    {dotted key: value}.
+  """
   data, train = setup.config.data, setup.config.train
+  unused = set() if objective == 'cot_raft' else _COT_RAFT_ONLY
   fields = {
     f'train.{key}': value
     for key, value in train.items()
-    if key not in _TRAIN_SPEED
+    if key not in _TRAIN_SPEED | unused
   }
   return fields | {
     'data.max_length': data.max_length,
@@ -60,8 +72,12 @@ def train_fields(setup: build.Setup) -> dict[str, Any]:
 
 
 def sampling_fields(setup: build.Setup) -> dict[str, Any]:
-  """The numbers of sampling; rows decoded together change its rounding."""
-  fields = {f'sampling.{k}': v for k, v in setup.config.sampling.items()}
+  """The numbers of sampling that change its result."""
+  fields = {
+    f'sampling.{key}': value
+    for key, value in setup.config.sampling.items()
+    if key not in _SAMPLING_SPEED
+  }
   return fields | {'data.max_length': setup.config.data.max_length}
 
 
@@ -84,18 +100,21 @@ def params_digest(params: types.PyTree) -> str:
 
 
 def _weight_files(folder) -> Mapping[str, Any]:
-  """Names, sizes and headers of a model's files: enough to tell models apart.
+  """Size and a digest of a sample of each file that makes a model.
 
+  Blocks all over a file are read, so that two fine-tunes of one base differ.
   Whole digests of a 7B model would take longer than many a run's start-up.
   """
   found = {}
   for path in sorted(folder.iterdir()):
     if path.suffix not in ('.json', '.safetensors') or not path.is_file():
       continue
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    stride = max(size // _NUM_BLOCKS, _BLOCK_BYTES)
     with path.open('rb') as file:
-      head = file.read(1 << 20)
-    found[path.name] = [
-      path.stat().st_size,
-      hashlib.sha256(head).hexdigest(),
-    ]
+      for start in [*range(0, size, stride), max(size - _BLOCK_BYTES, 0)]:
+        file.seek(start)
+        digest.update(file.read(_BLOCK_BYTES))
+    found[path.name] = [size, digest.hexdigest()]
   return found

@@ -14,8 +14,8 @@ class Stage:
 
   Attributes:
     objective: "ce", "raft" or "cot_raft".
-    cot_source: "none", "annotator", "self" (CoTs sampled from the stage
-      before) or "mixed" (annotator and self together).
+    cot_source: "none", "annotator", "self" (CoTs sampled from the first
+      stage) or "mixed" (annotator and self together).
     start: "seed" for the seed model, "previous" for the stage before.
   """
 

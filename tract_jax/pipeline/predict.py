@@ -4,7 +4,7 @@ Rows are predicted in chunks; a chunk's file is written once it is done, and the
 chunks of all seeds become predictions/<method>/<benchmark>.jsonl at the end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import json
 import math
@@ -16,9 +16,8 @@ import numpy as np
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.objectives import predictors
-from tract_jax.pipeline import build, progress, read_data, sample
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.sampling import engine as engine_lib
+from tract_jax.pipeline import progress, sample
 from tract_jax.training import loop
 
 PURPOSE = 'predict'
@@ -51,25 +50,22 @@ def is_done(run: PredictionRun) -> bool:
 
 
 def predict(
-  setup: build.Setup,
-  engine: engine_lib.Engine,
+  sampler: sample.Sampler,
   params: types.PyTree,
   run: PredictionRun,
-  should_stop: Callable[[], bool],
 ) -> None:
   """Predicts the chunks that are missing.
 
   Args:
-    setup: of the whole run.
-    engine: of the run.
+    sampler: of the run.
     params: the trained model.
     run: what to predict.
-    should_stop: asked before each chunk.
 
   Raises:
     loop.Interrupted: stopped; the same call goes on.
     types.InputError: the folder holds chunks of other facts.
   """
+  setup = sampler.setup
   size = setup.config.sampling.chunk_size
   manifest.write_manifest(run.folder, 'predictions', run.fields, finished=False)
   starts = range(0, len(run.examples), size)
@@ -77,10 +73,9 @@ def predict(
   rows = sum(min(size, len(run.examples) - s) for s in missing)
   on_rows = progress.row_progress(run.label, rows)
   for start in missing:
-    if should_stop():
-      raise loop.Interrupted(f'stopped before prediction row {start}')
+    loop.stop_if(sampler.should_stop, f'before prediction row {start}')
     chunk = run.examples[start : start + size]
-    samples = _sample(setup, engine, params, run, chunk)
+    samples = _sample(sampler, params, run, chunk)
     lines = [
       _to_line(_prediction(setup, run, e, samples[e.example_id])) for e in chunk
     ]
@@ -90,10 +85,27 @@ def predict(
   manifest.write_manifest(run.folder, 'predictions', run.fields)
 
 
-def read_chunks(folder: epath.Path) -> str:
-  """The finished chunks' lines, in the order of the rows."""
+def read_chunks(folder: epath.Path, num_rows: int) -> str:
+  """The finished chunks' lines, in the order of the rows.
+
+  Args:
+    folder: of the chunks.
+    num_rows: how many lines there must be.
+
+  Returns:
+    Their text.
+
+  Raises:
+    types.InputError: a chunk is gone or cut.
+  """
   paths = sorted(folder.glob('chunk_*.jsonl'))
-  return ''.join(path.read_text(encoding='utf-8') for path in paths)
+  text = ''.join(path.read_text(encoding='utf-8') for path in paths)
+  if text.count('\n') != num_rows:
+    raise types.InputError(
+      f'{folder}: {text.count(chr(10))} of {num_rows} predictions are there; '
+      'delete the folder to predict them again'
+    )
+  return text
 
 
 def read_predictions(path: epath.Path) -> list[types.Prediction]:
@@ -111,9 +123,9 @@ def read_predictions(path: epath.Path) -> list[types.Prediction]:
   if not path.exists():
     raise types.InputError(f'{path}: no such file')
   rows = []
-  for number, line in enumerate(
-    path.read_text(encoding='utf-8').splitlines(), start=1
-  ):
+  # Not splitlines: a CoT may hold a line separator of Unicode.
+  lines = path.read_text(encoding='utf-8').split('\n')[:-1]
+  for number, line in enumerate(lines, start=1):
     try:
       rows.append(types.Prediction(**json.loads(line)))
     except (json.JSONDecodeError, TypeError) as error:
@@ -121,22 +133,15 @@ def read_predictions(path: epath.Path) -> list[types.Prediction]:
   return rows
 
 
-def _sample(setup, engine, params, run, chunk):
+def _sample(sampler, params, run, chunk):
   """Samples of a chunk by example id, [C] each."""
   if run.method.with_cot:
-    samples = sample.sample_cots(
-      engine,
-      setup,
-      params,
-      chunk,
-      num_cots=setup.config.num_cots,
-      seed=run.seed,
-      purpose=PURPOSE,
+    num_cots = sampler.setup.config.num_cots
+    samples = sampler.cots(
+      params, chunk, num_cots, seed=run.seed, purpose=PURPOSE
     )
   else:
-    sequences = read_data.before_score(setup, chunk, with_cot=False)
-    ids = [e.example_id for e in chunk]
-    samples = sample.score_given(engine, params, ids, sequences)
+    samples = sampler.given(params, chunk, with_cot=False)
   by_id: dict[str, list[types.CotSample]] = {e.example_id: [] for e in chunk}
   for one in samples:
     by_id[one.example_id].append(one)

@@ -8,6 +8,8 @@ from tract_jax.parallel import distributed
 from tract_jax.training import loop
 
 MIN_SECS_BETWEEN_LINES = 1.0
+# Below this, scores are read from what is hardly a score.
+LEAST_GRID_MASS = 0.5
 
 
 def say(text: str) -> None:
@@ -56,6 +58,7 @@ class TrainProgress:
   label: str
   num_steps: int
   every: int
+  _warned: bool = False
   _steps: int = 0
   _tokens: float = 0.0
   _secs: float = 0.0
@@ -70,6 +73,7 @@ class TrainProgress:
       self._steps += 1
       self._tokens += metrics.num_tokens
       self._secs += report.secs
+    self._check_grid_mass(report)
     last = report.step + 1 == self.num_steps
     if self._first or last or (report.step + 1) % self.every == 0:
       speed = self._tokens / self._secs if self._secs else 0.0
@@ -83,6 +87,17 @@ class TrainProgress:
         + (f'  {speed:,.0f} tokens/s  {duration(left)} left' if speed else '')
       )
     self._first = False
+
+  def _check_grid_mass(self, report: loop.StepReport) -> None:
+    late = report.step + 1 > self.num_steps // 2
+    if self._warned or not late or report.metrics.grid_mass >= LEAST_GRID_MASS:
+      return
+    self._warned = True
+    say(
+      f'warning: {self.label}: step {report.step + 1}: only '
+      f'{report.metrics.grid_mass:.3f} of the probability is on the score '
+      'tokens; a wrong score position or tokenizer, or too few steps?'
+    )
 
 
 def row_progress(label: str, total: int) -> Callable[[int, int], None]:

@@ -68,6 +68,7 @@ def read_data(setup: build.Setup) -> RunData:
     + ', '.join(f'{n} {len(rows)} rows' for n, rows in benchmarks.items())
   )
   _warn_of_leaks([*train, *validation], benchmarks)
+  _check_prompts(setup, benchmarks)
   return RunData(train, validation, benchmarks)
 
 
@@ -185,9 +186,24 @@ def _warn_of_leaks(trained, benchmarks) -> None:
       )
 
 
+def _check_prompts(setup, benchmarks) -> None:
+  """Finds prompts that cannot be tokens now, not after all the training."""
+  problems = []
+  for name, rows in benchmarks.items():
+    for example in rows:
+      try:
+        setup.tokenizer.prompt_ids(example.prompt)
+      except types.InputError as error:
+        problems.append(f'{name}: example {example.example_id}: {error}')
+  if problems:
+    raise types.InputError('\n'.join(problems[:20]))
+
+
 def _split_validation(data, train):
   """Training and validation rows, both cut to what the config asks for."""
   fraction, limit = data.validation_fraction, data.max_train_examples
+  if not train:  # Only models as they are will be judged.
+    return [], []
   train, validation = records.split(
     train, fraction, data.split_seed, 'validation'
   )

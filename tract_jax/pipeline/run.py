@@ -26,9 +26,11 @@ from tract_jax.pipeline import (
   predict,
   progress,
   read_data,
+  sample,
   self_cot,
 )
 from tract_jax.pipeline import methods as methods_lib
+from tract_jax.training import loop
 
 TASKS = ('run', 'train', 'self_cot', 'predict', 'evaluate')
 
@@ -55,16 +57,12 @@ class Run:
     self.workdir = workdir
     self.num_worked = 0
     self._should_stop = should_stop
+    self._sampler = sample.Sampler(setup, should_stop)
     self._make_trainer = functools.cache(
       functools.partial(build.make_trainer, setup)
     )
     self._stages: dict[tuple, finetune.StageRun] = {}
     self._held: tuple[Any, types.PyTree] = (None, None)
-
-  @functools.cached_property
-  def engine(self):
-    """The sampling engine, with its compiled functions."""
-    return build.make_engine(self.setup)
 
   @functools.cached_property
   def _digests(self) -> dict[str, str]:
@@ -101,7 +99,7 @@ class Run:
       fields['start'] = manifest.read_results(previous.folder)['params_digest']
     run = finetune.StageRun(
       label=f'{owner} stage {index + 1} seed {seed}',
-      folder=self.workdir / owner / f'stage{index + 1}' / f'seed{seed}',
+      folder=self._stage_folder(owner, index, seed),
       seed=seed,
       objective=build.make_objective(self.setup.config, stage.objective),
       with_cot=stage.cot_source != 'none',
@@ -137,15 +135,13 @@ class Run:
       }
     )
     return self_cot.sample_self_cots(
-      self.setup,
-      self.engine,
+      self._sampler,
       self._counted(lambda: self._params(stage, seed)),
       [*self.data.train, *self.data.validation],
       self.workdir / owner / 'self_cot' / f'seed{seed}',
       provenance,
       seed,
       f'{owner} self-CoTs seed {seed}',
-      self._should_stop,
     )
 
   def cot_gap(self, method: str, index: int, seed: int) -> metrics.CotGap:
@@ -156,17 +152,19 @@ class Run:
     fields = self._sampling_fields(stage, seed) | {
       'train': read_data.digest(examples)
     }
-    folder = stage.folder / 'cot_gap'
+    folder = self._stage_folder(owner, index, seed) / 'cot_gap'
     if not cot_gap.is_done(folder, fields):
       self.num_worked += 1
+      loop.stop_if(self._should_stop, f'before the CoT gap of {stage.label}')
       params = self._params(stage, seed)
-      results = cot_gap.measure(self.setup, self.engine, params, examples, seed)
+      results = cot_gap.measure(self._sampler, params, examples, seed)
       cot_gap.write(folder, fields, results, stage.label)
     return cot_gap.read(folder, owner, index + 1, seed)
 
   def predict(self, method: str, seed: int) -> None:
     """Predicts every benchmark, where that is not done."""
     stages = methods_lib.METHODS[method].stages
+    with_cot = methods_lib.METHODS[method].with_cot
     stage = self.stage(method, len(stages) - 1, seed) if stages else None
     for name, examples in self.data.benchmarks.items():
       run = predict.PredictionRun(
@@ -175,32 +173,37 @@ class Run:
         method=methods_lib.METHODS[method],
         seed=seed,
         examples=examples,
-        fields=self._sampling_fields(stage, seed)
-        | {
-          'benchmark': self._digests[f'benchmark {name}'],
-          'num_cots': self.setup.config.num_cots,
-        },
+        fields=self._sampling_fields(stage, seed, with_cot)
+        | {'benchmark': self._digests[f'benchmark {name}']}
+        | ({'num_cots': self.setup.config.num_cots} if with_cot else {}),
       )
       if predict.is_done(run):
         progress.say(f'{run.label}: done before')
         continue
       self.num_worked += 1
       params = self._params(stage, seed)
-      predict.predict(self.setup, self.engine, params, run, self._should_stop)
+      predict.predict(self._sampler, params, run)
 
   def join_predictions(self, method: str) -> None:
     """Joins the chunks of all seeds into one file for each benchmark."""
-    for name in self.data.benchmarks:
+    for name, examples in self.data.benchmarks.items():
       text = ''.join(
-        predict.read_chunks(self._parts(method, name, seed))
+        predict.read_chunks(self._parts(method, name, seed), len(examples))
         for seed in self.setup.config.seeds
       )
       path = evaluate.prediction_path(self.workdir, method, name)
       if not path.exists() or path.read_text(encoding='utf-8') != text:
         manifest.write_text_atomic(path, text)
 
-  def gaps(self) -> list[metrics.CotGap]:
-    """The gaps of all stages that are trained on CoTs and predict from them."""
+  def gaps(self, only_measured: bool) -> list[metrics.CotGap]:
+    """The gaps of all stages that are trained on CoTs and predict from them.
+
+    Args:
+      only_measured: leave out what was not measured before.
+
+    Returns:
+      One for each stage and seed.
+    """
     if not self.setup.config.evaluation.gap_examples or not self.data.train:
       return []
     found = {}
@@ -209,7 +212,9 @@ class Run:
         method = methods_lib.METHODS[name]
         for index, _ in enumerate(method.stages if method.with_cot else ()):
           owner = methods_lib.stage_owner(name, index)
-          found[owner, index, seed] = self.cot_gap(name, index, seed)
+          folder = self._stage_folder(owner, index, seed) / 'cot_gap'
+          if not only_measured or manifest.is_finished(folder):
+            found[owner, index, seed] = self.cot_gap(name, index, seed)
     return list(found.values())
 
   def _train(self, run, stage, cots, previous) -> None:
@@ -228,7 +233,7 @@ class Run:
     self._held = (None, None)
     trainable, frozen = build.init_params(self.setup, run.seed)
     if stage.start == 'previous':
-      trainable = finetune.load_trained(previous, trainable)
+      trainable = finetune.load_trained(previous, self.setup)
     trained = finetune.finetune(
       self.setup,
       run,
@@ -246,7 +251,7 @@ class Run:
       self._held = (None, None)
       trainable, frozen = build.init_params(self.setup, seed)
       if stage:
-        trainable = finetune.load_trained(stage, trainable)
+        trainable = finetune.load_trained(stage, self.setup)
       self._held = (key, lora.merge(trainable, frozen))
     return self._held[1]
 
@@ -260,7 +265,7 @@ class Run:
   def _stage_fields(self, stage, seed: int) -> dict[str, Any]:
     return (
       self._model_fields
-      | fingerprint.train_fields(self.setup)
+      | fingerprint.train_fields(self.setup, stage.objective)
       | {
         'objective': stage.objective,
         'cot_source': stage.cot_source,
@@ -271,15 +276,18 @@ class Run:
       }
     )
 
-  def _sampling_fields(self, stage, seed: int) -> dict[str, Any]:
+  def _sampling_fields(self, stage, seed: int, with_cot: bool = True):
+    """Of what is sampled, or only scored, with the model after a stage."""
     trained = 'seed model'
     if stage:
       trained = manifest.read_results(stage.folder)['params_digest']
-    return (
-      self._model_fields
-      | fingerprint.sampling_fields(self.setup)
-      | {'params': trained, 'seed': seed}
-    )
+    fields = self._model_fields | {'params': trained, 'seed': seed}
+    if with_cot:
+      fields |= fingerprint.sampling_fields(self.setup)
+    return fields
+
+  def _stage_folder(self, owner: str, index: int, seed: int) -> epath.Path:
+    return self.workdir / owner / f'stage{index + 1}' / f'seed{seed}'
 
   def _parts(self, method: str, benchmark: str, seed: int) -> epath.Path:
     folder = self.workdir / 'predictions' / method / 'parts'
@@ -315,10 +323,10 @@ def execute(run: Run, task: str) -> None:
     for method in config.methods:
       run.join_predictions(method)
   if task in ('run', 'evaluate'):
-    gaps = run.gaps() if task == 'run' else []
+    gaps = run.gaps(only_measured=task == 'evaluate')
     new = evaluate.evaluate(
       config, run.setup.grid, run.workdir, list(run.data.benchmarks), gaps
     )
     run.num_worked += new
   if not run.num_worked:
-    progress.say(f'nothing to do: everything was done before in {run.workdir}')
+    progress.say(f'nothing to do: all that was asked is in {run.workdir}')

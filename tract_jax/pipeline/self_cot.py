@@ -12,36 +12,31 @@ from etils import epath
 
 from tract_jax import types
 from tract_jax.data import self_cot
-from tract_jax.pipeline import build, progress, sample
-from tract_jax.sampling import engine as engine_lib
+from tract_jax.pipeline import progress, sample
 from tract_jax.training import loop
 
 PURPOSE = 'self_cot'
 
 
 def sample_self_cots(
-  setup: build.Setup,
-  engine: engine_lib.Engine,
+  sampler: sample.Sampler,
   params: Callable[[], types.PyTree],
   examples: Sequence[types.Example],
   folder: epath.Path,
   provenance: dict[str, Any],
   seed: int,
   label: str,
-  should_stop: Callable[[], bool],
 ) -> tuple[list[types.CotSample], str]:
   """Writes the self-CoT dataset where it is not whole yet, and reads it.
 
   Args:
-    setup: of the run.
-    engine: of the run.
+    sampler: of the run.
     params: gives the stage-1 model; called only if a chunk is missing.
     examples: rows to sample for, in the dataset's order.
     folder: of the dataset.
     provenance: what it is made from.
     seed: of the run.
     label: for progress.
-    should_stop: asked before each chunk.
 
   Returns:
     (samples, digest of the dataset).
@@ -50,6 +45,7 @@ def sample_self_cots(
     types.InputError: the folder holds a dataset of other provenance.
     loop.Interrupted: stopped; the same call goes on.
   """
+  setup = sampler.setup
   size = setup.config.sampling.chunk_size
   chunks = [examples[i : i + size] for i in range(0, len(examples), size)]
   with self_cot.SelfCotWriter(folder, provenance, len(chunks)) as writer:
@@ -61,10 +57,15 @@ def sample_self_cots(
       )
       model = params()
     for chunk in missing:
-      if should_stop():
-        raise loop.Interrupted(f'stopped before self-CoT chunk {chunk}')
-      samples = sample.sample_cots(
-        engine, setup, model, chunks[chunk], 1, seed=seed, purpose=PURPOSE
+      loop.stop_if(sampler.should_stop, f'before self-CoT chunk {chunk}')
+      # What stage 2 could not train on for its length is cut off here.
+      samples = sampler.cots(
+        model,
+        chunks[chunk],
+        1,
+        seed=seed,
+        purpose=PURPOSE,
+        max_length=setup.config.data.max_length,
       )
       rows = range(chunk * size, chunk * size + len(chunks[chunk]))
       writer.write(chunk, samples, rows)

@@ -37,12 +37,21 @@ def use(folder: epath.Path) -> Iterator[None]:
   if '://' in str(folder) or jax.process_index() != 0:
     yield
     return
-  with open(folder / _LOCK, 'w') as lock:
+  with _opened(folder / _LOCK) as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
       raise types.InputError(
         f'workdir {folder}: another run is in it; wait for it, or give another '
         '--workdir'
       ) from error
+    except OSError as error:
+      raise types.InputError(f'workdir {folder}: {error}') from error
     yield
+
+
+def _opened(path):
+  try:
+    return open(path, 'w')
+  except OSError as error:
+    raise types.InputError(f'{path}: {error}') from error

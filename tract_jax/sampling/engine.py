@@ -109,6 +109,7 @@ class Engine:
     seed: int,
     purpose: str,
     on_batch: Callable[[Progress], None] | None = None,
+    max_length: int | None = None,
   ) -> list[types.CotSample]:
     """Samples a CoT for each request and reads its score distribution.
 
@@ -123,6 +124,8 @@ class Engine:
       seed: of the run.
       purpose: keeps keys of different uses apart, such as "self_cot".
       on_batch: is told the progress after each batch.
+      max_length: most tokens of prompt, CoT, fixed words and score together,
+        where it is to be less than the engine's.
 
     Returns:
       Samples in the order of the requests. Prompts that leave no room for a
@@ -133,11 +136,8 @@ class Engine:
     Raises:
       ValueError: an empty prompt, or a format without marker.
     """
-    if not self._format.marker:
-      raise ValueError('CotFormat.marker is empty: there is no CoT to sample')
     lengths = _lengths([request.prompt_ids for request in requests])
-    room = self._max_length - len(self._format.lead_ids) - 1
-    limits = np.minimum(self._max_new_tokens, room - lengths)
+    limits = self._limits(lengths, max_length or self._max_length)
     samples = {
       i: self._too_long(requests[i])
       for i in np.flatnonzero(limits < 1).tolist()
@@ -162,6 +162,14 @@ class Engine:
         secs = time.monotonic() - start_secs
         on_batch(Progress(len(samples), len(requests), num_tokens, secs))
     return [samples[i] for i in range(len(requests))]
+
+  def _limits(self, lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """[n] tokens that each CoT may have; below 1 where there is no room."""
+    if not self._format.marker:
+      raise ValueError('CotFormat.marker is empty: there is no CoT to sample')
+    most = min(max_length, self._max_length)
+    room = most - len(self._format.lead_ids) - 1
+    return np.minimum(self._max_new_tokens, room - lengths)
 
   def score(
     self, params: types.PyTree, sequences: Sequence[np.ndarray]

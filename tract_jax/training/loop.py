@@ -25,6 +25,20 @@ class NonFiniteError(RuntimeError):
   """Loss or gradients stayed non-finite; exit code 1."""
 
 
+def stop_if(should_stop: Callable[[], bool], where: str) -> None:
+  """Ends a piece of work that begins anew next time.
+
+  Args:
+    should_stop: whether the run was asked to stop.
+    where: what is left undone, for the message.
+
+  Raises:
+    Interrupted: it was.
+  """
+  if should_stop():
+    raise Interrupted(f'stopped {where}')
+
+
 @dataclasses.dataclass(frozen=True)
 class StepReport:
   """One update as the host sees it.
@@ -96,7 +110,7 @@ def train(
     if hooks.should_stop():
       if watch.flush():  # Else the state is saved already.
         hooks.save(state)
-      raise Interrupted(f'stopped before step {index}; the state is saved')
+      raise Interrupted(f'stopped before step {index}')
     state, metrics = step_fn(state, batch)
     watch.flush()
     watch.hold(index, metrics, wait_secs)

@@ -1,0 +1,143 @@
+"""All methods through one run, in process, on a tiny model from scratch."""
+
+import json
+
+from etils import epath
+import pytest
+
+from tract_jax import types
+from tract_jax.data import manifest
+from tract_jax.pipeline import build, methods, read_data
+from tract_jax.pipeline import config as config_lib
+from tract_jax.pipeline import run as run_lib
+from tract_jax.training import loop
+
+
+def make_config(**more):
+  return config_lib.merge(
+    {
+      'methods': tuple(methods.METHODS),
+      'predictors': ('rail', 'decode'),
+      'num_cots': 2,
+      'model': {
+        'lora_rank': 0,
+        'hidden_size': 16,
+        'intermediate_size': 16,
+        'num_layers': 1,
+        'num_heads': 2,
+        'num_kv_heads': 1,
+      },
+      'data': {
+        'source': 'synthetic',
+        'synthetic_train': 16,
+        'synthetic_test': 6,
+        'length_multiple': 16,
+        'max_length': 64,
+      },
+      'train': {'batch_size': 8, 'num_epochs': 1},
+      'sampling': {'rows': 8, 'chunk_size': 4, 'max_new_tokens': 8},
+      'evaluation': {'gap_examples': 4, 'num_resamples': 100},
+      'mesh': {'data': 1, 'fsdp': 8, 'tensor': 1},
+      **more,
+    }
+  )
+
+
+def make_run(folder, should_stop=lambda: False, **more):
+  setup = build.build(make_config(**more))
+  data = read_data.read_data(setup)
+  return run_lib.Run(setup, data, epath.Path(folder), should_stop)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('run')
+  run_lib.execute(make_run(folder), 'run')
+  return folder
+
+
+def report(folder):
+  return json.loads((folder / 'report' / 'metrics.json').read_text())
+
+
+@pytest.mark.slow
+def test_every_method_has_its_rows(finished):
+  rows = report(finished)['rows']
+  found = {(r['method'], r['predictor'], r['num_cots']) for r in rows}
+  for name, method in methods.METHODS.items():
+    for num_cots in (1, 2) if method.with_cot else (0,):
+      for predictor in ('rail', 'decode'):
+        assert (name, predictor, num_cots) in found
+  assert len(found) == len(rows)
+  assert {r['num_examples'] for r in rows} == {6}
+
+
+@pytest.mark.slow
+def test_shared_stages_are_trained_once(finished):
+  stages = {
+    str(path.parent.parent.relative_to(finished))
+    for path in finished.glob('*/stage*/seed0/params')
+  }
+  assert stages == {
+    'ce/stage1', 'ce_cot/stage1', 'raft/stage1', 'cot_raft/stage1',
+    'tract/stage2', 'tract_ce/stage2', 'tract_warm/stage2',
+    'tract_mixed/stage2',
+  }  # fmt: skip
+  assert [p.name for p in finished.glob('*/self_cot')] == ['self_cot']
+
+
+@pytest.mark.slow
+def test_warm_start_is_not_the_seed_model(finished):
+  def digest(method, stage):
+    folder = finished / method / f'stage{stage}' / 'seed0'
+    return manifest.read_results(folder)['params_digest']
+
+  assert digest('tract_warm', 2) != digest('tract', 2)
+
+
+@pytest.mark.slow
+def test_predictions_have_every_cot_of_every_row(finished):
+  text = (finished / 'predictions' / 'tract' / 'synthetic.jsonl').read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  assert len(rows) == 6
+  for row in rows:
+    assert len(row['cots']) == len(row['distributions']) == 2
+    assert row['cots'][0] != row['cots'][1]
+
+
+@pytest.mark.slow
+def test_evaluating_again_gives_the_same_bytes(finished):
+  before = (finished / 'report' / 'metrics.json').read_bytes()
+  assert report(finished)['cot_gap']
+  (finished / 'report' / 'manifest.json').unlink()
+  run_lib.execute(make_run(finished), 'evaluate')
+  assert (finished / 'report' / 'metrics.json').read_bytes() == before
+
+
+@pytest.mark.slow
+def test_lost_predictions_are_not_passed_over(finished):
+  lost = finished / 'predictions/ce/parts/synthetic/seed0/chunk_00000004.jsonl'
+  text = lost.read_text()
+  lost.unlink()
+  try:
+    with pytest.raises(types.InputError, match='4 of 6 predictions are there'):
+      run_lib.execute(make_run(finished), 'predict')
+  finally:
+    lost.write_text(text)
+
+
+def test_zero_shot_needs_no_training_rows(tmp_path):
+  config = make_config(methods=('zero_shot',))
+  setup = build.build(config)
+  benchmarks = read_data.read_data(setup).benchmarks
+  data = read_data.RunData([], [], benchmarks)
+  run = run_lib.Run(setup, data, epath.Path(tmp_path), lambda: False)
+  run_lib.execute(run, 'run')
+  assert {r['method'] for r in report(tmp_path)['rows']} == {'zero_shot'}
+
+
+def test_stop_amid_sampling_is_obeyed(tmp_path):
+  with pytest.raises(loop.Interrupted, match='stopped'):
+    run = make_run(tmp_path, lambda: True, methods=('zero_shot',))
+    run_lib.execute(run, 'run')
+  assert not (tmp_path / 'report').exists()
