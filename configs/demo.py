@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.seeds = (0, 1, 2)
   config.model = {
     'lora_rank': 0,
+    'remat': 'none',
     'hidden_size': 96,
     'intermediate_size': 192,
     'num_layers': 2,
@@ -38,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train = {
     'lr': 3e-3,
     'b2': 0.98,
-    'num_epochs': 2,
+    'num_epochs': 3,
     'batch_size': 16,
     # A model from scratch learns the score sooner with the paper's formula.
     'ce_includes_score': True,

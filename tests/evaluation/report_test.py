@@ -29,6 +29,7 @@ ROW_FIELDS = {
   'grid_mass',
   'num_grid_mass',
   'finish_reasons',
+  'num_invalid_cots',
   'reason',
 }
 NOISE = {'tract': 0.5, 'raft': 1.0, 'ce': 2.0, 'zero_shot': None}

@@ -76,6 +76,8 @@ def test_rows_of_every_predictor_number_of_cots_and_seed(tmp_path):
   two = by_key['rail', 2, 0]
   assert two['rmse'] == pytest.approx(((0.25**2 + 0.2**2) / 4) ** 0.5)
   assert by_key['decode', 1, 0]['num_invalid'] == 2
+  # Rows 2 and 4 by rail: one and two CoTs without a distribution.
+  assert two['num_invalid_cots'] == 3
 
 
 def test_second_evaluation_has_nothing_to_do(tmp_path):

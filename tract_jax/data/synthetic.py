@@ -27,7 +27,8 @@ section 4) turns on:
 
 With v the share of the score's variance that quality explains, the ideal judge
 has Pearson's r = sqrt(v) with the rater and the one-sample judge has r = v;
-`ideal_pearson` gives both. For the default noise they are .882 and .778.
+`ideal_pearson` gives both. For the default noise they are .882 and .778; top-p
+sampling cuts the rarest adjectives, which lifts the latter to about .80.
 
 The tokenizer is made for the world and is lossless on any text: a byte-level
 alphabet, plus one token for each word of the world and for each long passage
@@ -64,8 +65,8 @@ VERDICTS = python_types.MappingProxyType(
   }
 )
 SCORES = tuple(VERDICTS)
-# Probability of the rater's deviation e = -1, 0, 1. Rarer ones would be lost to
-# top-p sampling, and what they do to the score is most of the loss's noise.
+# Probability of the rater's deviation e = -1, 0, 1. Large, rare ones would
+# be lost to top-p sampling, and make the squared error's gradient noisy.
 NOISE = (0.3, 0.4, 0.3)
 
 CRITERIA = (

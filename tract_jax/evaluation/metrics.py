@@ -65,6 +65,7 @@ class SystemPredictions:
     grid_mass: [n] float, probability on the score grid, averaged over the
       row's CoTs; NaN where it is unknown.
     finish_reasons: number of CoTs per finish reason; empty where unknown.
+    num_invalid_cots: CoTs without a prediction, left out of their row's mean.
 
   Raises:
     InputError: for a score that is not finite, or an id that comes twice.
@@ -81,6 +82,7 @@ class SystemPredictions:
   predictions: np.ndarray
   grid_mass: np.ndarray
   finish_reasons: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  num_invalid_cots: int = 0
 
   def __post_init__(self):
     shapes = [np.shape(self.scores), np.shape(self.predictions)]
@@ -135,6 +137,7 @@ class MetricRow:
     grid_mass: mean probability on the score grid.
     num_grid_mass: rows that `grid_mass` is the mean of.
     finish_reasons: number of CoTs per finish reason.
+    num_invalid_cots: CoTs left out of their row's mean.
     reason: why figures above are None, by name; else None.
   """
 
@@ -154,6 +157,7 @@ class MetricRow:
   grid_mass: float | None
   num_grid_mass: int
   finish_reasons: dict[str, int]
+  num_invalid_cots: int
   reason: str | None
 
   @property
@@ -352,6 +356,7 @@ def metric_row(
     grid_mass=figures['grid_mass'].value,
     num_grid_mass=int(np.isfinite(system.grid_mass).sum()),
     finish_reasons=dict(sorted(system.finish_reasons.items())),
+    num_invalid_cots=system.num_invalid_cots,
     reason=_joined_reasons(figures),
   )
 

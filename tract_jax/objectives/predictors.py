@@ -83,18 +83,6 @@ def median(probs: types.Array, grid: types.Array) -> types.Array:
   return jnp.where(mass[..., 0] > 0, jnp.take(grid, index), jnp.nan)
 
 
-def decode(scores: types.Array) -> types.Array:
-  """Standard decoding: the score that the model wrote, read as a number.
-
-  Args:
-    scores: [...] the decoded score, NaN where the token is no score.
-
-  Returns:
-    `scores`, unchanged: the prediction is the decoded number itself.
-  """
-  return scores
-
-
 def mean_over_cots(predictions: types.Array) -> types.Array:
   """Average of the predictions of an input's CoTs (CoT-RAIL with n CoTs).
 
@@ -118,13 +106,16 @@ FROM_PROBS = {
 PREDICTORS = ('decode', *FROM_PROBS)
 
 
-def predict(
+def per_cot(
   name: str,
   probs: types.Array,
   decoded: types.Array,
   grid: types.Array,
 ) -> types.Array:
-  """Prediction of the named predictor, averaged over the CoTs.
+  """Prediction of the named predictor after each CoT.
+
+  "decode" is standard decoding: the score that the model would write, read as
+  a number. The others are functions of the distribution (FROM_PROBS).
 
   Args:
     name: one of PREDICTORS.
@@ -133,13 +124,23 @@ def predict(
     grid: [Y] the scores, ascending.
 
   Returns:
-    [...] float32, NaN where no CoT gives a prediction.
+    [..., C] float32, NaN where the CoT gives no prediction.
 
   Raises:
     ValueError: the name is not one of PREDICTORS.
   """
   if name == 'decode':
-    return mean_over_cots(decode(decoded))
+    return decoded
   if name not in FROM_PROBS:
     raise ValueError(f'predictor {name!r} is not one of {PREDICTORS}')
-  return mean_over_cots(FROM_PROBS[name](probs, grid))
+  return FROM_PROBS[name](probs, grid)
+
+
+def predict(
+  name: str,
+  probs: types.Array,
+  decoded: types.Array,
+  grid: types.Array,
+) -> types.Array:
+  """`per_cot` averaged over an input's CoTs, [...]; NaN where none is valid."""
+  return mean_over_cots(per_cot(name, probs, decoded, grid))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import json
 
 from etils import epath
-import jax
 import ml_collections
 import numpy as np
 
@@ -138,7 +137,7 @@ def _system(grid, method, benchmark, rows, seed, name, num_cots):
       if row.decoded[c] is not None:
         decoded[i, c] = row.decoded[c]
   values = np.array(grid.values, np.float32)
-  predicted = predictors.predict(name, probs, decoded, values)
+  each = np.asarray(predictors.per_cot(name, probs, decoded, values))
   mass = predictors.mean_over_cots(probs.sum(axis=-1))
   reasons = Counter(r for row in rows for r in row.finish_reasons[:used])
   return metrics.SystemPredictions(
@@ -149,7 +148,8 @@ def _system(grid, method, benchmark, rows, seed, name, num_cots):
     seed=seed,
     example_ids=tuple(row.example_id for row in rows),
     scores=np.array([row.score for row in rows], np.float64),
-    predictions=np.asarray(jax.device_get(predicted), np.float64),
-    grid_mass=np.asarray(jax.device_get(mass), np.float64),
+    predictions=np.asarray(predictors.mean_over_cots(each), np.float64),
+    grid_mass=np.asarray(mass, np.float64),
     finish_reasons=dict(reasons) if num_cots else {},
+    num_invalid_cots=int(np.isnan(each).sum()) if num_cots else 0,
   )

@@ -124,7 +124,7 @@ def read_predictions(path: epath.Path) -> list[types.Prediction]:
     raise types.InputError(f'{path}: no such file')
   rows = []
   # Not splitlines: a CoT may hold a line separator of Unicode.
-  lines = path.read_text(encoding='utf-8').split('\n')[:-1]
+  lines = path.read_text(encoding='utf-8').removesuffix('\n').split('\n')
   for number, line in enumerate(lines, start=1):
     try:
       rows.append(types.Prediction(**json.loads(line)))
