@@ -1,13 +1,16 @@
 """The configuration's keys, defaults and checks."""
 
+import dataclasses
 import importlib.util
 import pathlib
+import re
 
 import pytest
 
 from tract_jax import types
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import config_check
+from tract_jax.training import optimizer
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 
@@ -152,3 +155,23 @@ def test_benchmarks_are_named_by_key_or_file():
     parse('a=x,a=y')
   with pytest.raises(types.InputError, match='name'):
     parse('../a=x')
+
+
+def test_every_key_is_read():
+  package = pathlib.Path(config_lib.__file__).parent
+  text = '\n'.join(
+    path.read_text()
+    for path in package.glob('*.py')
+    if path.name not in ('config.py', 'config_check.py')
+  )
+  # These are handed on as a whole, under the names of their takers' fields.
+  whole = {
+    f'train.{f.name}' for f in dataclasses.fields(optimizer.OptimizerConfig)
+  }
+  whole |= {'mesh.data', 'mesh.fsdp', 'mesh.tensor', 'name'}
+  unread = {
+    key
+    for key in config_lib.keys(config_lib.default_config()) - whole
+    if not re.search(rf'\b{key if "." in key else f"config.{key}"}\b', text)
+  }
+  assert not unread
