@@ -3,10 +3,10 @@
   python -m tract_jax.main --config=configs/demo.py        (or: make demo)
 
 A small model learns from scratch to judge texts by a reference, for ce, ce_cot,
-raft, cot_raft and tract, with three seeds; it takes about five minutes on two
+raft, cot_raft and tract, with three seeds; it takes about four minutes on two
 CPU cores. Expected: Pearson's r of tract is about .88, that of cot_raft and
-ce_cot .79 to .81, since their one sampled CoT carries a rater's noise that no
-longer is the row's own. docs/demo.md explains the world.
+ce_cot about .80, since their one sampled CoT carries a rater's noise that is
+not the row's own. docs/demo.md explains the world.
 """
 
 import ml_collections

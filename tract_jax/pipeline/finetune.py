@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from tract_jax import types
+from tract_jax import numerics, types
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import manifest, orbax_store
 from tract_jax.models import lora
@@ -116,7 +116,7 @@ def finetune(
       setup, run, trainer, loader, state, frozen, store, should_stop
     )
   figures = _validate(
-    run, trainer, (state.params, frozen), rows.validation, loader
+    setup, run, trainer, (state.params, frozen), rows.validation, loader
   )
   _finish(run, state.params, figures)
   return state.params
@@ -191,13 +191,16 @@ def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
     writer.close()
 
 
-def _validate(run, trainer, params, validation, loader) -> dict[str, Any]:
+def _validate(setup, run, trainer, params, validation, loader):
   """Loss parts on the validation rows; none where there are none."""
   if not validation:
     return {}
+  # No micro-batch of nothing but padding.
+  micro = setup.config.train.micro_batch_size or loader.batch_size
+  num_micro = -(-min(len(validation), loader.batch_size) // micro)
   rows = loader_lib.Loader(
     validation,
-    batch_size=loader.batch_size,
+    batch_size=num_micro * micro,
     length=loader.length,
     seed=0,
     num_epochs=1,
@@ -206,7 +209,7 @@ def _validate(run, trainer, params, validation, loader) -> dict[str, Any]:
   terms = losses.no_terms()
   for _, batch in rows.iterate(0):
     more = trainer.evaluate(*params, trainer.to_device(batch))
-    terms = jax.tree.map(lambda a, b: a + b, terms, more)
+    terms = numerics.tree_add(terms, more)
   terms = jax.tree.map(float, terms)
   results: dict[str, float | None] = {
     'validation_score_rmse': None,
