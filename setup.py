@@ -17,8 +17,10 @@ _INSTALL_REQUIRES = [
   'huggingface-hub>=1.31,<3',
   'jinja2>=3.1.6,<4',
   'datasets>=5.0,<6',
+  'regex>=2025.10.22',
   'safetensors>=0.8,<0.9',
   'gguf>=0.19,<0.20',
+  'qwix>=0.1.8,<0.2',
   'numpy>=2.0,<3',
   'scipy>=1.14,<2',
   'absl-py>=2.3,<3',
@@ -27,7 +29,10 @@ _INSTALL_REQUIRES = [
   'tensorboardX>=2.6.4,<3',
 ]
 
+_GCS_REQUIRES = ['gcsfs>=2026.10']
+
 _TEST_REQUIRES = [
+  *_GCS_REQUIRES,
   'pytest>=9,<10',
   'pytest-timeout>=2.4,<3',
   'pytest-xdist>=3.8,<4',
@@ -52,7 +57,7 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]'],
     'gpu': ['jax[cuda13]'],
-    'gcs': ['gcsfs'],
+    'gcs': _GCS_REQUIRES,
     'test': _TEST_REQUIRES,
   },
 )

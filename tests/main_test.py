@@ -2,16 +2,22 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
+from tests.models import small_models
 from tests.text import small_tokenizers
+from tract_jax import judge as judge_lib
 from tract_jax import main as main_lib
 from tract_jax.models import config as model_config
+from tract_jax.models import hf_config
 from tract_jax.parallel import distributed
-from tract_jax.pipeline import interruption
+from tract_jax.pipeline import config as config_lib
+from tract_jax.pipeline import interruption, judge_file
 
 DEMO = '--config=configs/demo.py'
+FILES = '--config.data.source=files'
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -79,11 +85,15 @@ def write_rows(path, scores):
 
 
 @pytest.fixture
-def model_folder(tmp_path, monkeypatch):
-  """A folder with a tokenizer and an architecture, but no weights."""
+def in_process(monkeypatch):
   # The devices of a process of many tests are in use already.
   monkeypatch.setattr(distributed, 'initialize', lambda: None)
   monkeypatch.setattr(interruption.StopSignal, 'install', lambda self: None)
+
+
+@pytest.fixture
+def model_folder(tmp_path, in_process):
+  """A folder with a tokenizer and an architecture, but no weights."""
   folder = tmp_path / 'model'
   tokenizer = small_tokenizers.byte_level()
   tokenizer.hf.save_pretrained(folder)
@@ -97,7 +107,7 @@ def model_folder(tmp_path, monkeypatch):
     head_dim=8,
     max_position_embeddings=8192,
   )
-  fields = model_config.config_to_hf(architecture)
+  fields = hf_config.config_to_hf(architecture)
   (folder / 'config.json').write_text(json.dumps(fields))
   return folder
 
@@ -142,3 +152,124 @@ def test_score_of_two_tokens_names_its_pieces(capsys, tmp_path, model_folder):
   grid = '--config.score.grid=(1.0, 10.0)'
   lines = errors(capsys, *run_files(tmp_path, model_folder, rows, grid))
   assert any('score 10 is 2 tokens' in line for line in lines)
+
+
+@pytest.fixture(scope='module')
+def judge_folder(tmp_path_factory):
+  return small_models.save_judge(tmp_path_factory.mktemp('judge'))
+
+
+FAST = {
+  'sampling.max_new_tokens': 6,
+  'sampling.rows': 4,
+  'sampling.chunk_size': 2,
+  'data.max_length': 96,
+  'data.length_multiple': 96,
+}
+
+
+def judging(tmp_path, folder, rows, *more):
+  """Arguments that judge `rows`, a list, with the model of a folder."""
+  path = tmp_path / 'rows.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  return (
+    f'--workdir={tmp_path / "run"}',
+    f'--config.model.path={folder}',
+    f'--config.data.benchmarks={path}',
+    *(f'--config.{key}={value}' for key, value in FAST.items()),
+    *more,
+  )
+
+
+def read_jsonl(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_model_judges_rows_without_config_and_without_scores(
+  capsys, tmp_path, judge_folder, in_process
+):
+  rows = [{'prompt': f'It is {word}.'} for word in ('good', 'clear', 'not')]
+  command = judging(tmp_path, judge_folder, rows)
+  assert main_lib.main(['--task=inspect', *command]) == 0
+  assert not (tmp_path / 'run').exists()
+  assert main_lib.main(['--task=predict', *command]) == 0
+  written = tmp_path / 'run' / 'predictions' / 'zero_shot' / 'rows.jsonl'
+  before = written.read_bytes()
+  found = read_jsonl(written)
+  # The same as in Python, whatever the chunks.
+  expected = judge_lib.Judge.load(judge_folder, settings=FAST).score(rows)
+  for row, prediction in zip(found, expected, strict=True):
+    assert row['score'] is None
+    assert row['cots'] == prediction.cots
+    assert row['prediction'] == pytest.approx(prediction.prediction, abs=1e-5)
+  capsys.readouterr()
+  assert main_lib.main(['--task=predict', *command]) == 0
+  assert 'nothing to do' in capsys.readouterr().out
+  assert written.read_bytes() == before
+  (line,) = errors(capsys, '--task=evaluate', *command)
+  assert "none of 3 rows has a rater's score" in line
+
+
+def test_judge_file_names_method_and_settings(
+  capsys, tmp_path, judge_folder, in_process
+):
+  folder = shutil.copytree(judge_folder, tmp_path / 'judge')
+  own = config_lib.merge({'score.grid': (1.0, 2.0, 4.0)})
+  judge_file.write(folder, judge_file.from_run(own, 'raft'))
+  rows = [
+    {'instruction': f'the answer {i}', 'gpt4_score': score}
+    for i, score in enumerate([1, [2, 4], None, 4])
+  ]
+  # A config of a run that trains another method is no hindrance.
+  command = judging(
+    tmp_path, folder, rows, '--config=configs/mistral.py',
+    '--config.evaluation.num_resamples=100', '--config.train.batch_size=3',
+    '--config.mesh.data=1', '--config.mesh.fsdp=-1',
+  )  # fmt: skip
+  assert main_lib.main(['--task=predict', *command]) == 0
+  assert 'raft, predictor rail, without CoT' in capsys.readouterr().out
+  predictions = tmp_path / 'run' / 'predictions'
+  assert [p.name for p in predictions.iterdir()] == ['raft']
+  found = read_jsonl(predictions / 'raft' / 'rows.jsonl')
+  assert [row['score'] for row in found] == [1.0, 3.0, None, 4.0]
+  assert all(row['cots'] == [''] for row in found)
+  assert all(len(row['distributions'][0]) == 3 for row in found)
+  capsys.readouterr()
+  assert main_lib.main(['--task=evaluate', *command]) == 0
+  assert "1 of 4 rows have no rater's score" in capsys.readouterr().out
+  report = json.loads((tmp_path / 'run/report/metrics.json').read_text())
+  assert {(r['method'], r['num_examples']) for r in report['rows']} == {
+    ('raft', 3)
+  }
+  lines = errors(
+    capsys, '--task=predict', *command, '--config.score.grid=(1.0, 3.0)'
+  )
+  assert len(lines) == 1
+  assert '(1.0, 3.0), but the judge in' in lines[0]
+
+
+@pytest.mark.parametrize('task', ['run', 'train', 'self_cot', 'export'])
+def test_what_trains_needs_a_config(capsys, tmp_path, task):
+  command = judging(tmp_path, 'model', [{'prompt': 'p'}])
+  (line,) = errors(capsys, f'--task={task}', *command)
+  assert '--config=FILE' in line
+  (line,) = errors(capsys, f'--task={task}', DEMO, *command[1:], FILES)
+  assert 'config.data.train_path: is empty' in line
+
+
+def test_judging_needs_a_model_and_rows(capsys, tmp_path):
+  (line,) = errors(capsys, '--task=predict', '--config.model.path=model')
+  assert 'config.data.benchmarks: is empty' in line
+  (line,) = errors(capsys, '--task=predict', '--config.data.benchmarks=a.jsonl')
+  assert 'config.model.path: is empty' in line
+  command = judging(tmp_path, 'model', [{}], '--config.data.train_path=t.json')
+  (line,) = errors(capsys, '--task=predict', *command)
+  assert '--config=FILE' in line
+
+
+def test_rows_that_cannot_be_judged_are_named(
+  capsys, tmp_path, judge_folder, in_process
+):
+  command = judging(tmp_path, judge_folder, [{'prompt': 'p'}, {'text': 'p'}])
+  (line,) = errors(capsys, '--task=predict', *command)
+  assert 'rows.jsonl: line 2 (id 2): its columns are text' in line

@@ -3,6 +3,15 @@
   python -m tract_jax.main --config=configs/demo.py [--task=run]
     [--workdir=runs/demo] [--config.train.lr=2e-5 ...]
 
+A model is used as it is, a judge by its judge.json, where a task trains nothing
+and data.train_path is empty; it needs no config, and rows need no rating:
+
+  python -m tract_jax.main --task=predict --config.model.path=JUDGE
+    --config.data.benchmarks=rows.jsonl [--workdir=runs/judge]
+
+writes predictions/<method>/rows.jsonl, by the method that judge.json names, or
+zero_shot.
+
 Exit codes: 0 done, 2 bad config or data, 75 interrupted and resumable,
 130 Ctrl-C, 1 other.
 """
@@ -26,12 +35,18 @@ from tract_jax.pipeline import (
   read_data,
 )
 from tract_jax.pipeline import config as config_lib
+from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import run as run_lib
 from tract_jax.pipeline import workdir as workdir_lib
 from tract_jax.training import loop
 
 _CONFIG = '--config='
+_ONE_CONFIG = (
+  'give one --config=FILE, such as configs/demo.py; only a model that is used '
+  'as it is needs none'
+)
 TASKS = (*run_lib.TASKS, 'inspect')
+_TRAIN_NOTHING = ('predict', 'evaluate', 'inspect')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,10 +82,13 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
     types.InputError: an unknown flag, key, task or value, a line each.
   """
   files = [a.removeprefix(_CONFIG) for a in argv if a.startswith(_CONFIG)]
-  if len(files) != 1:
-    raise types.InputError('give one --config=FILE, such as configs/demo.py')
+  if len(files) > 1:
+    raise types.InputError(_ONE_CONFIG)
   rest = [a for a in argv if not a.startswith(_CONFIG)]
-  config = config_lib.read_config(files[0])
+  if files:
+    config = config_lib.read_config(files[0])
+  else:
+    config = config_lib.merge({'name': 'judge'})
   _check_keys(rest, config)
   values = flags.FlagValues()
   config_flags.DEFINE_config_dict(
@@ -84,9 +102,26 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
     raise types.InputError(_one_line(error)) from error
   if left:
     raise types.InputError(f'{left[0]}: not a flag')
-  config_check.check(config)
+  as_judge = _is_as_judge(values.task, config)
+  if not files and not as_judge:
+    raise types.InputError(_ONE_CONFIG)
+  config_check.check(config, as_judge=as_judge)
   workdir = values.workdir or f'runs/{config.name}'
   return values.task, workdir, config
+
+
+def _is_as_judge(task: str, config: ml_collections.ConfigDict) -> bool:
+  """Whether the model is used as it is, by its own judge.json."""
+  if config.data.source != 'files' or config.data.train_path:
+    return False
+  # Unknown names are told by the check of the config.
+  if task == 'run':
+    return not any(
+      methods_lib.METHODS[name].stages
+      for name in config.methods
+      if name in methods_lib.METHODS
+    )
+  return task in _TRAIN_NOTHING
 
 
 def _check_keys(argv: list[str], config: ml_collections.ConfigDict) -> None:
@@ -105,21 +140,20 @@ def _check_keys(argv: list[str], config: ml_collections.ConfigDict) -> None:
 def _execute(task: str, folder: epath.Path, config) -> int:
   """Runs a task on a checked config; gives the exit code."""
   stop = interruption.StopSignal()
+  as_judge = _is_as_judge(task, config)
   try:
     distributed.initialize()
     _check_one_process()
     stop.install()
     if task == 'inspect':
-      setup = build.build(config)
-      inspect_data.inspect(setup, read_data.read_data(setup))
+      inspect_data.inspect(*_setup_and_data(config, as_judge))
       return 0
     with workdir_lib.use(folder):
       progress.say(f'workdir: {folder}')
-      setup = build.build(config)
-      data = read_data.read_data(setup)
+      setup, data = _setup_and_data(config, as_judge)
       inspect_data.say_model(setup)
       run = run_lib.Run(setup, data, folder, stop.requested)
-      run_lib.execute(run, task)
+      run_lib.execute(run, task, as_judge=as_judge)
   except types.InputError as error:
     return _fail(error)
   except (loop.Interrupted, KeyboardInterrupt) as error:
@@ -130,6 +164,19 @@ def _execute(task: str, folder: epath.Path, config) -> int:
     print(f'error: {error}', file=sys.stderr)
     return 1
   return 0
+
+
+def _setup_and_data(
+  config, as_judge: bool
+) -> tuple[build.Setup, read_data.RunData]:
+  setup = build.build(config, as_judge=as_judge)
+  if as_judge:
+    cot = 'after a CoT' if setup.as_is.with_cot else 'without CoT'
+    progress.say(
+      f'the model as it is: {setup.config.methods[0]}, predictor '
+      f'{setup.as_is.predictor}, {cot}'
+    )
+  return setup, read_data.read_data(setup, as_judge=as_judge)
 
 
 def _check_one_process() -> None:

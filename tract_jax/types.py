@@ -63,20 +63,24 @@ class Example:
   Attributes:
     example_id: unique within its file.
     prompt: the whole formatted prompt x.
-    score: the rater's score y*, which may be fractional.
+    score: the rater's score y*, which may be fractional; None where a row is
+      only to be judged.
     cot: chain of thought without marker words and score; "" where none.
     cot_source: "annotator", "self" or "none".
     ratings: the single ratings that `score` was made of; () where unknown.
     category: for breakdowns; "" where unknown.
+    sampling_id: what the randomness of its CoTs is folded from, the same
+      whatever rows are beside it; "" for the example_id.
   """
 
   example_id: str
   prompt: str
-  score: float
+  score: float | None
   cot: str = ''
   cot_source: str = 'none'
   ratings: tuple[float, ...] = ()
   category: str = ''
+  sampling_id: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +248,7 @@ class Prediction:
   Attributes:
     example_id: of the benchmark's row.
     seed: of the run.
-    score: the rater's score.
+    score: the rater's score; None where the row has none.
     prediction: by the method's own predictor over all CoTs; None if invalid.
     distributions: [C][Y] probability of each score; a null row where none.
     decoded: [C] the score of the likeliest token; None where it is no score.
@@ -256,7 +260,7 @@ class Prediction:
 
   example_id: str
   seed: int
-  score: float
+  score: float | None
   prediction: float | None
   distributions: list[list[float] | None]
   decoded: list[float | None]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -104,6 +105,60 @@ def test_plain_row_stands_as_it_is():
   assert (example.prompt, example.cot, example.cot_source) == (
     'i', 'so', 'annotator',
   )  # fmt: skip
+
+
+def test_row_to_be_judged_needs_no_rating():
+  rows = [
+    {'prompt': 'p "'},
+    {'instruction': 'i ",', 'idx': 1, 'response_source': 'a'},
+    {'instruction': 'o ', 'output': 'no rating in it'},
+    {**BENCHMARK, 'gpt4_score': None},
+    {'prompt': 'p', 'score': None, 'cot': 'so', 'id': 7},
+  ]
+  for row in rows:
+    assert problems_of([row], 'eval')
+  examples, report = read(rows[:4], 'judge')
+  assert [e.prompt for e in examples] == [
+    'p "',
+    'i',
+    'o',
+    'Judge it.\n###Feedback:',
+  ]
+  assert [e.score for e in examples] == [None] * 4
+  assert {(e.cot, e.ratings) for e in examples} == {('', ())}
+  assert report.num_without_score == 4
+  (example,), _ = read(rows[4:], 'judge')
+  assert (example.example_id, example.score, example.cot) == ('7', None, '')
+
+
+def test_row_to_be_judged_keeps_its_rating():
+  (judged,), report = read([BENCHMARK], 'judge')
+  (rated,), _ = read([BENCHMARK], 'eval')
+  assert dataclasses.replace(judged, sampling_id='') == rated
+  assert (report.num_averaged, report.num_without_score) == (1, 0)
+  (line,) = problems_of([plain(score=7)], 'judge')
+  assert 'score 7 is outside' in line
+  (line,) = problems_of([{'text': 'a'}], 'judge')
+  assert 'needed are "prompt" or "instruction"' in line
+
+
+def test_sampling_id_is_the_rows_own_whatever_is_beside_it():
+  rows = [
+    {'prompt': 'a'},
+    {'prompt': 'b', 'idx': 1, 'response_source': 's'},
+    {'prompt': 'b', 'idx': 1},
+    {'prompt': 'a', 'score': 3},
+  ]
+  examples, _ = read(rows, 'judge')
+  ids = [e.sampling_id for e in examples]
+  assert ids[1] == '1-s'
+  assert ids[0] == ids[3] != ids[2]
+  assert [e.example_id for e in examples] == ['1', '2', '3', '4']
+  for row, expected in zip(rows, ids, strict=True):
+    assert read([row], 'judge')[0][0].sampling_id == expected
+  (named,), _ = read([{'prompt': 'a', 'uuid': 'u'}], 'judge')
+  assert named.sampling_id == named.example_id == 'u'
+  assert read([plain(id='x')], 'eval')[0][0].sampling_id == ''
 
 
 def test_feedback_with_another_score_is_counted_and_the_rater_is_right():

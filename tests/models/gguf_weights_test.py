@@ -7,6 +7,7 @@ import pytest
 from tract_jax import types
 from tract_jax.models import config as config_lib
 from tract_jax.models import gguf_weights
+from tract_jax.models import hf_config as hf_config_lib
 
 WIDTH, HIDDEN, NUM_HEADS, NUM_KV_HEADS, HEAD, LAYERS = 32, 64, 4, 2, 8, 2
 TOKENS = [chr(code) for code in range(33, 97)]
@@ -136,7 +137,7 @@ def test_config_holds_the_metadata(tmp_path):
   path = write_gguf(tmp_path / 'm.gguf', random_tensors())
   config = gguf_weights.read_gguf(path).hf_config
   assert config['rms_norm_eps'] == 1e-5
-  assert config_lib.config_from_hf(config) == config_lib.ModelConfig(
+  assert hf_config_lib.config_from_hf(config) == config_lib.ModelConfig(
     vocab_size=VOCAB_SIZE,
     hidden_size=WIDTH,
     intermediate_size=HIDDEN,

@@ -1,37 +1,97 @@
-"""Tests of Hugging Face folders with something wrong in them."""
+"""Tests of Hugging Face folders with something wrong in them.
+
+Nearly all are read twice: as local folders, and by byte ranges as remote ones,
+with file:// in the place of gs://.
+"""
 
 import json
+import os
 import pathlib
 import pickle
+import re
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from tests.models import fake_gcs
 from tests.models import hf_weights_test as good
 from tract_jax import types
-from tract_jax.models import hf_weights
+from tract_jax.models import hf_export, hf_weights
 
 
-def folder_error(folder, abstract=None):
-  """The lines of the InputError that loading ends with."""
+def local_error(folder):
+  """The lines of the InputError that loading ends with.
+
+  Of two tensors that overlap, the library names either.
+  """
   with pytest.raises(types.InputError) as caught:
-    hf_weights.load_params(folder, abstract or good.abstract_tree())
-  return str(caught.value).splitlines()
+    hf_weights.load_params(folder, good.abstract_tree())
+  return re.sub('tensor `[ab]`', 'tensor', str(caught.value)).splitlines()
 
 
-def test_missing_folder_and_remote_folder(tmp_path):
-  (line,) = folder_error(tmp_path / 'none')
+def folder_error(folder):
+  """The same, and a remote folder gives the same lines."""
+  lines = local_error(folder)
+  address = f'file://{folder}'
+  assert local_error(address) == [
+    line.replace(str(folder), address) for line in lines
+  ]
+  return lines
+
+
+def test_missing_folder(tmp_path):
+  (line,) = local_error(tmp_path / 'none')
   assert 'none: no such local folder' in line
-  (line,) = folder_error('gs://bucket/model')
-  assert 'no such local folder' in line
+  (line,) = local_error(f'file://{tmp_path}/none')
+  assert line == f'file://{tmp_path}/none: not there'
+
+
+def test_address_of_an_unknown_kind():
+  (line,) = local_error('gopher://bucket/model')
+  assert line.startswith('gopher://bucket/model: cannot be read')
+
+
+def test_library_of_an_address_is_missing(monkeypatch):
+  fake_gcs.hide_library(monkeypatch)
+  assert local_error('gs://bucket/model') == [
+    'gs://bucket/model: a library is missing that reads such addresses: pip'
+    ' install tract_jax[gcs]'
+  ]
 
 
 def test_link_to_a_file_that_is_gone(tmp_path):
   (tmp_path / 'model.safetensors').symlink_to(tmp_path / 'blob')
-  assert folder_error(tmp_path) == [
+  assert local_error(tmp_path) == [
     f'{tmp_path}/model.safetensors: no such file'
   ]
+
+
+def linked_folder(folder, blobs):
+  """A folder whose one file is a link to a whole model in `blobs`."""
+  blobs.mkdir(parents=True)
+  folder.mkdir(parents=True)
+  hf_export.write_tensors(blobs / 'abc', good.random_tensors())
+  (folder / 'model.safetensors').symlink_to(blobs / 'abc')
+  return folder
+
+
+def test_link_out_of_the_folder_is_not_followed(tmp_path):
+  folder = linked_folder(tmp_path / 'model', tmp_path / 'blobs')
+  (line,) = local_error(folder)
+  assert line.startswith(
+    f'{folder}/model.safetensors: a link out of the folder, to'
+    f' {tmp_path}/blobs/abc'
+  )
+
+
+def test_links_of_the_hub_cache_are_followed(tmp_path):
+  folder = linked_folder(
+    tmp_path / 'models--org--name/snapshots/0123',
+    tmp_path / 'models--org--name/blobs',
+  )
+  params = hf_weights.load_params(folder, good.abstract_tree())
+  good.assert_same(params, good.expected_params(good.random_tensors()))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +110,7 @@ def test_folder_without_weights(tmp_path, present, said):
 
 def test_consolidated_file_beside_the_model_is_ignored(tmp_path):
   tensors = good.random_tensors()
-  hf_weights.write_tensors(tmp_path / 'model.safetensors', tensors)
+  hf_export.write_tensors(tmp_path / 'model.safetensors', tensors)
   (tmp_path / 'consolidated.safetensors').write_bytes(b'not even safetensors')
   params = hf_weights.load_params(tmp_path, good.abstract_tree())
   good.assert_same(params, good.expected_params(tensors))
@@ -71,6 +131,10 @@ def _header(text):
 
 
 _ONE_TENSOR = '{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, %s]}}'
+_TWO_TENSORS = """{
+  "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+  "%s": {"dtype": "F32", "shape": [2], "data_offsets": [%d, %d]}
+}"""
 
 
 @pytest.mark.parametrize(
@@ -78,10 +142,14 @@ _ONE_TENSOR = '{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, %s]}}'
   [
     (b'', 'truncated, damaged'),
     (b'\x01\x02', 'truncated, damaged'),
-    ((2**62).to_bytes(8, 'little') + b'{}', 'header too large'),
+    ((2**60).to_bytes(8, 'little') + b'{}', 'header too large'),
     (_header(_ONE_TENSOR % (2**60, 2**62)), 'truncated, damaged'),
     (_header(_ONE_TENSOR % (4, 4)) + b'1234', 'truncated, damaged'),
     (_header('[' * 100_000), 'truncated, damaged'),
+    (_header(_TWO_TENSORS % ('b', 4, 12)) + b'1' * 12, 'invalid offset'),
+    (_header(_TWO_TENSORS % ('b', 0, 8)) + b'1' * 8, 'invalid offset'),
+    (_header(_TWO_TENSORS % ('b', 16, 24)) + b'1' * 24, 'invalid offset'),
+    (_header(_TWO_TENSORS % ('a', 8, 16)) + b'1' * 16, 'invalid offset'),
     (
       b'version https://git-lfs.github.com/spec/v1\nsize 5\n',
       'a git-lfs pointer',
@@ -94,9 +162,16 @@ def test_file_that_is_no_safetensors(tmp_path, content, said):
   assert 'model.safetensors: ' in line and said in line
 
 
+def test_header_of_200_megabytes_is_not_read(tmp_path):
+  path = tmp_path / 'model.safetensors'
+  path.write_bytes((200_000_000).to_bytes(8, 'little') + b'{')
+  os.truncate(path, 300_000_000)
+  assert all('header too large' in line for line in folder_error(tmp_path))
+
+
 def test_truncated_file(tmp_path):
   path = tmp_path / 'model.safetensors'
-  hf_weights.write_tensors(path, good.random_tensors())
+  hf_export.write_tensors(path, good.random_tensors())
   path.write_bytes(path.read_bytes()[:-4])
   (line,) = folder_error(tmp_path)
   assert 'truncated' in line
@@ -129,17 +204,41 @@ def test_index_that_leaves_the_folder(tmp_path, name):
   assert repr(name) in line and 'model.norm.weight' in line
 
 
-@pytest.mark.parametrize('content', ['{', '[]', '{}', '{"weight_map": {}}'])
+@pytest.mark.parametrize(
+  'content', ['{', '[]', '{}', '{"weight_map": {}}', '[' * 100_000]
+)
 def test_index_that_is_no_index(tmp_path, content):
   (tmp_path / hf_weights.INDEX_FILE).write_text(content)
   (line,) = folder_error(tmp_path)
   assert hf_weights.INDEX_FILE in line
 
 
+def test_index_that_is_too_large(tmp_path):
+  path = tmp_path / hf_weights.INDEX_FILE
+  path.touch()
+  os.truncate(path, 100_000_000)
+  (line,) = folder_error(tmp_path)
+  assert '100000000 bytes, and an index has at most' in line
+
+
 def test_missing_shard(tmp_path):
   good.write_shards(tmp_path, good.random_tensors())
   (tmp_path / 'b.safetensors').unlink()
   assert folder_error(tmp_path) == [f'{tmp_path}/b.safetensors: no such file']
+
+
+def test_tensor_in_two_shards(tmp_path):
+  tensors = good.random_tensors()
+  weight_map = good.write_shards(tmp_path, tensors)
+  shard = weight_map['model.norm.weight']
+  other = ({'a.safetensors', 'b.safetensors'} - {shard}).pop()
+  members = {n: tensors[n] for n, file in weight_map.items() if file == other}
+  members['model.norm.weight'] = tensors['model.norm.weight'] + 1
+  safetensors.numpy.save_file(members, tmp_path / other)
+  assert folder_error(tmp_path) == [
+    f'{tmp_path}/{other}: model.norm.weight: {hf_weights.INDEX_FILE} places it'
+    f' in {shard}'
+  ]
 
 
 def test_index_and_shards_disagree(tmp_path):
@@ -161,7 +260,7 @@ def test_index_and_shards_disagree(tmp_path):
 def write_changed(folder, change):
   tensors = good.random_tensors()
   change(tensors)
-  hf_weights.write_tensors(folder / 'model.safetensors', tensors)
+  hf_export.write_tensors(folder / 'model.safetensors', tensors)
 
 
 def test_missing_extra_and_misshaped_tensors_are_named_together(tmp_path):

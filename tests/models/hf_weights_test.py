@@ -6,17 +6,17 @@ import pathlib
 import socket
 import subprocess
 import sys
+import weakref
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
-import safetensors
 import safetensors.numpy
 
-from tract_jax.models import config as config_lib
-from tract_jax.models import hf_weights, transformer
+from tract_jax.models import hf_config as hf_config_lib
+from tract_jax.models import hf_export, hf_weights, tensor_files, transformer
 
 NUM_LAYERS = 2
 SIZES = dict(
@@ -32,7 +32,7 @@ SIZES = dict(
 
 
 def abstract_tree(tied=False, dtype=jnp.float32, **kwargs):
-  config = config_lib.config_from_hf(
+  config = hf_config_lib.config_from_hf(
     {'model_type': 'llama', 'tie_word_embeddings': tied, **SIZES}
   )
   return transformer.abstract_params(
@@ -130,7 +130,7 @@ def test_loads_what_transformers_saved(tmp_path, family, tied, sharded, dtype):
   model.save_pretrained(tmp_path, max_shard_size='10KB' if sharded else '1GB')
   assert (tmp_path / hf_weights.INDEX_FILE).exists() == sharded
 
-  read_config = config_lib.config_from_hf(
+  read_config = hf_config_lib.config_from_hf(
     json.loads((tmp_path / 'config.json').read_text())
   )
   fns = transformer.make_model(read_config, dtype=jnp.dtype(dtype))
@@ -150,7 +150,7 @@ def test_casts_to_the_wanted_dtype(tmp_path, stored, wanted):
   tensors = {
     k: v.astype(jnp.dtype(stored)) for k, v in random_tensors().items()
   }
-  hf_weights.write_tensors(tmp_path / 'model.safetensors', tensors)
+  hf_export.write_tensors(tmp_path / 'model.safetensors', tensors)
   abstract = abstract_tree(dtype=jnp.dtype(wanted))
   params = hf_weights.load_params(tmp_path, abstract)
   expected = jax.tree.map(
@@ -159,25 +159,9 @@ def test_casts_to_the_wanted_dtype(tmp_path, stored, wanted):
   assert_same(params, expected)
 
 
-def test_written_file_has_transposed_views_right_and_others_may_read_it(
-  tmp_path,
-):
-  path = tmp_path / 'model.safetensors'
-  matrix = np.arange(6, dtype=np.float32).reshape(2, 3)
-  hf_weights.write_tensors(path, {'t': matrix.T})
-  np.testing.assert_array_equal(
-    safetensors.numpy.load_file(path)['t'], matrix.T
-  )
-  with safetensors.safe_open(path, 'numpy') as file:
-    assert file.metadata() == {'format': 'pt'}
-  (tmp_path / 'other').touch()
-  assert path.stat().st_mode == (tmp_path / 'other').stat().st_mode
-  assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, 'other']
-
-
 def test_leaves_adapters_as_given(tmp_path):
   tensors = random_tensors()
-  hf_weights.write_tensors(tmp_path / 'model.safetensors', tensors)
+  hf_export.write_tensors(tmp_path / 'model.safetensors', tensors)
   abstract = abstract_tree(lora_rank=2)
   params = hf_weights.load_params(tmp_path, abstract)
   q_proj = params['layers']['self_attn']['q_proj']
@@ -203,17 +187,17 @@ class CountingView:
 
 def count_reads(patch, reads):
   """Fills `reads` with {tensor's name: elements of every read of it}."""
-  open_file = hf_weights._open_file
+  open_folder = tensor_files.open_folder
 
-  def counting_open_file(path, stack):
+  def counting_open_folder(folder, stack):
     return {
       name: tensor._replace(
         view=CountingView(tensor.view, reads.setdefault(name, []))
       )
-      for name, tensor in open_file(path, stack).items()
+      for name, tensor in open_folder(folder, stack).items()
     }
 
-  patch(hf_weights, '_open_file', counting_open_file)
+  patch(tensor_files, 'open_folder', counting_open_folder)
 
 
 def sharded_tree(abstract, mesh):
@@ -252,21 +236,81 @@ def test_devices_read_their_own_slices_once(tmp_path, monkeypatch, shape):
   }
 
 
-def _load_in_process(process_id, port, folder):
-  """One of two processes of two devices; prints the elements it read."""
-  jax.distributed.initialize(f'127.0.0.1:{port}', 2, process_id)
+def test_finish_gets_each_leaf_once_before_the_next_is_read(
+  tmp_path, monkeypatch
+):
+  tensors = random_tensors()
+  hf_export.write_tensors(tmp_path / 'model.safetensors', tensors)
   reads = {}
-  count_reads(setattr, reads)
-  mesh = jax.make_mesh((4, 1), ('x', 'y'))
-  params = hf_weights.load_params(folder, sharded_tree(abstract_tree(), mesh))
+  count_reads(monkeypatch.setattr, reads)
+  abstract = abstract_tree(lora_rank=2)
+  num_read = []
+  paths = []
+
+  def finish(path, array):
+    paths.append('.'.join(path))
+    num_read.append(sum(len(sizes) > 0 for sizes in reads.values()))
+    return {'doubled': 2 * array, 'kept': None}
+
+  params = hf_weights.load_params(tmp_path, abstract, finish)
+  assert len(paths) == len(set(paths)) == 12
+  assert num_read == [
+    1 if path == 'embed_tokens.weight' else num_read[i - 1] + number
+    for i, path in enumerate(paths)
+    for number in [NUM_LAYERS if path.startswith('layers') else 1]
+  ]
+  assert set(params['norm']['weight']) == {'doubled', 'kept'}
+  np.testing.assert_array_equal(
+    params['norm']['weight']['doubled'], 2 * tensors['model.norm.weight']
+  )
+  q_proj = params['layers']['self_attn']['q_proj']
+  assert q_proj['lora_a'] is abstract['layers']['self_attn']['q_proj']['lora_a']
+
+
+def test_at_most_one_shard_is_held_beside_the_devices(tmp_path, monkeypatch):
+  hf_export.write_tensors(tmp_path / 'model.safetensors', random_tensors())
+  empty, held = np.empty, []
+
+  def tracked_empty(shape, dtype=None, **kwargs):
+    # A buffer that was given to a device is freed before the next is made.
+    assert all(buffer() is None for buffer in held)
+    buffer = empty(shape, dtype, **kwargs)
+    held.append(weakref.ref(buffer))
+    return buffer
+
+  # A CPU device may take the buffer itself for its array; here it copies.
+  put = jax.device_put
+  monkeypatch.setattr(
+    jax, 'device_put', lambda x, *args: put(np.array(x), *args)
+  )
+  monkeypatch.setattr(np, 'empty', tracked_empty)
+  mesh = jax.make_mesh((2, 4), ('x', 'y'))
+  hf_weights.load_params(tmp_path, sharded_tree(abstract_tree(), mesh))
+  # Eight shards of each of 8 kernels, two of the embedding, one of each norm.
+  assert len(held) == 8 * 8 + 2 + 3
+
+
+def _load_in_process(process_id, port, folder):
+  """One of two processes of two devices; prints the elements it read.
+
+  The local folder is split along the columns of its tensors, the remote one
+  along their rows.
+  """
+  jax.distributed.initialize(f'127.0.0.1:{port}', 2, process_id)
   expected = expected_params(random_tensors())
 
   def check(array, whole):
     for shard in array.addressable_shards:
       np.testing.assert_array_equal(shard.data, whole[shard.index])
 
-  jax.tree.map(check, params, expected)
-  print(json.dumps({name: sum(sizes) for name, sizes in reads.items()}))
+  for address, shape in ((folder, (4, 1)), (f'file://{folder}', (1, 4))):
+    reads = {}
+    with pytest.MonkeyPatch.context() as patch:
+      count_reads(patch.setattr, reads)
+      mesh = jax.make_mesh(shape, ('x', 'y'))
+      abstract = sharded_tree(abstract_tree(), mesh)
+      jax.tree.map(check, hf_weights.load_params(address, abstract), expected)
+    print(json.dumps({name: sum(sizes) for name, sizes in reads.items()}))
 
 
 @pytest.mark.multiprocess
@@ -298,7 +342,9 @@ def test_a_process_reads_only_what_its_devices_hold(tmp_path):
   outputs = [process.communicate(timeout=100)[0] for process in processes]
   assert [process.returncode for process in processes] == [0, 0]
   for output in outputs:
-    reads = json.loads(output.splitlines()[-1])
-    for name, size in reads.items():
-      share = 1 if 'norm' in name else 2
-      assert size == tensors[name].size // share, name
+    columns, rows = map(json.loads, output.splitlines()[-2:])
+    for name, tensor in tensors.items():
+      whole = 'norm' in name
+      assert columns[name] == tensor.size // (1 if whole else 2), name
+      whole = whole or 'embed' in name
+      assert rows[name] == tensor.size // (1 if whole else 2), name

@@ -1,3 +1,5 @@
+import dataclasses
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 
 from tract_jax.models import config as config_lib
-from tract_jax.models import layers, lora
+from tract_jax.models import layers, lora, rope
 
 CONFIG = config_lib.ModelConfig(
   vocab_size=64,
@@ -25,15 +27,34 @@ def _spec(rank=0, alpha=4.0, dtype=jnp.float32):
 
 
 def test_norm_by_hand():
-  norm = layers.RMSNorm(_spec())
+  norm = layers.RMSNorm(_spec(), 2)
   norm.weight[...] = jnp.array([2.0, 10.0])
   # The mean square of (1, 2) is 2.5; with eps 0.5, its root is sqrt(3).
   got = norm(jnp.array([[1.0, 2.0]]))
   np.testing.assert_allclose(got, [[2 / 3**0.5, 20 / 3**0.5]], rtol=1e-6)
 
 
+def test_heads_are_normed_one_by_one_before_they_are_rotated():
+  config = dataclasses.replace(CONFIG, qk_norm=True)
+  spec = layers.Spec(config, lora.LoraConfig(0, 1.0), jnp.dtype(jnp.float32))
+  attention = layers.Attention(spec, nnx.Rngs(jax.random.key(0)))
+  attention.k_norm.weight[...] = jnp.arange(1.0, 9.0)
+  # Weights of order 1: the mean square is far from eps.
+  weight = jax.random.normal(jax.random.key(1), (2, 16))
+  attention.k_proj.weight[...] = weight
+  rotation = rope.rotations(jnp.array([[5]]), rope.inverse_frequencies(config))
+  x = jnp.array([[[1.0, -2.0]]])
+  _, (keys, _) = attention(x, rotation, lambda queries, *_: queries)
+
+  for head in range(2):
+    raw = (x[0, 0] @ weight)[8 * head : 8 * head + 8]
+    normed = raw / jnp.sqrt(jnp.mean(raw**2) + 0.5) * jnp.arange(1.0, 9.0)
+    expected = rope.rotated(normed[None, None, None], rotation)[0, 0, 0]
+    np.testing.assert_allclose(keys[0, 0, head], expected, rtol=1e-5)
+
+
 def test_the_norm_of_bfloat16_is_taken_in_float32():
-  norm = layers.RMSNorm(_spec(dtype=jnp.bfloat16))
+  norm = layers.RMSNorm(_spec(dtype=jnp.bfloat16), 2)
   # The squares of 200 and 201 fall together in bfloat16, and so would these.
   x = jnp.array([200.0, 201.0], jnp.bfloat16)
   assert norm(x).dtype == jnp.bfloat16

@@ -7,7 +7,7 @@ import pytest
 
 from tract_jax import types
 from tract_jax.models import config as config_lib
-from tract_jax.models import lora, transformer
+from tract_jax.models import lora, quantization, transformer
 
 CONFIG = config_lib.ModelConfig(
   vocab_size=64,
@@ -18,7 +18,8 @@ CONFIG = config_lib.ModelConfig(
   num_kv_heads=2,
   head_dim=8,
   max_position_embeddings=16,
-  attention_bias=True,
+  qkv_bias=True,
+  output_bias=True,
 )
 RANK, ALPHA = 4, 6.0
 
@@ -80,14 +81,38 @@ def test_merging_is_float32_and_rounds_once():
   assert float(merged[0, 0]) == 1.0 + 2.0**-7
 
 
-@pytest.mark.parametrize('target', lora.TARGETS)
-def test_targets_alone_are_adapted(target):
-  fns = transformer.make_model(CONFIG, lora_rank=RANK, lora_targets=(target,))
-  leaves = jax.tree_util.tree_flatten_with_path(
-    transformer.abstract_params(fns)
-  )[0]
-  owners = [path[-2].key for path, _ in leaves if path[-1].key in lora.LEAVES]
-  assert owners == [target, target]
+def _adapted_names(**kwargs):
+  """Names of the layers that have each of the two leaves."""
+  fns = transformer.make_model(CONFIG, lora_rank=RANK, **kwargs)
+  leaves = jax.tree_util.tree_leaves_with_path(transformer.abstract_params(fns))
+  return [
+    sorted(path[-2].key for path, _ in leaves if path[-1].key == name)
+    for name in lora.LEAVES
+  ]
+
+
+@pytest.mark.parametrize(
+  'targets',
+  [(name,) for name in lora.TARGETS]
+  + [('q_proj', 'v_proj'), ['down_proj', 'k_proj', 'o_proj']],
+)
+def test_targets_alone_are_adapted(targets):
+  assert _adapted_names(lora_targets=targets) == [sorted(targets)] * 2
+
+
+def test_all_linear_layers_of_a_block_are_adapted_by_default():
+  assert _adapted_names() == [sorted(lora.TARGETS)] * 2
+  assert len(lora.TARGETS) == 7
+
+
+@pytest.mark.parametrize('name', ['lm_head', 'q_norm', 'qproj', ''])
+def test_a_target_that_is_no_linear_layer_is_refused(name):
+  with pytest.raises(
+    types.InputError, match=f"lora_targets: '{name}' is not.*q_proj, k_proj"
+  ):
+    transformer.make_model(
+      CONFIG, lora_rank=RANK, lora_targets=('v_proj', name)
+    )
 
 
 def test_every_adapter_gets_a_gradient_and_nothing_else_does():
@@ -149,6 +174,25 @@ def test_merge_refuses_a_leaf_twice_or_never():
     lora.merge(leaf, leaf)
   with pytest.raises(ValueError, match='norm/weight is in neither'):
     lora.merge({'norm': {'weight': None}}, {'norm': {'weight': None}})
+
+
+@pytest.mark.parametrize('kind', quantization.KINDS)
+def test_quantised_weights_are_frozen_and_take_no_adapter_in(kind):
+  _, params = _adapted()
+  quantized = quantization.quantize(params, kind)
+  trainable, frozen = lora.split_trainable(quantized, train_base=False)
+  weight = frozen['layers']['mlp']['up_proj']['weight']
+  assert weight is quantized['layers']['mlp']['up_proj']['weight']
+  assert trainable['layers']['mlp']['up_proj']['weight'] is None
+  joined = lora.merge(trainable, frozen)
+  jax.tree.map(np.testing.assert_array_equal, joined, quantized)
+  with pytest.raises(ValueError, match=f'an adapter.*{kind} weight.*unquant'):
+    lora.merge_adapters(quantized, ALPHA / RANK)
+  dense = quantization.dequantize(quantized)
+  merged = lora.merge_adapters(dense, ALPHA / RANK)
+  assert jax.tree.structure(merged) == jax.tree.structure(
+    transformer.abstract_params(transformer.make_model(CONFIG))
+  )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tract_jax.models import config as config_lib
-from tract_jax.models import rope
+from tract_jax.models import hf_rope, rope
 
 CONFIG = config_lib.ModelConfig(
   vocab_size=64,
@@ -80,22 +80,123 @@ def test_llama3_scaling_stretches_long_wavelengths_alone():
   np.testing.assert_allclose(scaled[2:], plain[2:] / 8, rtol=1e-6)
 
 
+# H 8 and theta 1e4: the pairs turn by 1, 0.1, 0.01 and 0.001 a position.
+YARN = config_lib.YarnRope(
+  factor=4.0,
+  original_max_position_embeddings=64,
+  beta_fast=6.4 / (2 * math.pi),
+  beta_slow=0.064 / (2 * math.pi),
+)
+
+
+def _yarn(**changes):
+  return dataclasses.replace(
+    CONFIG,
+    head_dim=8,
+    rope_theta=1e4,
+    rope_scaling=dataclasses.replace(YARN, **changes),
+  )
+
+
 @pytest.mark.parametrize(
-  'change',
+  ('changes', 'keep'),
   [
-    {'factor': 4.0},
-    {'low_freq_factor': 0.5},
-    {'high_freq_factor': 3.0},
-    {'original_max_position_embeddings': 48},
+    # Pair 1 turns beta_fast times within 64 positions, pair 3 beta_slow times;
+    # pair 2 lies in the middle.
+    ({'truncate': False}, [1.0, 1.0, 0.5, 0.0]),
+    # 0.9 and 3.1 are rounded outwards to 0 and 4.
+    (
+      {
+        'beta_fast': 64 * 10**-0.9 / (2 * math.pi),
+        'beta_slow': 64 * 10**-3.1 / (2 * math.pi),
+      },
+      [1.0, 0.75, 0.5, 0.25],
+    ),
+    # Ends past the pairs: 0 and H - 1 are the bounds.
+    ({'beta_fast': 1e9, 'beta_slow': 1e-9}, [1.0, 6 / 7, 5 / 7, 4 / 7]),
   ],
 )
-def test_every_number_of_llama3_scaling_is_read(change):
-  config = dataclasses.replace(CONFIG, head_dim=8, rope_theta=1e4)
-  before, after = (
-    rope.inverse_frequencies(dataclasses.replace(config, rope_scaling=scaling))
-    for scaling in (LLAMA3, dataclasses.replace(LLAMA3, **change))
+def test_yarn_interpolates_between_two_numbers_of_turns(changes, keep):
+  plain = np.array([1.0, 0.1, 0.01, 0.001])
+  keep = np.array(keep)
+  np.testing.assert_allclose(
+    rope.inverse_frequencies(_yarn(**changes)),
+    keep * plain + (1 - keep) * plain / 4,
+    rtol=1e-5,
   )
-  assert np.abs(before / after - 1).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+  ('changes', 'factor'),
+  [
+    ({}, 0.1 * math.log(4) + 1),
+    ({'mscale': 2.0}, 0.1 * math.log(4) + 1),
+    (
+      {'mscale': 2.0, 'mscale_all_dim': 0.5},
+      (0.2 * math.log(4) + 1) / (0.05 * math.log(4) + 1),
+    ),
+    ({'attention_factor': 1.5, 'mscale': 2.0, 'mscale_all_dim': 0.5}, 1.5),
+    ({'factor': 0.5}, 1.0),
+  ],
+)
+def test_yarn_scales_cosines_and_sines(changes, factor):
+  config = _yarn(**changes)
+  assert rope.attention_factor(config) == pytest.approx(factor)
+  frequencies = rope.inverse_frequencies(config)
+  cos, sin = rope.rotations(jnp.array([[7]]), frequencies, 1.5)
+  np.testing.assert_allclose(cos**2 + sin**2, 1.5**2, rtol=1e-5)
+
+
+def test_other_scalings_leave_cosines_alone():
+  for scaling in (None, LLAMA3, config_lib.LinearRope(4.0)):
+    config = dataclasses.replace(CONFIG, rope_scaling=scaling)
+    assert rope.attention_factor(config) == 1.0
+
+
+def test_dynamic_scaling_changes_no_accepted_row():
+  scaled = dataclasses.replace(CONFIG, rope_scaling=config_lib.DynamicRope(4.0))
+  assert (
+    rope.inverse_frequencies(scaled) == rope.inverse_frequencies(CONFIG)
+  ).all()
+
+
+@pytest.mark.parametrize(
+  ('theta', 'scaling'),
+  [
+    (1e4, config_lib.YarnRope(4.0, 32768)),
+    (1e6, config_lib.YarnRope(4.0, 32768)),
+    (5e6, config_lib.YarnRope(32.0, 4096, truncate=False)),
+    (5e5, config_lib.Llama3Rope(8.0, 1.0, 4.0, 8192)),
+    (1e5, config_lib.LinearRope(4.0)),
+    (1e4, None),
+  ],
+)
+def test_frequencies_of_full_size_equal_those_of_transformers(theta, scaling):
+  rope_utils = pytest.importorskip('transformers.modeling_rope_utils')
+  transformers = pytest.importorskip('transformers')
+  pytest.importorskip('torch')
+  config = dataclasses.replace(
+    CONFIG, head_dim=128, rope_theta=theta, rope_scaling=scaling
+  )
+  hf_config = transformers.LlamaConfig.from_dict(
+    {
+      'num_attention_heads': 32,
+      'head_dim': 128,
+      'max_position_embeddings': 131072,
+      **hf_rope.rope_to_hf(theta, scaling),
+    }
+  )
+  rope_type = hf_config.rope_parameters['rope_type']
+  if rope_type == 'default':
+    rotary = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding
+    expected, factor = rotary.compute_default_rope_parameters(hf_config)
+  else:
+    expected, factor = rope_utils.ROPE_INIT_FUNCTIONS[rope_type](hf_config)
+  # An ulp: at position 30,000 two show in the fifth digit of an angle's sine.
+  np.testing.assert_allclose(
+    rope.inverse_frequencies(config), expected.numpy(), rtol=1.2e-7
+  )
+  assert rope.attention_factor(config) == pytest.approx(factor, rel=1e-12)
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])

@@ -1,5 +1,7 @@
 """Tests of tract_jax.parallel.partition, on eight virtual devices."""
 
+from typing import Any, NamedTuple
+
 import jax
 from jax.sharding import PartitionSpec
 import numpy as np
@@ -71,6 +73,59 @@ def test_tree_of_shardings_places_every_leaf(mesh):
     'layers': {'q': (2, 16, 16), 'bias': None, 'norm': (32,)},
     'step': (),
   }
+
+
+class Quantized(NamedTuple):
+  """Stands for a leaf of several arrays, as a quantised weight is."""
+
+  codes: Any
+  scale: Any
+  offset: Any = None
+
+
+def _blocks(size, num_blocks, axis):
+  """Logical axes and shapes of a weight of `size` rows in blocks."""
+  axes = Quantized((None, axis, 'mlp'), (None, f'{axis}_blocks', 'mlp'))
+  return axes, Quantized(_abstract(2, size, 8), _abstract(2, num_blocks, 8))
+
+
+@pytest.mark.parametrize(
+  ('num_blocks', 'expected'),
+  [
+    (4, (2, 1, 4)),
+    (12, (2, 3, 4)),
+    (9, (2, 9, 4)),
+    (2, (2, 2, 4)),
+    (1, (2, 1, 4)),
+  ],
+)
+def test_blocks_are_split_where_they_divide_and_else_copied(
+  num_blocks, expected
+):
+  mesh = mesh_lib.make_mesh(1, 4, 2)
+  axes, abstract = _blocks(576, num_blocks, 'embed')
+  shardings = partition.tree_shardings(mesh, {'up': axes}, {'up': abstract})
+  shards = jax.tree.map(
+    lambda s, x: s.shard_shape(x.shape), shardings['up'], abstract
+  )
+  assert shards == Quantized((2, 144, 4), expected)
+
+
+def test_a_weight_in_blocks_must_divide_as_any_other():
+  mesh = mesh_lib.make_mesh(1, 8, 1)
+  axes, abstract = _blocks(9 * 60, 9, 'embed')
+  with pytest.raises(types.InputError) as error:
+    partition.tree_shardings(mesh, {'up': axes}, {'up': abstract})
+  assert str(error.value) == (
+    'up.codes: dimension 1 (embed) of size 540 cannot be split over fsdp=8;'
+    ' nearest valid fsdp: 6 or 9'
+  )
+
+
+@pytest.mark.parametrize('axis', ['embed', 'heads', 'mlp'])
+def test_blocks_lie_as_their_rows_do(axis):
+  assert partition.RULES[f'{axis}_blocks'] == partition.RULES[axis]
+  assert f'{axis}_blocks' in partition.COPIED_IF_UNEVEN
 
 
 def test_none_leaf_passes_through_whatever_its_axes(mesh):

@@ -7,7 +7,7 @@ import pytest
 from tract_jax import types
 from tract_jax.data import loader as loader_lib
 from tract_jax.models import lora
-from tract_jax.pipeline import build, read_data
+from tract_jax.pipeline import base_model, build, read_data
 from tract_jax.pipeline import config as config_lib
 
 
@@ -54,7 +54,7 @@ def make_loader(rows):
 
 def test_step_on_a_mesh_is_traced_once_and_learns(setup, rows):
   trainer = make_trainer(setup, rows)
-  trainable, frozen = build.init_params(setup, seed=0)
+  trainable, frozen = base_model.init_params(setup.model, seed=0)
   state = trainer.init_state(trainable)
   batch = trainer.to_device(make_loader(rows).batch(0))
   assert batch.inputs.shape == (2, 4, 64)
@@ -69,7 +69,7 @@ def test_step_on_a_mesh_is_traced_once_and_learns(setup, rows):
 
 def test_every_leaf_of_the_state_keeps_its_sharding(setup, rows):
   trainer = make_trainer(setup, rows)
-  trainable, frozen = build.init_params(setup, seed=0)
+  trainable, frozen = base_model.init_params(setup.model, seed=0)
   before = trainer.init_state(trainable)
   shardings = jax.tree.map(lambda x: x.sharding, before)
   mu = before.opt_state[1][0].mu['layers']['mlp']['up_proj']['weight']
@@ -85,7 +85,7 @@ def test_every_leaf_of_the_state_keeps_its_sharding(setup, rows):
 
 def test_adapters_alone_are_trained_with_lora(rows):
   setup = make_setup(lora_rank=4)
-  trainable, frozen = build.init_params(setup, seed=0)
+  trainable, frozen = base_model.init_params(setup.model, seed=0)
   names = {
     jax.tree_util.keystr(path[-1:], simple=True)
     for path, _ in jax.tree_util.tree_leaves_with_path(trainable)
@@ -102,7 +102,9 @@ def test_adapters_alone_are_trained_with_lora(rows):
 
 def test_seeds_give_other_weights_and_the_same_seed_the_same(setup):
   def embedding(seed):
-    return np.array(build.init_params(setup, seed)[0]['embed_tokens']['weight'])
+    return np.array(
+      base_model.init_params(setup.model, seed)[0]['embed_tokens']['weight']
+    )
 
   np.testing.assert_array_equal(embedding(1), embedding(1))
   assert not np.array_equal(embedding(1), embedding(2))

@@ -102,6 +102,26 @@ def test_missing_and_damaged_predictions_are_named(tmp_path):
     evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
 
 
+def test_rows_without_a_raters_score_are_counted_and_left_out(tmp_path, capsys):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for row in rows:
+    if row['example_id'] == 'row 1':
+      row['score'] = None
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert "2 of 8 rows have no rater's score" in capsys.readouterr().out
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  assert {row['num_examples'] for row in content['rows']} == {3}
+  path.write_text(
+    ''.join(json.dumps({**row, 'score': None}) + '\n' for row in rows)
+  )
+  with pytest.raises(types.InputError, match="none of 8 rows has a rater's"):
+    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+
+
 @pytest.mark.parametrize(
   ('more', 'expected'),
   [

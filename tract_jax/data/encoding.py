@@ -102,8 +102,10 @@ def encode_example(
     The encoded example, with the end token as last target.
 
   Raises:
-    types.InputError: as `prompt_and_cot_ids`.
+    types.InputError: as `prompt_and_cot_ids`, or there is no score to learn.
   """
+  if example.score is None:
+    raise types.InputError(f'example {example.example_id}: has no score')
   before, num_prompt = prompt_and_cot_ids(
     example, tokenizer, score_tokens, sample_tokens
   )
@@ -194,7 +196,9 @@ def _own_cot_ids(
   score_tokens: score_tokens_lib.ScoreTokens,
 ) -> np.ndarray:
   """Tokens of the example's target before the score, which is checked."""
-  index = score_tokens.grid.nearest(example.score)
+  # What stands before the score is the same for every score.
+  score = example.score
+  index = 0 if score is None else score_tokens.grid.nearest(score)
   text = score_tokens.grid.texts[index]
   target = score_tokens_lib.encode_target(
     tokenizer,

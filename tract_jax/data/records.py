@@ -10,6 +10,7 @@ their columns:
                        gpt4_feedback (a text or a list)
   plain                prompt or instruction, score, and cot where present
 
+A row that is only to be judged needs no rating: prompt or instruction will do.
 A bad row is never skipped: all problems of a file are raised at once, a line
 each. Axis: Y score grid.
 """
@@ -25,7 +26,10 @@ from tract_jax import types
 from tract_jax.data import row_files
 from tract_jax.text import prompts
 
-ROLES = ('train', 'eval')
+ROLES = ('train', 'eval', 'judge')
+_NEEDED = (
+  '"instruction" with "output" or "gpt4_score", or "prompt" with "score"'
+)
 _ID_COLUMNS = ('example_id', 'id', 'uuid')
 _MAX_LINES = 20
 
@@ -43,6 +47,7 @@ class ReadReport:
     num_score_differs: rows whose feedback names another score than the
       rater's, which is the one that is used.
     num_without_cot: rows without feedback.
+    num_without_score: rows without rating.
   """
 
   name: str
@@ -52,6 +57,7 @@ class ReadReport:
   num_text_scores: int
   num_score_differs: int
   num_without_cot: int
+  num_without_score: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +93,7 @@ def read_examples(
     path: a JSON list, JSONL or parquet file; its content tells which.
     grid: scores have to lie within it.
     role: "train" takes the first of several ratings, with the feedback that was
-      written for it; "eval" takes their mean.
+      written for it; "eval" takes their mean; "judge" does, too, or none.
     marker: the fixed words between CoT and score.
     max_examples: only the first so many rows; None: all.
 
@@ -118,7 +124,7 @@ def examples_from_rows(
   Args:
     rows: with the columns of one of the kinds above.
     grid: scores have to lie within it.
-    role: "train" or "eval", as for `read_examples`.
+    role: "train", "eval" or "judge", as for `read_examples`.
     marker: the fixed words between CoT and score.
     name: of the source, for messages.
     places: of each row, for messages; None: "row 1", "row 2" ...
@@ -242,6 +248,7 @@ _NOTES = (
   'num_text_scores',
   'num_score_differs',
   'num_without_cot',
+  'num_without_score',
 )
 
 
@@ -249,43 +256,56 @@ def _example(
   row: Any, example_id: str, grid: types.ScoreGrid, role: str, marker: str
 ) -> tuple[types.Example, list[str]]:
   """One row as an example, and which of _NOTES apply to it."""
-  judgement = _judgement(row)
+  judgement = _judgement(row, role)
   prompt = _text(judgement.prompt, 'prompt')
   if not prompt:
     raise _RowError('its prompt is empty')
   ratings = tuple(_score(value, grid) for value in judgement.scores)
-  if not ratings:
+  feedbacks = judgement.feedbacks
+  if role == 'judge' and not ratings:
+    feedbacks = []
+  elif not ratings:
     raise _RowError('it has no rating')
-  if len(judgement.feedbacks) not in (0, len(ratings)):
-    raise _RowError(
-      f'{len(ratings)} ratings but {len(judgement.feedbacks)} feedbacks'
-    )
-  feedback = _text((judgement.feedbacks or [''])[0], 'feedback')
-  notes = []
+  if len(feedbacks) not in (0, len(ratings)):
+    raise _RowError(f'{len(ratings)} ratings but {len(feedbacks)} feedbacks')
+  feedback = _text((feedbacks or [''])[0], 'feedback')
+  notes = [] if ratings else ['num_without_score']
   if len(ratings) > 1:
-    notes.append('num_averaged' if role == 'eval' else 'num_first_rating')
+    notes.append('num_first_rating' if role == 'train' else 'num_averaged')
   if any(isinstance(value, str) for value in judgement.scores):
     notes.append('num_text_scores')
   # A feedback belongs to the first rating, whatever score the role takes.
-  if prompts.stated_score(feedback, marker) not in (None, ratings[0]):
+  if prompts.stated_score(feedback, marker) not in (None, *ratings[:1]):
     notes.append('num_score_differs')
   cot = prompts.strip_cot(feedback, marker)
   if not cot:
     notes.append('num_without_cot')
-  mean = math.fsum(ratings) / len(ratings)
+  used = ratings[:1] if role == 'train' else ratings
   example = types.Example(
     example_id=_text(example_id, 'id'),
     prompt=prompt,
-    score=mean if role == 'eval' else ratings[0],
+    score=math.fsum(used) / len(used) if used else None,
     cot=cot,
     cot_source='annotator' if cot else 'none',
     ratings=ratings,
     category=_text(row.get('category', ''), 'category'),
+    sampling_id=_sampling_id(row, prompt) if role == 'judge' else '',
   )
   return example, notes
 
 
-def _judgement(row: Any) -> _Judgement:
+def _sampling_id(row: Mapping[str, Any], prompt: str) -> str:
+  """The row's own id, or a digest of its prompt: no row's number."""
+  for column in _ID_COLUMNS:
+    if column in row:
+      return str(row[column])
+  idx, source = row.get('idx'), row.get('response_source')
+  if idx is not None and source is not None:
+    return f'{idx}-{source}'
+  return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def _judgement(row: Any, role: str) -> _Judgement:
   """A row's parts, found by its columns."""
   if not isinstance(row, Mapping):
     raise _RowError(f'is {type(row).__name__}, not an object with columns')
@@ -300,15 +320,19 @@ def _judgement(row: Any) -> _Judgement:
     score = row.get('orig_score')
     if score is None:
       _, found, score = output.rpartition(prompts.RESULT)
+      if not found and role == 'judge':
+        return _Judgement(_clean(row['instruction']), [], [])
       if not found:
         raise _RowError('has no orig_score, and no [RESULT] in its output')
     return _Judgement(_clean(row['instruction']), [score], [output])
   prompt = row.get('prompt', row.get('instruction'))
   if prompt is not None and 'score' in row:
     return _Judgement(prompt, _as_list(row['score']), _as_list(row.get('cot')))
+  if prompt is not None and role == 'judge':
+    return _Judgement(prompt if 'prompt' in row else _clean(prompt), [], [])
+  needed = '"prompt" or "instruction"' if role == 'judge' else _NEEDED
   raise _RowError(
-    f'its columns are {", ".join(map(str, row)) or "none"}; needed are '
-    '"instruction" with "output" or "gpt4_score", or "prompt" with "score"'
+    f'its columns are {", ".join(map(str, row)) or "none"}; needed are {needed}'
   )
 
 

@@ -1,9 +1,9 @@
-"""Weights in and out of a Hugging Face folder, as safetensors.
+"""The weights of a Hugging Face folder, read from safetensors.
 
-In: a folder with `model.safetensors`, or with `model.safetensors.index.json`
-and the shards it names. Out: the parameter tree of models/transformer, every
-leaf with the dtype and the sharding the caller asks for. A process reads only
-the slices that its own devices hold.
+In: a folder, local or remote, see models/tensor_files. Out: the parameter tree
+of models/transformer, every leaf with the dtype and the sharding the caller
+asks for. A process reads only what its own devices hold, a shard of one leaf
+at a time: see models/shard_reads.
 
 Layers are stacked and kernels transposed on the way (Hugging Face keeps
 kernels as [out, in] and each layer apart):
@@ -16,85 +16,176 @@ kernels as [out, in] and each layer apart):
   lm_head.weight            [D, V] lm_head.weight                      [V, D]
 
 Everything that can be wrong with a folder is looked for before the first
-number is read, and is a types.InputError. Pickles (`*.bin`) are never opened.
+number is read, and is a types.InputError.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import functools
-import json
+import dataclasses
+import math
 import os
-import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from tract_jax import types
-from tract_jax.models import lora
+from tract_jax.models import (
+  lora,
+  remote_files,
+  safetensors_file,
+  shard_reads,
+  tensor_files,
+)
 
-SINGLE_FILE = 'model.safetensors'
-INDEX_FILE = 'model.safetensors.index.json'
+SINGLE_FILE = tensor_files.SINGLE_FILE
+INDEX_FILE = tensor_files.INDEX_FILE
 
-_SHARD_NAME = re.compile(r'[A-Za-z0-9._-]+\.safetensors')
-_FLOAT_DTYPES = ('F32', 'F16', 'BF16')
 # Rotary frequencies that old checkpoints carry as a buffer; computed here.
 _COMPUTED_TENSOR = re.compile(r'.*\.rotary_emb\.inv_freq')
-_MAX_LINES = 10
-_STRIP_ROWS = 64
 
-_Path = tuple[str, ...]
-_Range = tuple[int, int]
+# A leaf's keys, such as ('layers', 'mlp', 'up_proj', 'weight').
+Path: TypeAlias = tuple[str, ...]
+Names: TypeAlias = Callable[[Path, tuple[int, ...]], list[str]]
+Finish: TypeAlias = Callable[[Path, jax.Array], types.PyTree]
 
 
-class _Tensor(NamedTuple):
-  """A tensor in an open file: `view` has get_shape, get_dtype and slicing."""
+@dataclasses.dataclass(frozen=True)
+class LoadMemory:
+  """What `load_params` takes of one process.
 
-  file: pathlib.Path
-  view: Any
+  Attributes:
+    device_bytes: of the leaves on the process's devices, copies counted.
+    host_bytes: at most, beside them: the shards that are read at a time, and
+      strips of their tensors.
+    host_leaf: the leaf that takes so much, as "layers.mlp.up_proj.weight".
+    read_bytes: of the files, where these have the leaves' dtypes.
+  """
+
+  device_bytes: int
+  host_bytes: int
+  host_leaf: str
+  read_bytes: int
 
 
 def load_params(
-  folder: str | os.PathLike[str], abstract_params: types.PyTree
+  folder: str | os.PathLike[str],
+  abstract_params: types.PyTree,
+  finish: Finish | None = None,
 ) -> types.PyTree:
   """Reads a Hugging Face folder into a parameter tree, shard by shard.
 
+  Each distinct shard is read once, cast, stacked, and put on the devices that
+  hold it before the next is read. A remote folder is read by ranges of whole
+  rows: where columns are split, the process's shards of a leaf that differ in
+  their columns alone are read together, so that each row comes once.
+
   Args:
-    folder: local folder with safetensors. `model.safetensors` is used where
-      both it and an index stand there, as transformers does;
-      `consolidated.safetensors` is ignored.
+    folder: local, or remote such as gs://bucket/model; see
+      tensor_files.open_folder.
     abstract_params: nested dict of jax.ShapeDtypeStruct: the shapes that the
       model's config gives, the dtype to cast to, and the sharding. A leaf
       without sharding goes to the default device. Leaves named `lora_a` and
       `lora_b` are not in such a folder and are returned as they were given.
+    finish: (path, array) -> what stands in the leaf's place, such as the
+      quantised leaf. It is called as soon as a leaf is read, and its result
+      awaited before the next, so that the unfinished leaves never exist all
+      at once.
 
   Returns:
-    A tree like `abstract_params`, with arrays.
+    A tree like `abstract_params`, with arrays, or with what `finish` gave.
 
   Raises:
     types.InputError: the folder or a file is missing, damaged or no
       safetensors; or its tensors are not those of `abstract_params`. A
       `lm_head.weight` beside tied embeddings is no error: tying wins.
+
+  Example:
+    >>> params = load_params('/models/mistral', abstract_params)
+    >>> params['norm']['weight'].shape
+    (4096,)
   """
-  folder = pathlib.Path(folder)
   with contextlib.ExitStack() as stack:
-    tensors = _open_folder(folder, stack)
-    _check_tensors(folder, tensors, abstract_params)
-
-    def load_leaf(key_path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
-      path = _leaf_path(key_path)
-      if path[-1] in lora.LEAVES:
-        return leaf
-      sources = [tensors[name].view for name in hf_names(path, leaf.shape)]
-      return _load_leaf(path, leaf, sources)
-
-    return jax.tree_util.tree_map_with_path(load_leaf, abstract_params)
+    tensors = tensor_files.open_folder(folder, stack)
+    return load_tensors(folder, tensors, abstract_params, hf_names, finish)
 
 
-def hf_names(path: _Path, shape: tuple[int, ...]) -> list[str]:
+def load_tensors(
+  folder: str | os.PathLike[str],
+  tensors: Mapping[str, safetensors_file.Tensor],
+  abstract_params: types.PyTree,
+  names: Names,
+  finish: Finish | None = None,
+) -> types.PyTree:
+  """Reads tensors that are open already; `load_params` for other names.
+
+  Args:
+    folder: where they come from.
+    tensors: every tensor that is there, by name.
+    abstract_params, finish: as for `load_params`.
+    names: (path, shape) -> the tensors of a leaf, as `hf_names`; [] for a leaf
+      that is not among them and is returned as it was given.
+
+  Returns:
+    A tree like `abstract_params`.
+
+  Raises:
+    types.InputError: the tensors are not those of `abstract_params`.
+  """
+  _check_tensors(str(folder), tensors, abstract_params, names)
+  whole_rows = remote_files.is_remote(folder)
+
+  def load_leaf(key_path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
+    path = _leaf_path(key_path)
+    sources = [tensors[name].view for name in names(path, leaf.shape)]
+    if not sources:
+      return leaf
+    array = _load_leaf(path, leaf, sources, whole_rows)
+    return jax.block_until_ready(finish(path, array)) if finish else array
+
+  return jax.tree_util.tree_map_with_path(load_leaf, abstract_params)
+
+
+def host_memory(
+  abstract_params: types.PyTree,
+  *,
+  remote: bool = False,
+  process_index: int | None = None,
+  num_processes: int = 1,
+) -> LoadMemory:
+  """What `load_params` will take of one process; nothing is read or allocated.
+
+  Args:
+    abstract_params: as for `load_params`. The shardings may be over devices
+      that are not there: of a TPU topology, or of an AbstractMesh.
+    remote: whether the folder is.
+    process_index: of the process; None is this one.
+    num_processes: of an AbstractMesh; see shard_reads.process_shards.
+
+  Returns:
+    The numbers. With `finish`, the devices hold what it makes of the leaves,
+    and one leaf unfinished.
+  """
+  device_bytes = read_bytes = host_bytes = 0
+  host_leaf = ''
+  for path, leaf in _leaves(abstract_params, hf_names):
+    item_bytes = np.dtype(leaf.dtype).itemsize
+    shards = shard_reads.process_shards(leaf, process_index, num_processes)
+    for read in shard_reads.plan(
+      leaf, _layout(path), shards, whole_rows=remote
+    ):
+      sizes = [math.prod(shard.shape) * item_bytes for shard in read.shards]
+      copies = [len(shard.devices) for shard in read.shards]
+      device_bytes += sum(map(math.prod, zip(sizes, copies, strict=True)))
+      read_bytes += read.num_elements * item_bytes
+      if sum(sizes) + read.strips_bytes > host_bytes:
+        host_bytes = sum(sizes) + read.strips_bytes
+        host_leaf = '.'.join(path)
+  return LoadMemory(device_bytes, host_bytes, host_leaf, read_bytes)
+
+
+def hf_names(path: Path, shape: tuple[int, ...]) -> list[str]:
   """Names of the Hugging Face tensors that make up one leaf.
 
   Args:
@@ -102,8 +193,10 @@ def hf_names(path: _Path, shape: tuple[int, ...]) -> list[str]:
     shape: the leaf's shape; that of a stacked leaf begins with num_layers.
 
   Returns:
-    One name, or one per layer.
+    One name, or one per layer; none for an adapter, which has its own file.
   """
+  if path[-1] in lora.LEAVES:
+    return []
   if path[0] == 'layers':
     tail = '.'.join(path[1:])
     return [f'model.layers.{layer}.{tail}' for layer in range(shape[0])]
@@ -111,7 +204,7 @@ def hf_names(path: _Path, shape: tuple[int, ...]) -> list[str]:
   return [name if path[0] == 'lm_head' else f'model.{name}']
 
 
-def is_transposed(path: _Path) -> bool:
+def is_transposed(path: Path) -> bool:
   """Whether a leaf is the transpose of its tensor: all but the embedding.
 
   (The transpose of a norm's vector is the vector itself.)
@@ -119,186 +212,74 @@ def is_transposed(path: _Path) -> bool:
   return path[0] != 'embed_tokens'
 
 
-def write_tensors(
-  path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]
-) -> None:
-  """Writes one safetensors file that transformers reads; renamed when whole.
-
-  Args:
-    path: where to; a file of that name is replaced.
-    tensors: arrays by name, in Hugging Face's layout.
-  """
-  path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.name}.tmp')
-  temporary.touch()
-  mode = temporary.stat().st_mode
-  # save_file takes an array's memory as it lies, whatever its strides.
-  contiguous = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-  safetensors.numpy.save_file(contiguous, temporary, metadata={'format': 'pt'})
-  # save_file leaves a file that its owner alone may read.
-  temporary.chmod(mode)
-  os.replace(temporary, path)
+def _layout(path: Path) -> shard_reads.Layout:
+  return shard_reads.Layout(path[0] == 'layers', is_transposed(path))
 
 
-def _leaf_path(key_path: Any) -> _Path:
+def _leaf_path(key_path: Any) -> Path:
   return tuple(key.key for key in key_path)
 
 
 def _leaves(
-  abstract_params: types.PyTree,
-) -> Iterator[tuple[_Path, jax.ShapeDtypeStruct]]:
+  abstract_params: types.PyTree, names: Names
+) -> Iterator[tuple[Path, jax.ShapeDtypeStruct]]:
   """The leaves that a folder must hold, with their paths."""
   for key_path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params):
     path = _leaf_path(key_path)
-    if path[-1] not in lora.LEAVES:
+    if names(path, leaf.shape):
       yield path, leaf
 
 
 def _load_leaf(
-  path: _Path, leaf: jax.ShapeDtypeStruct, sources: list[Any]
+  path: Path,
+  leaf: jax.ShapeDtypeStruct,
+  sources: Sequence[safetensors_file.View],
+  whole_rows: bool,
 ) -> jax.Array:
-  """One leaf from its tensors, each device's shard apart."""
-
-  # Devices that hold the same shard share one read.
-  @functools.cache
-  def read(ranges: tuple[_Range, ...]) -> np.ndarray:
-    shard = np.empty([stop - start for start, stop in ranges], leaf.dtype)
-    if path[0] != 'layers':
-      _read_slice(shard, sources[0], ranges, is_transposed(path))
-      return shard
-    (first, last), *rest = ranges
-    for layer, source in zip(shard, sources[first:last], strict=True):
-      _read_slice(layer, source, tuple(rest), is_transposed(path))
-    return shard
-
-  def read_shard(index: Any) -> np.ndarray:
-    ranges = zip(index, leaf.shape, strict=True)
-    return read(tuple(part.indices(size)[:2] for part, size in ranges))
-
+  """One leaf from its tensors; what is read is placed and freed in turn."""
+  shards = shard_reads.process_shards(leaf)
+  arrays: list[jax.Array] = []
+  for read in shard_reads.plan(
+    leaf, _layout(path), shards, whole_rows=whole_rows
+  ):
+    buffers = [np.empty(shard.shape, leaf.dtype) for shard in read.shards]
+    read.fill(buffers, sources)
+    for shard in read.shards:
+      buffer = buffers.pop(0)
+      arrays += [_put(buffer, device, leaf) for device in shard.devices]
+      # Until then a device may still be reading the buffer.
+      jax.block_until_ready(arrays)
+      del buffer
   if leaf.sharding is None:
-    return jax.device_put(read_shard((slice(None),) * len(leaf.shape)))
-  return jax.make_array_from_callback(
-    leaf.shape, leaf.sharding, read_shard, dtype=leaf.dtype
+    return arrays[0]
+  return jax.make_array_from_single_device_arrays(
+    leaf.shape, leaf.sharding, arrays, dtype=leaf.dtype
   )
 
 
-def _read_slice(
-  target: np.ndarray, source: Any, ranges: tuple[_Range, ...], transposed: bool
-) -> None:
-  """Fills `target` with the part of a tensor at `ranges`, in leaf's layout."""
-  if not transposed or target.ndim < 2:
-    target[...] = source[tuple(slice(*part) for part in ranges)]
-    return
-  part = source[tuple(slice(*part) for part in ranges[::-1])]
-  # In strips, a transposed copy misses the cache far less: 4 times as fast.
-  for start in range(0, len(part), _STRIP_ROWS):
-    stop = start + _STRIP_ROWS
-    target[:, start:stop] = part[start:stop].T
-
-
-def _open_folder(
-  folder: pathlib.Path, stack: contextlib.ExitStack
-) -> dict[str, _Tensor]:
-  """Opens the folder's safetensors; every tensor of it by name."""
-  if not folder.is_dir():
-    raise types.InputError(f'{folder}: no such local folder')
-  # A link whose target is gone counts: it is then named as the missing file.
-  if os.path.lexists(folder / SINGLE_FILE):
-    return _open_file(folder / SINGLE_FILE, stack)
-  if not (folder / INDEX_FILE).exists():
-    raise types.InputError(_nothing_to_read(folder))
-  weight_map = _read_index(folder / INDEX_FILE)
-  tensors: dict[str, _Tensor] = {}
-  problems = []
-  for shard in sorted(set(weight_map.values())):
-    for name, tensor in _open_file(folder / shard, stack).items():
-      place = weight_map.get(name)
-      if place == shard:
-        tensors[name] = tensor
-      else:
-        where = f'places it in {place}' if place else 'does not name it'
-        problems.append(f'{folder / shard}: {name}: {INDEX_FILE} {where}')
-  for name in sorted(weight_map.keys() - tensors.keys()):
-    problems.append(
-      f'{folder / weight_map[name]}: {name}: named by {INDEX_FILE}, and'
-      ' not there'
-    )
-  _raise_problems(problems)
-  return tensors
-
-
-def _nothing_to_read(folder: pathlib.Path) -> str:
-  names = sorted(entry.name for entry in folder.iterdir())
-  line = f'{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there'
-  pickles = [name for name in names if name.endswith(('.bin', '.pt', '.pth'))]
-  others = [name for name in names if name.endswith('.safetensors')]
-  if pickles:
-    line += (
-      f'; {pickles[0]} is a pickle and is not read: convert the model to'
-      ' safetensors'
-    )
-  elif others:
-    line += f'; {others[0]} is not read'
-  return line
-
-
-def _read_index(path: pathlib.Path) -> dict[str, str]:
-  """The index file's map from tensor to shard, its file names checked."""
-  try:
-    index = json.loads(path.read_bytes())
-  except (ValueError, RecursionError) as error:
-    raise types.InputError(f'{path}: not JSON ({error})') from error
-  weight_map = index.get('weight_map') if isinstance(index, dict) else None
-  if not isinstance(weight_map, dict) or not weight_map:
-    raise types.InputError(f'{path}: weight_map: no map of tensors to files')
-  for name, shard in weight_map.items():
-    if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
-      raise types.InputError(
-        f'{path}: {name}: {shard!r} is not the name of a safetensors file'
-      )
-  return weight_map
-
-
-def _open_file(
-  path: pathlib.Path, stack: contextlib.ExitStack
-) -> dict[str, _Tensor]:
-  """Opens one safetensors file and reads its header, no numbers."""
-  if not path.is_file():
-    raise types.InputError(f'{path}: no such file')
-  try:
-    file = stack.enter_context(safetensors.safe_open(path, framework='numpy'))
-  except (safetensors.SafetensorError, OSError) as error:
-    raise types.InputError(f'{path}: {_diagnosis(path, error)}') from error
-  return {name: _Tensor(path, file.get_slice(name)) for name in file.keys()}
-
-
-def _diagnosis(path: pathlib.Path, error: Exception) -> str:
-  """Says what a file that is no safetensors looks like."""
-  if isinstance(error, OSError):
-    return f'cannot be read ({error})'
-  with path.open('rb') as file:
-    head = file.read(32)
-  if head.startswith(b'version https://git-lfs'):
-    return 'a git-lfs pointer, not the weights: run "git lfs pull" there'
-  # A pickle's protocol mark, and the zip archive that torch.save writes.
-  if head.startswith((b'\x80', b'PK\x03\x04')):
-    return 'a pickle, not safetensors: pickles are not read'
-  return f'truncated, damaged or no safetensors ({error})'
+def _put(buffer: np.ndarray, device: Any, leaf: Any) -> jax.Array:
+  if leaf.sharding is None:
+    return jax.device_put(buffer)
+  kind = leaf.sharding.memory_kind
+  return jax.device_put(
+    buffer, jax.sharding.SingleDeviceSharding(device, memory_kind=kind)
+  )
 
 
 def _check_tensors(
-  folder: pathlib.Path,
-  tensors: Mapping[str, _Tensor],
+  folder: str,
+  tensors: Mapping[str, safetensors_file.Tensor],
   abstract_params: types.PyTree,
+  names: Names,
 ) -> None:
   """Compares names, shapes and dtypes with what the model needs."""
   tied = 'lm_head' not in abstract_params
+  allowed = safetensors_file.FLOAT_DTYPES
   problems = []
   expected = set()
-  for path, leaf in _leaves(abstract_params):
-    shape = leaf.shape[1:] if path[0] == 'layers' else leaf.shape
-    shape = list(shape[::-1] if is_transposed(path) else shape)
-    for name in hf_names(path, leaf.shape):
+  for path, leaf in _leaves(abstract_params, names):
+    shape = _layout(path).tensor_shape(leaf.shape)
+    for name in names(path, leaf.shape):
       expected.add(name)
       if name not in tensors:
         problems.append(f'{folder}: {name}: missing, expected {shape}')
@@ -309,10 +290,10 @@ def _check_tensors(
           f'{file}: {name}: shape {view.get_shape()}, but the config gives'
           f' {shape}'
         )
-      if view.get_dtype() not in _FLOAT_DTYPES:
+      if view.get_dtype() not in allowed:
         problems.append(
           f'{file}: {name}: dtype {view.get_dtype()}, which is none of'
-          f' {", ".join(_FLOAT_DTYPES)}'
+          f' {", ".join(allowed)}'
         )
   for name in sorted(tensors.keys() - expected):
     if _COMPUTED_TENSOR.fullmatch(name) or (tied and name == 'lm_head.weight'):
@@ -320,12 +301,4 @@ def _check_tensors(
     problems.append(
       f'{tensors[name].file}: {name}: the model has no such parameter'
     )
-  _raise_problems(problems)
-
-
-def _raise_problems(problems: list[str]) -> None:
-  if len(problems) > _MAX_LINES:
-    rest = len(problems) - _MAX_LINES
-    problems = [*problems[:_MAX_LINES], f'and {rest} more of the kind']
-  if problems:
-    raise types.InputError('\n'.join(problems))
+  tensor_files.raise_problems(problems)

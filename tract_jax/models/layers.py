@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from tract_jax import types
 from tract_jax.models import config as config_lib
-from tract_jax.models import lora, rope
+from tract_jax.models import lora, quantization, rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +34,14 @@ class Spec:
 
 
 class RMSNorm(nnx.Module):
-  """x / sqrt(mean(x^2) + eps) * weight."""
+  """x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
 
-  def __init__(self, spec: Spec):
+  def __init__(self, spec: Spec, size: int):
     self.eps = spec.config.norm_eps
-    self.weight = nnx.Param(
-      jnp.ones((spec.config.hidden_size,), spec.dtype), logical_axes=(None,)
-    )
+    self.weight = nnx.Param(jnp.ones((size,), spec.dtype), logical_axes=(None,))
 
   def __call__(self, x: types.Array) -> types.Array:
-    """[..., D] -> [..., D]; the mean square in float32."""
+    """[..., size] -> [..., size]; the mean square in float32."""
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
     normed = (wide * jax.lax.rsqrt(mean_square + self.eps)).astype(x.dtype)
@@ -52,7 +50,7 @@ class RMSNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-  """y = x W + bias + (alpha / R) (x A) B."""
+  """y = x W + bias + (alpha / R) (x A) B; W may come quantised."""
 
   def __init__(
     self,
@@ -83,7 +81,7 @@ class Linear(nnx.Module):
     """[..., in] -> [..., out]."""
     # One flat matmul: a batch dimension would make the CPU loop over rows.
     flat = x.reshape(-1, x.shape[-1])
-    y = flat @ self.weight[...].astype(x.dtype)
+    y = quantization.matmul(flat, self.weight.get_value())
     if self.lora_a is not None and self.lora_b is not None:
       low = flat @ self.lora_a[...].astype(x.dtype)
       y += self.scaling * (low @ self.lora_b[...].astype(x.dtype))
@@ -120,7 +118,7 @@ def _silu_jvp(primals, tangents):
 
 
 class Attention(nnx.Module):
-  """Projections around an attention function."""
+  """Projections around an attention function; heads may be normed first."""
 
   def __init__(self, spec: Spec, rngs: nnx.Rngs):
     config = spec.config
@@ -129,20 +127,28 @@ class Attention(nnx.Module):
     kv_size = config.num_kv_heads * config.head_dim
     width = config.hidden_size
 
-    def linear(name, sizes, axes):
-      return Linear(spec, name, sizes, axes, rngs, bias=config.attention_bias)
+    def linear(name, sizes, axes, bias=config.qkv_bias):
+      return Linear(spec, name, sizes, axes, rngs, bias=bias)
 
     self.q_proj = linear('q_proj', (width, q_size), ('embed', 'heads'))
     self.k_proj = linear('k_proj', (width, kv_size), ('embed', 'kv_heads'))
     self.v_proj = linear('v_proj', (width, kv_size), ('embed', 'kv_heads'))
-    self.o_proj = linear('o_proj', (q_size, width), ('heads', 'embed'))
+    self.o_proj = linear(
+      'o_proj', (q_size, width), ('heads', 'embed'), config.output_bias
+    )
+    self.q_norm = RMSNorm(spec, self.head_dim) if config.qk_norm else None
+    self.k_norm = RMSNorm(spec, self.head_dim) if config.qk_norm else None
 
   def __call__(self, x, rotation, attend):
     """[B, L, D] -> [B, L, D], and keys and values [B, L, K, H]."""
     heads = x.shape[:2] + (-1, self.head_dim)
-    queries = rope.rotated(self.q_proj(x).reshape(heads), rotation)
-    keys = rope.rotated(self.k_proj(x).reshape(heads), rotation)
+    queries = self.q_proj(x).reshape(heads)
+    keys = self.k_proj(x).reshape(heads)
     values = self.v_proj(x).reshape(heads)
+    if self.q_norm is not None and self.k_norm is not None:
+      queries, keys = self.q_norm(queries), self.k_norm(keys)
+    queries = rope.rotated(queries, rotation)
+    keys = rope.rotated(keys, rotation)
     output = attend(queries, keys, values).reshape(x.shape[:2] + (-1,))
     return self.o_proj(output), (keys, values)
 
@@ -170,9 +176,10 @@ class Block(nnx.Module):
   """One layer: attention and MLP, each on the normed stream, added to it."""
 
   def __init__(self, spec: Spec, rngs: nnx.Rngs):
-    self.input_layernorm = RMSNorm(spec)
+    width = spec.config.hidden_size
+    self.input_layernorm = RMSNorm(spec, width)
     self.self_attn = Attention(spec, rngs)
-    self.post_attention_layernorm = RMSNorm(spec)
+    self.post_attention_layernorm = RMSNorm(spec, width)
     self.mlp = MLP(spec, rngs)
 
   def __call__(self, x, rotation, attend):
@@ -197,7 +204,7 @@ class Frame(nnx.Module):
     config = spec.config
     self.dtype = spec.dtype
     self.embed_tokens = Embedding(spec, rngs)
-    self.norm = RMSNorm(spec)
+    self.norm = RMSNorm(spec, config.hidden_size)
     sizes = (config.hidden_size, config.vocab_size)
     self.lm_head = (
       None

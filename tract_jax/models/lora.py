@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import qwix
 
 from tract_jax import types
 
@@ -118,7 +119,9 @@ def merge_adapters(params: types.PyTree, scaling: float) -> types.PyTree:
   """Folds every adapter into its weight: W + scaling A B.
 
   In float32, rounded once to the weight's dtype: the product is often smaller
-  than a bfloat16 step of the weight.
+  than a bfloat16 step of the weight. The steps of a quantised weight are larger
+  still, so it is refused: an adapter that was trained on one is exported merged
+  into the unquantised weight.
 
   Args:
     params: nested dict of arrays.
@@ -126,6 +129,9 @@ def merge_adapters(params: types.PyTree, scaling: float) -> types.PyTree:
 
   Returns:
     Params without adapter leaves.
+
+  Raises:
+    ValueError: for an adapter beside a quantised weight.
   """
   if not isinstance(params, dict):
     return params
@@ -141,6 +147,12 @@ def merge_adapters(params: types.PyTree, scaling: float) -> types.PyTree:
       precision='highest',
     )
     weight = params['weight']
+    if isinstance(weight, qwix.QArray):
+      raise ValueError(
+        f'an adapter cannot be merged into an {weight.qtype} weight'
+        f' {list(weight.shape)}: merge it into the unquantised one, or apply'
+        ' quantization.dequantize first'
+      )
     merged = weight.astype(jnp.float32) + scaling * update
     rest['weight'] = merged.astype(weight.dtype)
   return rest

@@ -18,8 +18,9 @@ def inverse_frequencies(config: config_lib.ModelConfig) -> np.ndarray:
 
       f_i = theta^(-2 i / H),  i = 0 .. H/2 - 1
 
-  changed by the configured scaling: divided by a factor (linear), or only
-  where the wavelength is long (Llama 3.1).
+  changed by the configured scaling: divided by a factor everywhere (linear),
+  only where the wavelength is long (Llama 3.1), or for the later pairs (YaRN).
+  Dynamic scaling changes nothing in the rows that a model accepts.
 
   Args:
     config: gives H, theta and the scaling.
@@ -32,13 +33,45 @@ def inverse_frequencies(config: config_lib.ModelConfig) -> np.ndarray:
   exponents = np.arange(0, config.head_dim, 2) / config.head_dim
   exponents = exponents.astype(np.float32)
   powers = config.rope_theta ** exponents.astype(np.float64)
-  frequencies = np.reciprocal(powers.astype(np.float32))
+  powers = powers.astype(np.float32)
+  frequencies = np.reciprocal(powers)
   scaling = config.rope_scaling
   if isinstance(scaling, config_lib.LinearRope):
     frequencies = frequencies / scaling.factor
   elif isinstance(scaling, config_lib.Llama3Rope):
     frequencies = _llama3_frequencies(frequencies, scaling)
+  elif isinstance(scaling, config_lib.YarnRope):
+    slowed = np.reciprocal(scaling.factor * powers)
+    keep = _yarn_kept(config.head_dim, config.rope_theta, scaling)
+    frequencies = keep * frequencies + (1.0 - keep) * slowed
   return frequencies.astype(np.float32)
+
+
+def attention_factor(config: config_lib.ModelConfig) -> float:
+  """What cosines and sines are multiplied by: 1 but for YaRN.
+
+      m(1)  or  m(mscale) / m(mscale_all_dim),  m(s) = 0.1 s ln(factor) + 1
+
+  where the scaling does not give the number itself (YaRN, arXiv:2309.00071,
+  equation 22, in transformers' generalisation).
+
+  Args:
+    config: gives the scaling.
+
+  Returns:
+    The factor.
+  """
+  scaling = config.rope_scaling
+  if not isinstance(scaling, config_lib.YarnRope):
+    return 1.0
+  if scaling.attention_factor is not None:
+    return scaling.attention_factor
+  stretched = math.log(max(scaling.factor, 1.0))
+  if scaling.mscale is None or scaling.mscale_all_dim is None:
+    return 0.1 * stretched + 1.0
+  return (0.1 * scaling.mscale * stretched + 1.0) / (
+    0.1 * scaling.mscale_all_dim * stretched + 1.0
+  )
 
 
 def _llama3_frequencies(
@@ -54,8 +87,31 @@ def _llama3_frequencies(
   return keep * frequencies + (1.0 - keep) * frequencies / scaling.factor
 
 
+def _yarn_kept(
+  head_dim: int, theta: float, scaling: config_lib.YarnRope
+) -> np.ndarray:
+  """[H/2] float32: 1 for pairs kept as they are, 0 for those slowed down."""
+
+  def pair_of(turns: float) -> float:
+    """Index, not rounded, of the pair with so many turns in that length."""
+    per_radian = scaling.original_max_position_embeddings / (
+      turns * 2 * math.pi
+    )
+    return head_dim * math.log(per_radian) / (2 * math.log(theta))
+
+  first, last = pair_of(scaling.beta_fast), pair_of(scaling.beta_slow)
+  if scaling.truncate:
+    first, last = math.floor(first), math.ceil(last)
+  # The bound is H - 1, although there are H/2 pairs: so in transformers.
+  first, last = max(first, 0), min(last, head_dim - 1)
+  if first == last:
+    last += 0.001
+  pairs = np.arange(head_dim // 2, dtype=np.float32)
+  return 1.0 - np.clip((pairs - first) / (last - first), 0.0, 1.0)
+
+
 def rotations(
-  positions: types.Array, frequencies: np.ndarray
+  positions: types.Array, frequencies: np.ndarray, factor: float = 1.0
 ) -> tuple[types.Array, types.Array]:
   """Cosines and sines of each position's angles.
 
@@ -64,13 +120,14 @@ def rotations(
   Args:
     positions: [B, L] int32.
     frequencies: [H/2] float32, of `inverse_frequencies`.
+    factor: of `attention_factor`.
 
   Returns:
     cos and sin, each [B, L, 1, H/2] float32, to be used for all heads.
   """
   positions = positions.astype(jnp.float32)[:, :, None, None]
   angles = positions * jnp.asarray(frequencies)[None, None, None, :]
-  return jnp.cos(angles), jnp.sin(angles)
+  return factor * jnp.cos(angles), factor * jnp.sin(angles)
 
 
 def rotated(

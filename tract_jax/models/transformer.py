@@ -12,15 +12,16 @@ returns `types.ModelFns`, functions of a plain nested dict of arrays:
                            /bias           [layers, N H]
     layers/self_attn/{k_proj, v_proj}      as q_proj, with K H
     layers/self_attn/o_proj                as q_proj, N H -> D
+    layers/self_attn/{q_norm, k_norm}      as input_layernorm, [layers, H]
     layers/post_attention_layernorm/weight [layers, D]
     layers/mlp/{gate_proj, up_proj}        as q_proj, D -> F
     layers/mlp/down_proj                   as q_proj, F -> D
     norm/weight                            [D]
     lm_head/weight                         [D, V]; absent when tied
 
-Adapters and biases exist where they are configured. Names are Hugging Face's;
-linear weights are transposed, [in, out]. Layers run in a `jax.lax.scan`, so
-compile time does not grow with depth. Axes as in types.py.
+Adapters, biases and norms of heads exist where they are configured. Names are
+Hugging Face's; linear weights are transposed, [in, out]. Layers run in a
+`jax.lax.scan`, so compile time does not grow with depth. Axes as in types.py.
 """
 
 from collections.abc import Callable
@@ -76,8 +77,8 @@ def make_model(
       for example to gather what is sharded over devices; None for nothing.
 
   Returns:
-    The functions. Rows and caches longer than
-    `config.max_position_embeddings` raise types.InputError.
+    The functions. Rows and caches longer than `config.longest_row` raise
+    types.InputError.
 
   Raises:
     types.InputError: for an unknown remat policy or adapter target.
@@ -121,7 +122,11 @@ class _Model:
     self._spec = spec
     self._remat = remat
     self._gather_layer = gather_layer
-    self._frequencies = rope.inverse_frequencies(spec.config)
+    self._rotations = functools.partial(
+      rope.rotations,
+      frequencies=rope.inverse_frequencies(spec.config),
+      factor=rope.attention_factor(spec.config),
+    )
     frame = nnx.eval_shape(lambda: layers.Frame(spec, nnx.Rngs(0)))
     block = nnx.eval_shape(lambda: layers.Block(spec, nnx.Rngs(0)))
     self._frame_graph, frame_state = nnx.split(frame)
@@ -166,7 +171,7 @@ class _Model:
 
   def decode(self, params, tokens, cache):
     frame = self._frame(params)
-    rotation = rope.rotations(cache.lengths[:, None], self._frequencies)
+    rotation = self._rotations(cache.lengths[:, None])
 
     def layer(x, scanned):
       weights, cached_keys, cached_values = scanned
@@ -192,7 +197,7 @@ class _Model:
 
     With keep, also every layer's keys and values [layers, B, K, L, H].
     """
-    rotation = rope.rotations(positions, self._frequencies)
+    rotation = self._rotations(positions)
     attend = functools.partial(
       attention.causal_attention,
       segment_ids=segment_ids,
@@ -224,12 +229,19 @@ class _Model:
     return nnx.merge(self._frame_graph, rest)
 
   def _check_length(self, name, length):
-    limit = self._spec.config.max_position_embeddings
-    if length > limit:
-      raise types.InputError(
-        f'{name} of {length} tokens: longer than '
-        f'max_position_embeddings={limit}'
+    config = self._spec.config
+    if length <= config.longest_row:
+      return
+    limit = f'max_position_embeddings={config.max_position_embeddings}'
+    scaling = config.rope_scaling
+    if config.longest_row > config.max_position_embeddings:
+      limit = f'the {config.longest_row} that {limit} and {scaling} give'
+    elif isinstance(scaling, config_lib.DynamicRope):
+      limit += (
+        '; under dynamic rope scaling a longer row changes the angles of all '
+        'its tokens, which cached keys cannot follow'
       )
+    raise types.InputError(f'{name} of {length} tokens: longer than {limit}')
 
 
 def _logical_axes(state, leading):

@@ -27,7 +27,17 @@ RULES: dict[str, tuple[str, ...]] = {
   'head_dim': (),
   'mlp': ('tensor',),
   'lora_rank': (),
+  # Scales of a quantised weight: blocks of rows along its input axis, split as
+  # the rows are, so that a device holds the scales of its own.
+  'embed_blocks': ('fsdp',),
+  'heads_blocks': ('tensor',),
+  'mlp_blocks': ('tensor',),
 }
+
+# Names whose dimension is copied to every device where its mesh axes do not
+# divide it: blocks are 64 times fewer than rows, so 9 of them may meet 2
+# devices where their 576 rows split evenly. Any other name is then an error.
+COPIED_IF_UNEVEN = frozenset({'embed_blocks', 'heads_blocks', 'mlp_blocks'})
 
 # The name of each dimension of an array; None is a dimension without name,
 # which is never split.
@@ -102,7 +112,7 @@ def micro_batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 def num_row_shards(mesh: jax.sharding.Mesh) -> int:
   """In how many parts the rows of a batch are split."""
-  return math.prod(mesh.shape[axis] for axis in RULES['rows'])
+  return _num_shards(mesh, 'rows')
 
 
 def check_rows(mesh: jax.sharding.Mesh, num_rows: int) -> None:
@@ -117,6 +127,23 @@ def check_rows(mesh: jax.sharding.Mesh, num_rows: int) -> None:
   """
   if problem := _problem(mesh, 'batch', 0, 'rows', num_rows):
     raise types.InputError(problem)
+
+
+def _num_shards(mesh: jax.sharding.Mesh, name: str) -> int:
+  """In how many parts a dimension of this name is split."""
+  return math.prod(mesh.shape[axis] for axis in RULES[name])
+
+
+def _splittable(
+  mesh: jax.sharding.Mesh, axes: LogicalAxes, shape: Sequence[int]
+) -> LogicalAxes:
+  """The names, without those of `COPIED_IF_UNEVEN` that do not divide."""
+  return [
+    None
+    if name in COPIED_IF_UNEVEN and size % _num_shards(mesh, name)
+    else name
+    for name, size in zip(axes, shape, strict=True)
+  ]
 
 
 def _nearest_multiples(size: int, divisor: int) -> list[int]:
@@ -137,7 +164,7 @@ def _problem(
 ) -> str | None:
   """Why a dimension of this size cannot be split over its mesh axes."""
   axes = RULES[name]
-  num_shards = math.prod(mesh.shape[axis] for axis in axes)
+  num_shards = _num_shards(mesh, name)
   if size % num_shards == 0:
     return None
   shown = ' x '.join(f'{axis}={mesh.shape[axis]}' for axis in axes)
@@ -156,8 +183,6 @@ def _leaf_problems(
   mesh: jax.sharding.Mesh, leaf: str, axes: LogicalAxes, shape: Sequence[int]
 ) -> Iterator[tuple[tuple[str, int], str]]:
   """((logical name, size), message) of each dimension that does not divide."""
-  if len(axes) != len(shape):
-    raise ValueError(f'{leaf}: {tuple(axes)} does not name {tuple(shape)}')
   for i, (name, size) in enumerate(zip(axes, shape, strict=True)):
     if name is not None and (text := _problem(mesh, leaf, i, name, size)):
       yield (name, size), text
@@ -173,7 +198,7 @@ def tree_shardings(
   Args:
     mesh: of mesh.make_mesh.
     logical_axes_tree: like `abstract_tree`, with the names of the dimensions
-      (a tuple) in place of each array.
+      (a tuple) in place of each array, those inside a quantised leaf too.
     abstract_tree: arrays or jax.ShapeDtypeStruct; None where there is none.
 
   Returns:
@@ -192,6 +217,9 @@ def tree_shardings(
     name = jax.tree_util.keystr(path, simple=True, separator='.')
     if axes is None:
       raise ValueError(f'{name}: has no logical axes')
+    if len(axes) != len(leaf.shape):
+      raise ValueError(f'{name}: {tuple(axes)} does not name {leaf.shape}')
+    axes = _splittable(mesh, axes, leaf.shape)
     sharding = named_sharding(mesh, axes)
     for key, text in _leaf_problems(mesh, name, axes, leaf.shape):
       problems.setdefault(key, text)

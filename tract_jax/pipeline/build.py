@@ -7,24 +7,19 @@ out are pure functions of arrays and records of numbers.
 from collections.abc import Callable
 import dataclasses
 import functools
-import json
-import pathlib
-import time
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 
 from tract_jax import numerics, types
 from tract_jax.data import synthetic
-from tract_jax.models import config as model_config_lib
-from tract_jax.models import hf_weights, lora, transformer
+from tract_jax.models import lora
 from tract_jax.objectives import losses
 from tract_jax.parallel import mapping, partition
-from tract_jax.parallel import mesh as mesh_lib
-from tract_jax.pipeline import progress, seed_model
+from tract_jax.pipeline import base_model, judge_file
+from tract_jax.pipeline import methods as methods_lib
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.text import prompts, score_tokens
 from tract_jax.text import tokenizer as tokenizer_lib
@@ -42,11 +37,8 @@ class Setup:
     grid: the scores.
     tokenizer: of the seed model.
     cot_scores, bare_scores: score tokens after a CoT, and without one.
-    model_config: the architecture.
-    fns: the model as pure functions.
-    mesh: the devices.
-    model_path: the seed model's folder; None for a model from scratch.
-    shardings: tree like params.
+    model: the seed model, or the judge.
+    as_is: how the model is used where nothing is trained.
   """
 
   config: ml_collections.ConfigDict
@@ -54,20 +46,21 @@ class Setup:
   tokenizer: tokenizer_lib.Tokenizer
   cot_scores: score_tokens.ScoreTokens
   bare_scores: score_tokens.ScoreTokens
-  model_config: model_config_lib.ModelConfig
-  fns: types.ModelFns
-  mesh: jax.sharding.Mesh
-  model_path: pathlib.Path | None
-  shardings: types.PyTree
+  model: base_model.BaseModel
+  as_is: methods_lib.Method
 
 
-def build(config: ml_collections.ConfigDict) -> Setup:
+def build(
+  config: ml_collections.ConfigDict, *, as_judge: bool = False
+) -> Setup:
   """Reads tokenizer and architecture and makes the model's functions.
 
   No weight is read or made yet.
 
   Args:
     config: checked.
+    as_judge: whether nothing is trained, so that the settings of an exported
+      judge take the place of the configuration's.
 
   Returns:
     The setup.
@@ -76,28 +69,46 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     types.InputError: a missing or unsupported model, a score that is not one
       token, a mesh that does not fit the devices.
   """
-  model = config.model
-  grid = prompts.make_score_grid(config.score.grid, config.score.format)
-  if model.path:
-    path = seed_model.seed_model_path(model.path)
-    tokenizer = tokenizer_lib.load_tokenizer(str(path))
-    model_config = _read_architecture(path, tokenizer)
+  sources = base_model.find(config.model) if config.model.path else None
+  method = methods_lib.METHODS['zero_shot']
+  if as_judge and sources:
+    config, method = judge_file.applied(config, sources.judge_folder)
+  if sources:
+    tokenizer = tokenizer_lib.load_tokenizer(str(sources.folder))
+    model = base_model.from_source(sources, config)
   else:
-    path = None
     tokenizer = tokenizer_lib.Tokenizer(synthetic.make_tokenizer())
-    model_config = _from_scratch(model, tokenizer)
-  fns = transformer.make_model(
-    model_config,
-    dtype=jnp.dtype(model.dtype),
-    lora_rank=model.lora_rank,
-    lora_alpha=model.lora_alpha,
-    remat=model.remat,
-  )
-  mesh = mesh_lib.make_mesh(**config.mesh)
-  partition.check_rows(
-    mesh, config.train.micro_batch_size or config.train.batch_size
-  )
-  abstract = jax.eval_shape(fns.init, jax.random.key(0))
+    model = base_model.from_scratch(config, tokenizer.vocab_size)
+  if not as_judge:
+    partition.check_rows(
+      model.mesh, config.train.micro_batch_size or config.train.batch_size
+    )
+  return join(config, tokenizer, model, method)
+
+
+def join(
+  config: ml_collections.ConfigDict,
+  tokenizer: tokenizer_lib.Tokenizer,
+  model: base_model.BaseModel,
+  as_is: methods_lib.Method,
+) -> Setup:
+  """Finds the score tokens, and puts all parts together.
+
+  Args:
+    config: checked.
+    tokenizer: of the model.
+    model: the seed model, or the judge.
+    as_is: how the model is used where nothing is trained.
+
+  Returns:
+    The setup.
+
+  Raises:
+    types.InputError: a score that is not one token, or a tokenizer with more
+      tokens than the model.
+  """
+  _check_vocabulary(tokenizer, model)
+  grid = prompts.make_score_grid(config.score.grid, config.score.format)
   return Setup(
     config=config,
     grid=grid,
@@ -106,57 +117,8 @@ def build(config: ml_collections.ConfigDict) -> Setup:
       tokenizer, grid, config.score.marker
     ),
     bare_scores=score_tokens.find_score_tokens(tokenizer, grid, ''),
-    model_config=model_config,
-    fns=fns,
-    mesh=mesh,
-    model_path=path,
-    shardings=partition.tree_shardings(mesh, fns.logical_axes, abstract),
-  )
-
-
-def init_params(setup: Setup, seed: int) -> tuple[types.PyTree, types.PyTree]:
-  """The seed model p0: weights from its folder, or random ones.
-
-  Args:
-    setup: of the run.
-    seed: draws random weights and adapters.
-
-  Returns:
-    (trainable, frozen), each with None where the other has a leaf.
-  """
-  train_base = setup.config.model.lora_rank == 0
-  key = jax.random.fold_in(jax.random.key(seed), 0)
-  abstract = abstract_params(setup)
-  begin = time.perf_counter()
-  if setup.model_path is None:
-    init = jax.jit(setup.fns.init, out_shardings=setup.shardings)
-    params = init(key)
-  else:
-    # Only the adapters are drawn: the compiler drops the unused base.
-    adapters, base = lora.split_trainable(abstract, train_base=False)
-    shardings, _ = lora.split_trainable(setup.shardings, train_base=False)
-    init = jax.jit(
-      lambda k: lora.split_trainable(setup.fns.init(k), train_base=False)[0],
-      out_shardings=shardings,
-    )
-    weights = hf_weights.load_params(setup.model_path, base)
-    params = (
-      lora.merge(init(key), weights) if jax.tree.leaves(adapters) else weights
-    )
-    progress.say(
-      f'seed model: {setup.model_path} read in '
-      f'{progress.duration(time.perf_counter() - begin)}'
-    )
-  return lora.split_trainable(params, train_base=train_base)
-
-
-def abstract_params(setup: Setup) -> types.PyTree:
-  """Shapes, dtypes and shardings of all parameters."""
-  shapes = jax.eval_shape(setup.fns.init, jax.random.key(0))
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    setup.shardings,
+    model=model,
+    as_is=as_is,
   )
 
 
@@ -228,7 +190,7 @@ def make_trainer(
     return jax.lax.scan(add, losses.no_terms(), batch)[0]
 
   trainable, frozen = lora.split_trainable(
-    abstract_params(setup), train_base=setup.config.model.lora_rank == 0
+    setup.model.abstract, setup.model.train_base
   )
   shardings = _state_shardings(setup, optimizer, trainable)
   return Trainer(
@@ -238,7 +200,7 @@ def make_trainer(
     ),
     step=mapping.jit_step(
       step_lib.make_step(loss_fn, objective, optimizer, schedule),
-      setup.mesh,
+      setup.model.mesh,
       shardings,
       jax.tree.map(lambda x: x.sharding, frozen),
     ),
@@ -276,7 +238,7 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     pad_id=tokenizer.pad_id,
   )
   return engine_lib.make_engine(
-    setup.fns,
+    setup.model.fns,
     sampling,
     cot_format,
     lambda text: tokenizer.encode(text)[0].tolist(),
@@ -284,7 +246,7 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     rows=config.sampling.rows,
     max_length=min(
       config.data.max_length + config.sampling.max_new_tokens,
-      setup.model_config.max_position_embeddings,
+      setup.model.config.longest_row,
     ),
     steps_per_call=config.sampling.steps_per_call,
     length_multiple=config.data.length_multiple,
@@ -292,48 +254,16 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
   )
 
 
-# Rotary angles need no table: a model from scratch has no longest row.
-_ANY_POSITION = 1 << 20
 _OPTIMIZER_FIELDS = dataclasses.fields(optimizer_lib.OptimizerConfig)
 
 
-def _read_architecture(path, tokenizer) -> model_config_lib.ModelConfig:
-  """The architecture of a folder's config.json, fit for its tokenizer."""
-  file = path / 'config.json'
-  try:
-    fields = json.loads(file.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise types.InputError(f'{file}: {error}') from error
-  try:
-    model_config = model_config_lib.config_from_hf(fields)
-  except types.InputError as error:
-    lines = str(error).splitlines()
+def _check_vocabulary(tokenizer, model: base_model.BaseModel) -> None:
+  if tokenizer.vocab_size > model.config.vocab_size:
+    place = model.sources.name if model.sources else 'the model from scratch'
     raise types.InputError(
-      '\n'.join(f'{file}: {line}' for line in lines)
-    ) from error
-  if tokenizer.vocab_size > model_config.vocab_size:
-    raise types.InputError(
-      f'{path}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding '
-      f'only {model_config.vocab_size}'
+      f'{place}: the tokenizer has {tokenizer.vocab_size} tokens, the '
+      f'embedding only {model.config.vocab_size}'
     )
-  return model_config
-
-
-def _from_scratch(model, tokenizer) -> model_config_lib.ModelConfig:
-  """The architecture of config.model's numbers, for this vocabulary."""
-  return model_config_lib.ModelConfig(
-    vocab_size=tokenizer.vocab_size,
-    hidden_size=model.hidden_size,
-    intermediate_size=model.intermediate_size,
-    num_layers=model.num_layers,
-    num_heads=model.num_heads,
-    num_kv_heads=model.num_kv_heads,
-    head_dim=model.hidden_size // model.num_heads,
-    rope_theta=model.rope_theta,
-    initializer_range=model.initializer_range,
-    max_position_embeddings=_ANY_POSITION,
-    tie_word_embeddings=True,
-  )
 
 
 def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:
@@ -343,11 +273,11 @@ def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:
 
   def loss_fn(trainable, frozen, rows):
     params = lora.merge(trainable, frozen)
-    hidden = setup.fns.hidden(
+    hidden = setup.model.fns.hidden(
       params, rows.inputs, rows.positions, rows.segment_ids
     )
     return losses.loss_terms(
-      functools.partial(setup.fns.project, params),
+      functools.partial(setup.model.fns.project, params),
       hidden,
       rows,
       objective,
@@ -362,7 +292,7 @@ def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:
 def _state_shardings(setup, optimizer, trainable) -> state_lib.TrainState:
   """Every leaf's sharding; Adam's moments lie as their parameters do."""
   replicated = jax.sharding.NamedSharding(
-    setup.mesh, jax.sharding.PartitionSpec()
+    setup.model.mesh, jax.sharding.PartitionSpec()
   )
   params = jax.tree.map(lambda x: x.sharding, trainable)
   return state_lib.TrainState(
@@ -382,7 +312,7 @@ def _to_device(setup: Setup, batch: types.Batch) -> types.Batch:
   """[B, L] numpy rows -> [A, B / A, L] on the mesh, rows over data and fsdp."""
   train = setup.config.train
   micro = train.micro_batch_size or train.batch_size
-  sharding = partition.micro_batch_sharding(setup.mesh)
+  sharding = partition.micro_batch_sharding(setup.model.mesh)
   return jax.tree.map(
     lambda x: jax.device_put(
       np.reshape(x, (-1, micro, *x.shape[1:])), sharding

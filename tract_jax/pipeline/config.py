@@ -15,6 +15,7 @@ import ml_collections
 
 from tract_jax import types
 from tract_jax.data import manifest
+from tract_jax.models import lora
 
 _RUN: dict[str, Any] = {
   # Names the default workdir, runs/<name>; empty: the file's name.
@@ -28,13 +29,22 @@ _RUN: dict[str, Any] = {
   'seeds': (0,),
 }
 _MODEL: dict[str, Any] = {
-  # A Hugging Face folder, or the name of a prepared seed model. Empty: a
-  # model from scratch, of the numbers below.
+  # A Hugging Face folder (local or gs://), a hub id with the commit in
+  # `revision`, a PEFT adapter's folder, or the name of a prepared seed model.
+  # Empty: a model from scratch, of the numbers below.
   'path': '',
+  'revision': '',
+  # A PEFT adapter to merge into the weights as they are read.
+  'adapter': '',
   'dtype': 'float32',
-  # Rank of the adapters on all linear layers; 0: full fine-tuning.
+  # Rank of the trained adapters; 0: full fine-tuning.
   'lora_rank': 8,
   'lora_alpha': 16.0,
+  # The linear layers that have them.
+  'lora_targets': lora.TARGETS,
+  # How the linear layers' frozen weights are held: "" (as they are), "int8"
+  # or "nf4". Needs lora_rank.
+  'base_quantization': '',
   # What backward recomputes: "none" (nothing), "dots" (all but matmul
   # results), "full" (every layer).
   'remat': 'dots',
@@ -120,6 +130,18 @@ _EVALUATION: dict[str, Any] = {
   # measured, for each stage; 0: not at all.
   'gap_examples': 256,
 }
+_EXPORT: dict[str, Any] = {
+  # "merged": a Hugging Face folder; "adapter": a PEFT adapter.
+  'format': 'merged',
+  # Of the merged weights; empty: model.dtype.
+  'dtype': '',
+  # The most bytes of one safetensors file.
+  'max_shard_bytes': 5_000_000_000,
+  # Said in the model card where they are known; the base model's is read from
+  # its folder where that says it.
+  'base_licence': '',
+  'data_licence': '',
+}
 _MESH: dict[str, Any] = {
   # Devices along each axis; -1: what is left.
   'data': 1,
@@ -141,6 +163,7 @@ def default_config() -> ml_collections.ConfigDict:
     'train': _TRAIN,
     'sampling': _SAMPLING,
     'evaluation': _EVALUATION,
+    'export': _EXPORT,
     'mesh': _MESH,
   }
   return ml_collections.ConfigDict({**_RUN, **sections}).lock()
@@ -260,7 +283,8 @@ def _leaves(tree: Mapping[str, Any], root: str = '') -> Iterator:
       yield root + key, value
 
 
-def _get(config, key: str):
+def get(config: Mapping[str, Any], key: str) -> Any:
+  """The value of a dotted key that exists."""
   for part in key.split('.'):
     config = config[part]
   return config
@@ -270,7 +294,7 @@ def _set(config, key: str, value) -> list[str]:
   """Sets one key; gives back the problems, as lines."""
   *folders, name = key.split('.')
   try:
-    node = _get(config, '.'.join(folders)) if folders else config
+    node = get(config, '.'.join(folders)) if folders else config
     old = node[name]
   except (KeyError, TypeError):
     return [unknown_key(key)]

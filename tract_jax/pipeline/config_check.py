@@ -7,29 +7,52 @@ import re
 import ml_collections
 
 from tract_jax import types
+from tract_jax.models import lora, quantization
 from tract_jax.objectives import predictors
+from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, *, as_judge: bool = False) -> None:
   """Checks every value, before anything is read or allocated.
 
   Args:
     config: with every key, as `config.merge` gives it.
+    as_judge: whether nothing is trained, so that nothing for it is asked for.
 
   Raises:
     types.InputError: one line for each bad value.
   """
-  problems = []
-  for key, (rule, reason) in _RULES.items():
-    value = config
-    for part in key.split('.'):
-      value = value[part]
-    if not rule(value):
-      problems.append(f'config.{key}: {value!r} {reason}')
-  problems += list(_joint_problems(config))
+  problems = list(_problems(config))
+  problems += list(_joint_problems(config, as_judge))
   if problems:
     raise types.InputError('\n'.join(problems))
+
+
+def check_values(config: ml_collections.ConfigDict) -> None:
+  """Checks every value by itself, for a model that no run is made with.
+
+  Args:
+    config: with every key.
+
+  Raises:
+    types.InputError: one line for each bad value.
+  """
+  if problems := list(_problems(config)):
+    raise types.InputError('\n'.join(problems))
+
+
+def reason_against(key: str, value) -> str | None:
+  """Why a key may not have this value, of the right type; None if it may."""
+  rule, reason = _RULES.get(key, (None, ''))
+  return reason if rule and not rule(value) else None
+
+
+def _problems(config) -> Iterator[str]:
+  for key in _RULES:
+    value = config_lib.get(config, key)
+    if reason := reason_against(key, value):
+      yield f'config.{key}: {value!r} {reason}'
 
 
 def _one_of(*allowed) -> tuple[Callable, str]:
@@ -84,6 +107,8 @@ _RULES = {
   'model.dtype': _one_of('float32', 'bfloat16'),
   'model.lora_rank': _NOT_NEGATIVE,
   'model.lora_alpha': _above(0),
+  'model.lora_targets': _some_of(lora.TARGETS),
+  'model.base_quantization': _one_of('', *quantization.KINDS),
   'model.remat': _one_of('none', 'dots', 'full'),
   'model.hidden_size': _AT_LEAST_1,
   'model.intermediate_size': _AT_LEAST_1,
@@ -128,12 +153,15 @@ _RULES = {
   'sampling.rows': _AT_LEAST_1,
   'sampling.chunk_size': _AT_LEAST_1,
   'sampling.steps_per_call': _AT_LEAST_1,
+  'export.format': _one_of('merged', 'adapter'),
+  'export.dtype': _one_of('', 'float32', 'bfloat16'),
+  'export.max_shard_bytes': _AT_LEAST_1,
   'evaluation.num_resamples': _numbers(100, kind=int),
   'evaluation.gap_examples': _NOT_NEGATIVE,
 }
 
 
-def _joint_problems(config) -> Iterator[str]:
+def _joint_problems(config, as_judge: bool) -> Iterator[str]:
   """Problems of several keys together."""
   train, data, model = config.train, config.data, config.model
   micro = train.micro_batch_size or train.batch_size
@@ -143,7 +171,7 @@ def _joint_problems(config) -> Iterator[str]:
       f'config.train.micro_batch_size: {micro} does not divide '
       f'config.train.batch_size {train.batch_size}; {valid[-1]} does'
     )
-  if data.source == 'files' and not data.train_path:
+  if data.source == 'files' and not data.train_path and not as_judge:
     if any(
       methods_lib.METHODS[m].stages
       for m in config.methods
@@ -157,7 +185,20 @@ def _joint_problems(config) -> Iterator[str]:
       'config.model.path: is empty; a model from scratch has a tokenizer for '
       'config.data.source="synthetic" only'
     )
-  if not model.path and model.lora_rank:
+  if model.base_quantization and not model.lora_rank:
+    yield (
+      f'config.model.base_quantization: {model.base_quantization!r} needs '
+      'adapters to train; set config.model.lora_rank'
+    )
+  for key in ('adapter', 'revision'):
+    if model[key] and not model.path:
+      yield f'config.model.{key}: {model[key]!r} without config.model.path'
+  if config.export.format == 'adapter' and not model.lora_rank:
+    yield (
+      "config.export.format: 'adapter' needs adapters; set "
+      'config.model.lora_rank'
+    )
+  if not model.path and model.lora_rank and not as_judge:
     yield (
       f'config.model.lora_rank: {model.lora_rank} on a model from scratch '
       'would leave its random weights untrained; set 0'

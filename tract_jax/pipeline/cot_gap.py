@@ -79,5 +79,5 @@ def _rmse(setup, examples, samples) -> float:
   predicted = np.asarray(predictors.rail(probs, grid))
   middle = (grid[0] + grid[-1]) / 2
   predicted = np.where(np.isfinite(predicted), predicted, middle)
-  scores = np.array([e.score for e in examples])
+  scores = np.array([e.score for e in examples], np.float64)
   return float(np.sqrt(np.mean(np.square(predicted - scores))))

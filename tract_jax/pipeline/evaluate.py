@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 import json
+from typing import Any
 
 from etils import epath
 import ml_collections
@@ -68,6 +69,7 @@ def evaluate(
   for (method, benchmark), path in paths.items():
     rows = predict.read_predictions(path)
     _check_rows(config, grid, method, path, rows)
+    rows = _rated(path, rows)
     systems += _systems(config, grid, method, benchmark, rows)
   report = _make_report(config, grid, systems, cot_gaps)
   manifest.write_manifest(folder, 'report', fields, finished=False)
@@ -76,6 +78,32 @@ def evaluate(
   progress.say(report_lib.results_table(report))
   progress.say(f'report: {folder}')
   return True
+
+
+def read_results(
+  workdir: epath.Path, method: str, seed: int
+) -> list[dict[str, Any]]:
+  """The rows of report/metrics.json of a method and seed.
+
+  Args:
+    workdir: of the run.
+    method: a row of the table of methods.
+    seed: of the run.
+
+  Returns:
+    The rows; none where there is no report.
+
+  Raises:
+    types.InputError: a report that cannot be read.
+  """
+  path = workdir / 'report' / report_lib.METRICS_FILE
+  if not path.exists():
+    return []
+  try:
+    rows = json.loads(path.read_text(encoding='utf-8'))['rows']
+    return [r for r in rows if (r['method'], r['seed']) == (method, seed)]
+  except (ValueError, KeyError, TypeError) as error:
+    raise types.InputError(f'{path}: no report: {error}') from error
 
 
 def _make_report(config, grid, systems, cot_gaps) -> report_lib.Report:
@@ -110,6 +138,21 @@ def _check_rows(config, grid, method, path, rows) -> None:
         )
   if problems:
     raise types.InputError('\n'.join(problems[:20]))
+
+
+def _rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:
+  """The rows with a rater's score; how many have none is said."""
+  rated = [row for row in rows if row.score is not None]
+  if not rated:
+    raise types.InputError(
+      f"{path}: none of {len(rows)} rows has a rater's score to compare with"
+    )
+  if num_left_out := len(rows) - len(rated):
+    progress.say(
+      f"{path}: {num_left_out} of {len(rows)} rows have no rater's score and "
+      'are left out of the report'
+    )
+  return rated
 
 
 def _systems(config, grid, method, benchmark, rows):

@@ -118,7 +118,7 @@ def finetune(
   figures = _validate(
     setup, run, trainer, (state.params, frozen), rows.validation, loader
   )
-  _finish(run, state.params, figures)
+  _finish(run, state.params, {'num_rows': len(rows.train), **figures})
   return state.params
 
 
@@ -133,8 +133,7 @@ def load_trained(run: StageRun, setup: build.Setup) -> types.PyTree:
     Its trained leaves, on the mesh.
   """
   trainable, _ = lora.split_trainable(
-    build.abstract_params(setup),
-    train_base=setup.config.model.lora_rank == 0,
+    setup.model.abstract, setup.model.train_base
   )
   with orbax_store.Store(run.folder / 'params') as store:
     return store.load(0, trainable)[0]

@@ -6,15 +6,17 @@ field. What only changes speed, or rounding, is not among them.
 """
 
 from collections.abc import Mapping
+import dataclasses
 import hashlib
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from tract_jax import types
 from tract_jax.data import manifest
-from tract_jax.pipeline import build
+from tract_jax.pipeline import build, judge_file
 
 _TRAIN_SPEED = {
   'micro_batch_size',
@@ -32,20 +34,27 @@ _NUM_BLOCKS = 256
 def model_fields(setup: build.Setup) -> dict[str, Any]:
   """The seed model, its adapters, its tokenizer and the score grid."""
   model, score = setup.config.model, setup.config.score
-  if setup.model_path is None:
-    seed_model = manifest.digest_of(repr(setup.model_config))
+  sources = setup.model.sources
+  if sources is None:
+    seed_model = manifest.digest_of(repr(setup.model.config))
   else:
-    seed_model = manifest.digest_of(_weight_files(setup.model_path))
-  return {
+    seed_model = manifest.digest_of(_weight_files(sources.base.weights))
+  fields = {
     'seed_model': seed_model,
     'tokenizer': setup.tokenizer.digest(),
     'model.dtype': model.dtype,
     'model.lora_rank': model.lora_rank,
     'model.lora_alpha': model.lora_alpha,
+    'model.lora_targets': sorted(model.lora_targets),
+    'model.base_quantization': model.base_quantization,
     'score.grid': list(score.grid),
     'score.format': score.format,
     'score.marker': score.marker,
   }
+  if sources and sources.adapter:
+    adapter = manifest.digest_of(_weight_files(sources.adapter.weights))
+    fields['seed_adapter'] = adapter
+  return fields
 
 
 def train_fields(setup: build.Setup, objective: str) -> dict[str, Any]:
@@ -81,6 +90,25 @@ def sampling_fields(setup: build.Setup) -> dict[str, Any]:
   return fields | {'data.max_length': setup.config.data.max_length}
 
 
+def export_fields(
+  config: ml_collections.ConfigDict, method: str
+) -> dict[str, Any]:
+  """The choices that make an export what it is, beside the weights.
+
+  Args:
+    config: of the run.
+    method: a row of the table of methods.
+
+  Returns:
+    {dotted key: value}. Licences are in the model card alone, which may be
+    written anew.
+  """
+  keys = ('format', 'dtype', 'max_shard_bytes')
+  fields = {f'export.{key}': config.export[key] for key in keys}
+  judge = dataclasses.asdict(judge_file.from_run(config, method))
+  return fields | {'judge': manifest.digest_of(judge)}
+
+
 def params_digest(params: types.PyTree) -> str:
   """SHA-256 over the trained leaves: names, shapes, dtypes and bytes.
 
@@ -109,7 +137,7 @@ def _weight_files(folder) -> Mapping[str, Any]:
   for path in sorted(folder.iterdir()):
     if path.suffix not in ('.json', '.safetensors') or not path.is_file():
       continue
-    size = path.stat().st_size
+    size = path.stat().length
     digest = hashlib.sha256()
     stride = max(size // _NUM_BLOCKS, _BLOCK_BYTES)
     with path.open('rb') as file:

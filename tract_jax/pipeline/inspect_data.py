@@ -7,7 +7,7 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import encoding
-from tract_jax.pipeline import build, progress, read_data
+from tract_jax.pipeline import base_model, build, progress, read_data
 
 _BINS = 8
 _BAR = 40
@@ -51,17 +51,22 @@ def say_model(setup: build.Setup) -> None:
   progress.say(
     f'score tokens without CoT: {setup.bare_scores.describe(tokenizer)}'
   )
-  params = build.abstract_params(setup)
-  leaves = jax.tree.leaves(params)
-  total = sum(x.size for x in leaves)
+  leaves = jax.tree.leaves(setup.model.abstract)
+  total = sum(x.size for x in jax.tree.leaves(setup.model.stored))
   held = sum(
     np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves
   )
-  mesh = ' x '.join(f'{k}={v}' for k, v in setup.mesh.shape.items())
+  mesh = ' x '.join(f'{k}={v}' for k, v in setup.model.mesh.shape.items())
   progress.say(
     f'model: {total:,} parameters, {progress.gigabytes(held)} on each of '
-    f'{setup.mesh.size} {jax.devices()[0].platform} devices ({mesh})'
+    f'{setup.model.mesh.size} {jax.devices()[0].platform} devices ({mesh})'
   )
+  if memory := base_model.load_memory(setup.model):
+    progress.say(
+      f'weights: this process reads {progress.gigabytes(memory.read_bytes)}; '
+      f'beside its devices it holds {progress.gigabytes(memory.host_bytes)} at '
+      f'most (for {memory.host_leaf})'
+    )
 
 
 def marked(setup: build.Setup, example: types.EncodedExample) -> str:

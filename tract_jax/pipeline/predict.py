@@ -1,7 +1,8 @@
-"""Predicts a benchmark with a trained method: CoTs, distributions, scores.
+"""Predicts rows with a trained method, or a judge: CoTs, distributions, scores.
 
-Rows are predicted in chunks; a chunk's file is written once it is done, and the
-chunks of all seeds become predictions/<method>/<benchmark>.jsonl at the end.
+A benchmark's rows are predicted in chunks; a chunk's file is written once it is
+done, and the chunks of all seeds become predictions/<method>/<benchmark>.jsonl
+at the end.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ class PredictionRun:
     folder: of the chunks.
     method: a row of the table.
     seed: of the run.
+    num_cots: CoTs per row; 1 for a method without CoT.
     examples: the benchmark's rows.
     fields: the facts that make the predictions what they are.
   """
@@ -40,8 +42,39 @@ class PredictionRun:
   folder: epath.Path
   method: methods_lib.Method
   seed: int
+  num_cots: int
   examples: Sequence[types.Example]
   fields: dict[str, Any]
+
+
+def predict_examples(
+  sampler: sample.Sampler,
+  params: types.PyTree,
+  method: methods_lib.Method,
+  examples: Sequence[types.Example],
+  *,
+  num_cots: int,
+  seed: int,
+) -> list[types.Prediction]:
+  """Predicts rows; nothing is written.
+
+  Args:
+    sampler: of the setup.
+    params: the whole model.
+    method: says whether a CoT is sampled, and the predictor.
+    examples: the rows.
+    num_cots: C, CoTs per row; 1 for a method without CoT.
+    seed: of the CoTs.
+
+  Returns:
+    A prediction for each row, in order. It depends on the row, the seed and C,
+    not on the other rows.
+  """
+  samples = _sample(sampler, params, method, examples, num_cots, seed)
+  return [
+    _prediction(sampler.setup, method, seed, example, of_example)
+    for example, of_example in zip(examples, samples, strict=True)
+  ]
 
 
 def is_done(run: PredictionRun) -> bool:
@@ -65,8 +98,7 @@ def predict(
     loop.Interrupted: stopped; the same call goes on.
     types.InputError: the folder holds chunks of other facts.
   """
-  setup = sampler.setup
-  size = setup.config.sampling.chunk_size
+  size = sampler.setup.config.sampling.chunk_size
   manifest.write_manifest(run.folder, 'predictions', run.fields, finished=False)
   starts = range(0, len(run.examples), size)
   missing = [s for s in starts if not _chunk_path(run, s).exists()]
@@ -75,12 +107,15 @@ def predict(
   for start in missing:
     loop.stop_if(sampler.should_stop, f'before prediction row {start}')
     chunk = run.examples[start : start + size]
-    samples = _sample(sampler, params, run, chunk)
+    samples = _sample(
+      sampler, params, run.method, chunk, run.num_cots, run.seed
+    )
     lines = [
-      _to_line(_prediction(setup, run, e, samples[e.example_id])) for e in chunk
+      _to_line(_prediction(sampler.setup, run.method, run.seed, e, of_example))
+      for e, of_example in zip(chunk, samples, strict=True)
     ]
     manifest.write_text_atomic(_chunk_path(run, start), ''.join(lines))
-    flat = [s for of_example in samples.values() for s in of_example]
+    flat = [s for of_example in samples for s in of_example]
     on_rows(len(chunk), sample.num_tokens(flat))
   manifest.write_manifest(run.folder, 'predictions', run.fields)
 
@@ -133,30 +168,28 @@ def read_predictions(path: epath.Path) -> list[types.Prediction]:
   return rows
 
 
-def _sample(sampler, params, run, chunk):
-  """Samples of a chunk by example id, [C] each."""
-  if run.method.with_cot:
-    num_cots = sampler.setup.config.num_cots
-    samples = sampler.cots(
-      params, chunk, num_cots, seed=run.seed, purpose=PURPOSE
-    )
-  else:
-    samples = sampler.given(params, chunk, with_cot=False)
-  by_id: dict[str, list[types.CotSample]] = {e.example_id: [] for e in chunk}
-  for one in samples:
-    by_id[one.example_id].append(one)
-  return by_id
+def _sample(
+  sampler, params, method, examples, num_cots, seed
+) -> list[list[types.CotSample]]:
+  """Samples of each example, [C], in order."""
+  if not method.with_cot:
+    return [[s] for s in sampler.given(params, examples, with_cot=False)]
+  samples = sampler.cots(params, examples, num_cots, seed=seed, purpose=PURPOSE)
+  return [
+    samples[start : start + num_cots]
+    for start in range(0, len(samples), num_cots)
+  ]
 
 
-def _prediction(setup, run, example, samples) -> types.Prediction:
+def _prediction(setup, method, seed, example, samples) -> types.Prediction:
   """One row: distributions, texts, and the method's own prediction."""
-  scores = setup.cot_scores if run.method.with_cot else setup.bare_scores
+  scores = setup.cot_scores if method.with_cot else setup.bare_scores
   value_of = dict(zip(scores.ids, setup.grid.values, strict=True))
   probs = np.stack([s.score_probs for s in samples])
   decoded = [value_of.get(s.greedy_token) for s in samples]
   value = float(
     predictors.predict(
-      run.method.predictor,
+      method.predictor,
       probs,
       np.array([math.nan if d is None else d for d in decoded], np.float32),
       np.array(setup.grid.values, np.float32),
@@ -165,7 +198,7 @@ def _prediction(setup, run, example, samples) -> types.Prediction:
   valid = math.isfinite(value)
   return types.Prediction(
     example_id=example.example_id,
-    seed=run.seed,
+    seed=seed,
     score=example.score,
     prediction=value if valid else None,
     distributions=[

@@ -1,6 +1,6 @@
 """Reads what a run trains and is judged on, and encodes it for a stage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 import numpy as np
@@ -29,11 +29,12 @@ class RunData:
   benchmarks: dict[str, list[types.Example]]
 
 
-def read_data(setup: build.Setup) -> RunData:
+def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
   """Reads all rows, splits them, and prints how many there are.
 
   Args:
     setup: of the run.
+    as_judge: whether nothing is trained, so that rows need no rating.
 
   Returns:
     The examples.
@@ -52,7 +53,8 @@ def read_data(setup: build.Setup) -> RunData:
     benchmarks['synthetic'] = _from_rows(setup, rows, 'eval', 'synthetic test')
   else:
     paths = config_lib.parse_benchmarks(data.benchmarks)
-    benchmarks = {name: _read(setup, p, 'eval') for name, p in paths.items()}
+    role = 'judge' if as_judge else 'eval'
+    benchmarks = {name: _read(setup, p, role) for name, p in paths.items()}
     train = []
     if data.train_path:
       train = _read(setup, data.train_path, 'train')
@@ -68,8 +70,31 @@ def read_data(setup: build.Setup) -> RunData:
     + ', '.join(f'{n} {len(rows)} rows' for n, rows in benchmarks.items())
   )
   _warn_of_leaks([*train, *validation], benchmarks)
-  _check_prompts(setup, benchmarks)
+  check_prompts(setup, benchmarks)
   return RunData(train, validation, benchmarks)
+
+
+def check_prompts(
+  setup: build.Setup, benchmarks: Mapping[str, Sequence[types.Example]]
+) -> None:
+  """Finds prompts that cannot be tokens now, not after all the training.
+
+  Args:
+    setup: of the run.
+    benchmarks: {name: examples}.
+
+  Raises:
+    types.InputError: one line for each such prompt, 20 at most.
+  """
+  problems = []
+  for name, rows in benchmarks.items():
+    for example in rows:
+      try:
+        setup.tokenizer.prompt_ids(example.prompt)
+      except types.InputError as error:
+        problems.append(f'{name}: example {example.example_id}: {error}')
+  if problems:
+    raise types.InputError('\n'.join(problems[:20]))
 
 
 def digest(examples: Sequence[types.Example]) -> str:
@@ -184,19 +209,6 @@ def _warn_of_leaks(trained, benchmarks) -> None:
       progress.say(
         f'warning: {leaked} of {len(rows)} rows of {name} are trained on, too'
       )
-
-
-def _check_prompts(setup, benchmarks) -> None:
-  """Finds prompts that cannot be tokens now, not after all the training."""
-  problems = []
-  for name, rows in benchmarks.items():
-    for example in rows:
-      try:
-        setup.tokenizer.prompt_ids(example.prompt)
-      except types.InputError as error:
-        problems.append(f'{name}: example {example.example_id}: {error}')
-  if problems:
-    raise types.InputError('\n'.join(problems[:20]))
 
 
 def _split_validation(data, train):

@@ -18,9 +18,11 @@ from tract_jax.data import manifest
 from tract_jax.evaluation import metrics
 from tract_jax.models import lora
 from tract_jax.pipeline import (
+  base_model,
   build,
   cot_gap,
   evaluate,
+  export,
   finetune,
   fingerprint,
   predict,
@@ -32,7 +34,7 @@ from tract_jax.pipeline import (
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.training import loop
 
-TASKS = ('run', 'train', 'self_cot', 'predict', 'evaluate')
+TASKS = ('run', 'train', 'self_cot', 'predict', 'evaluate', 'export')
 
 
 class Run:
@@ -164,18 +166,32 @@ class Run:
   def predict(self, method: str, seed: int) -> None:
     """Predicts every benchmark, where that is not done."""
     stages = methods_lib.METHODS[method].stages
-    with_cot = methods_lib.METHODS[method].with_cot
     stage = self.stage(method, len(stages) - 1, seed) if stages else None
+    self._predict(method, methods_lib.METHODS[method], stage, seed)
+
+  def judge(self, method: str, seed: int) -> None:
+    """Predicts every benchmark with the model as it is, by its own method."""
+    self._predict(method, self.setup.as_is, None, seed)
+
+  def _predict(
+    self,
+    method: str,
+    how: methods_lib.Method,
+    stage: finetune.StageRun | None,
+    seed: int,
+  ) -> None:
+    """Predicts every benchmark by `how`, under the name of `method`."""
     for name, examples in self.data.benchmarks.items():
       run = predict.PredictionRun(
         label=f'{method} on {name} seed {seed}',
         folder=self._parts(method, name, seed),
-        method=methods_lib.METHODS[method],
+        method=how,
         seed=seed,
+        num_cots=self.setup.config.num_cots if how.with_cot else 1,
         examples=examples,
-        fields=self._sampling_fields(stage, seed, with_cot)
+        fields=self._sampling_fields(stage, seed, how.with_cot)
         | {'benchmark': self._digests[f'benchmark {name}']}
-        | ({'num_cots': self.setup.config.num_cots} if with_cot else {}),
+        | ({'num_cots': self.setup.config.num_cots} if how.with_cot else {}),
       )
       if predict.is_done(run):
         progress.say(f'{run.label}: done before')
@@ -194,6 +210,37 @@ class Run:
       path = evaluate.prediction_path(self.workdir, method, name)
       if not path.exists() or path.read_text(encoding='utf-8') != text:
         manifest.write_text_atomic(path, text)
+
+  def export(self, method: str) -> None:
+    """Exports the last stage of the first seed, where that is not done."""
+    stages = methods_lib.METHODS[method].stages
+    if not stages:
+      raise types.InputError(
+        f'config.methods: {method!r} trains nothing, so it has no export'
+      )
+    config, seed = self.setup.config, self.setup.config.seeds[0]
+    trained = [self.stage(method, i, seed) for i in range(len(stages))]
+    stage = trained[-1]
+    run = export.ExportRun(
+      folder=self.workdir / 'export' / method,
+      method=method,
+      seed=seed,
+      num_rows=[
+        manifest.read_results(one.folder)['num_rows'] for one in trained
+      ],
+      prompt=self.data.train[0].prompt,
+      results=evaluate.read_results(self.workdir, method, seed),
+      fields=self._model_fields
+      | fingerprint.export_fields(config, method)
+      | {'params': manifest.read_results(stage.folder)['params_digest']},
+    )
+    if export.is_done(run):
+      progress.say(f'{run.label}: done before')
+    else:
+      self.num_worked += 1
+      loop.stop_if(self._should_stop, f'before the export of {stage.label}')
+      export.export(self.setup, run, finetune.load_trained(stage, self.setup))
+    self.num_worked += export.write_card(self.setup, run)
 
   def gaps(self, only_measured: bool) -> list[metrics.CotGap]:
     """The gaps of all stages that are trained on CoTs and predict from them.
@@ -231,7 +278,7 @@ class Run:
       )
     )
     self._held = (None, None)
-    trainable, frozen = build.init_params(self.setup, run.seed)
+    trainable, frozen = base_model.init_params(self.setup.model, run.seed)
     if stage.start == 'previous':
       trainable = finetune.load_trained(previous, self.setup)
     trained = finetune.finetune(
@@ -249,7 +296,7 @@ class Run:
     key = stage.folder if stage else ('seed', seed)
     if self._held[0] != key:
       self._held = (None, None)
-      trainable, frozen = build.init_params(self.setup, seed)
+      trainable, frozen = base_model.init_params(self.setup.model, seed)
       if stage:
         trainable = finetune.load_trained(stage, self.setup)
       self._held = (key, lora.merge(trainable, frozen))
@@ -294,22 +341,27 @@ class Run:
     return folder / benchmark / f'seed{seed}'
 
 
-def execute(run: Run, task: str) -> None:
+def execute(run: Run, task: str, *, as_judge: bool = False) -> None:
   """Does one task, with all that it needs.
 
   Args:
     run: of the configuration.
     task: one of TASKS; "train" stops after the stages, "self_cot" after the
       self-CoTs, "predict" after the predictions; "evaluate" only makes the
-      report from predictions that are there.
+      report from predictions that are there; "export" trains and exports the
+      first seed.
+    as_judge: whether nothing is trained, and the model predicts as it is.
 
   Raises:
     types.InputError: an artefact was made from something else.
     loop.Interrupted: stopped; the same call goes on.
   """
   config = run.setup.config
-  for seed in config.seeds if task != 'evaluate' else ():
+  for seed in config.seeds if task not in ('evaluate', 'export') else ():
     for method in config.methods:
+      if as_judge:
+        run.judge(method, seed)
+        continue
       stages = methods_lib.METHODS[method].stages
       if task == 'self_cot':
         if any(s.cot_source in ('self', 'mixed') for s in stages):
@@ -319,6 +371,9 @@ def execute(run: Run, task: str) -> None:
         run.stage(method, index, seed)
       if task in ('run', 'predict'):
         run.predict(method, seed)
+  if task == 'export':
+    for method in config.methods:
+      run.export(method)
   if task in ('run', 'predict'):
     for method in config.methods:
       run.join_predictions(method)

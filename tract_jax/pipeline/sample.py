@@ -54,13 +54,13 @@ class Sampler:
         as the longest prompt and CoT that the configuration allows.
 
     Returns:
-      len(examples) * num_cots samples.
+      len(examples) * num_cots samples, by sampling_id where there is one.
 
     Raises:
       loop.Interrupted: the run was asked to stop.
     """
     requests = [
-      engine_lib.CotRequest(e.example_id, c, prompt)
+      engine_lib.CotRequest(e.sampling_id or e.example_id, c, prompt)
       for e in examples
       for prompt in [self.setup.tokenizer.prompt_ids(e.prompt)]
       for c in range(num_cots)
@@ -93,7 +93,7 @@ class Sampler:
     sequences = read_data.before_score(self.setup, examples, with_cot)
     engine = self._cot_engine if with_cot else self._bare_engine
     probs, greedy = engine.score(params, sequences)
-    longest = self.setup.model_config.max_position_embeddings
+    longest = self.setup.model.config.longest_row
     return [
       types.CotSample(
         example_id=example.example_id,

@@ -31,7 +31,7 @@ import zipfile
 import tokenizers
 
 from tract_jax import types
-from tract_jax.models import gguf_weights, hf_weights
+from tract_jax.models import gguf_weights, hf_export, hf_weights
 
 MANIFEST_FILE = 'manifest.json'
 CACHE_VARIABLE = 'TRACT_JAX_CACHE'
@@ -205,7 +205,7 @@ def _make_folder(
     folder, read.tokenizer, read.hf_config['max_position_embeddings']
   )
   say('dequantising the weights to float32')
-  hf_weights.write_tensors(folder / hf_weights.SINGLE_FILE, dict(read.tensors))
+  hf_export.write_tensors(folder / hf_weights.SINGLE_FILE, dict(read.tensors))
   say('computing digests')
   _write_manifest(folder, model)
   return folder

@@ -1,0 +1,49 @@
+"""Small random models of transformers, saved as folders."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from tests.text import small_tokenizers
+
+
+def save_llama(folder: pathlib.Path, vocab_size: int, **changes) -> Any:
+  """Writes a Llama of two layers, without tokenizer, and gives it back.
+
+  Args:
+    folder: to write to.
+    vocab_size: V.
+    **changes: other fields of its config.
+
+  Returns:
+    The model of transformers.
+  """
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  fields = {
+    'vocab_size': vocab_size,
+    'hidden_size': 32,
+    'intermediate_size': 48,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 4,
+    'num_key_value_heads': 2,
+    'max_position_embeddings': 128,
+    # Attention is far from uniform; with more, float32 itself is off by 1e-5.
+    'initializer_range': 0.15,
+    'attn_implementation': 'eager',
+    **changes,
+  }
+  torch.manual_seed(0)
+  config = transformers.LlamaConfig(**fields)
+  model = transformers.LlamaForCausalLM(config).eval()
+  model.save_pretrained(folder)
+  return model
+
+
+def save_judge(folder: pathlib.Path) -> pathlib.Path:
+  """Writes a Llama with a byte-level tokenizer, and gives the folder back."""
+  tokenizer = small_tokenizers.byte_level()
+  tokenizer.hf.save_pretrained(folder)
+  save_llama(folder, tokenizer.vocab_size)
+  return folder

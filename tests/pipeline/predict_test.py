@@ -1,0 +1,128 @@
+"""Predictions of rows, in chunks that survive an interruption."""
+
+import json
+
+from etils import epath
+import numpy as np
+import pytest
+
+from tract_jax import types
+from tract_jax.models import lora
+from tract_jax.pipeline import (
+  base_model,
+  build,
+  methods,
+  predict,
+  read_data,
+  sample,
+)
+from tract_jax.pipeline import config as config_lib
+from tract_jax.training import loop
+
+METHOD = methods.METHODS['zero_shot']
+
+
+@pytest.fixture(scope='module')
+def setup():
+  overrides = {
+    'data': {
+      'source': 'synthetic',
+      'synthetic_train': 4,
+      'synthetic_test': 5,
+      'length_multiple': 64,
+      'max_length': 64,
+    },
+    'model': {
+      'lora_rank': 0,
+      'hidden_size': 16,
+      'intermediate_size': 16,
+      'num_layers': 1,
+      'num_heads': 2,
+      'num_kv_heads': 1,
+      'initializer_range': 0.3,
+    },
+    'sampling': {'rows': 4, 'chunk_size': 2, 'max_new_tokens': 6},
+  }
+  return build.build(config_lib.merge(overrides))
+
+
+@pytest.fixture(scope='module')
+def examples(setup):
+  return read_data.read_data(setup).benchmarks['synthetic']
+
+
+@pytest.fixture(scope='module')
+def params(setup):
+  return lora.merge(*base_model.init_params(setup.model, seed=0))
+
+
+@pytest.fixture(scope='module')
+def sampler(setup):
+  return sample.Sampler(setup, lambda: False)
+
+
+def make_run(folder, examples, **fields):
+  return predict.PredictionRun(
+    label='rows',
+    folder=epath.Path(folder),
+    method=METHOD,
+    seed=3,
+    num_cots=2,
+    examples=examples,
+    fields=fields,
+  )
+
+
+def test_rows_are_in_order_with_all_their_cots(sampler, params, examples):
+  rows = predict.predict_examples(
+    sampler, params, METHOD, examples, num_cots=2, seed=3
+  )
+  assert [r.example_id for r in rows] == [e.example_id for e in examples]
+  assert [r.score for r in rows] == [e.score for e in examples]
+  (alone,) = predict.predict_examples(
+    sampler, params, METHOD, examples[3:4], num_cots=2, seed=3
+  )
+  assert alone.cots == rows[3].cots
+  np.testing.assert_allclose(
+    alone.distributions, rows[3].distributions, atol=1e-6
+  )
+
+
+def test_interrupted_predictions_end_as_if_they_never_were(
+  setup, sampler, params, examples, tmp_path
+):
+  whole = make_run(tmp_path / 'whole', examples, benchmark='a')
+  predict.predict(sampler, params, whole)
+  assert predict.is_done(whole)
+  expected = predict.read_chunks(whole.folder, len(examples))
+  found = [json.loads(line)['example_id'] for line in expected.splitlines()]
+  assert found == [e.example_id for e in examples]
+  run = make_run(tmp_path / 'cut', examples, benchmark='a')
+  with pytest.raises(loop.Interrupted):
+    predict.predict(sample.Sampler(setup, lambda: True), params, run)
+  first = whole.folder / 'chunk_00000000.jsonl'
+  (run.folder / first.name).write_text('kept\n' + first.read_text())
+  assert not predict.is_done(run)
+  predict.predict(sampler, params, run)
+  assert predict.is_done(run)
+  # What was finished is not predicted again.
+  text = predict.read_chunks(run.folder, len(examples) + 1)
+  assert text == 'kept\n' + expected
+  with pytest.raises(types.InputError, match='6 of 5 predictions are there'):
+    predict.read_chunks(run.folder, len(examples))
+  with pytest.raises(types.InputError, match='benchmark: recorded "a"'):
+    predict.is_done(make_run(run.folder, examples, benchmark='b'))
+
+
+def test_row_without_score_is_written_as_null(sampler, params, tmp_path):
+  prompt = 'the text'
+  run = make_run(tmp_path / 'run', [types.Example('1', prompt, None)])
+  predict.predict(sampler, params, run)
+  path = epath.Path(tmp_path / 'rows.jsonl')
+  path.write_text(predict.read_chunks(run.folder, 1))
+  assert '"score": null' in path.read_text()
+  (row,) = predict.read_predictions(path)
+  assert row.score is None
+  path.write_text(path.read_text() + '{"score": 1}\n')
+  with pytest.raises(types.InputError, match='rows.jsonl: line 2'):
+    predict.read_predictions(path)

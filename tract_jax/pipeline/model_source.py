@@ -1,0 +1,255 @@
+"""Where a model's files are: a folder, a bucket, a hub id or a seed model.
+
+In: what `config.model.path` says. Out: a `Source`: the small files (config,
+tokenizer, adapter's and judge's settings) on the local disk, and the folder of
+the weights, which models/hf_weights reads by byte ranges where it is remote.
+
+  path                      small files            weights
+  /models/mistral           there                  there
+  org/name, with a commit   the hub's cache        the hub's cache
+  gs://bucket/mistral       a temporary copy       in the bucket
+  smollm2-135m-instruct     the project's cache    the project's cache
+
+Only data is fetched: no `*.bin`, which is a pickle, and no `*.py`.
+"""
+
+import atexit
+import dataclasses
+import fnmatch
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from typing import Any
+import urllib.parse
+
+from etils import epath
+import huggingface_hub
+from huggingface_hub import constants, errors
+
+from tract_jax import types
+from tract_jax.models import remote_files
+from tract_jax.pipeline import seed_model
+
+_SMALL_FILES = (
+  '*.json',
+  '*.jinja',
+  'tokenizer.model',
+  'vocab.txt',
+  'merges.txt',
+  'README.md',
+  'LICENSE*',
+)
+# The same weights in another layout, and those of other formats in folders.
+_NOT_FETCHED = ('consolidated*', '*/*')
+_SCHEMES = ('gs', 's3', 'az')
+_HUB_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*')
+_COMMIT = re.compile(r'[0-9a-f]{40}')
+_FILE_NAME = re.compile(r'[A-Za-z0-9_-][A-Za-z0-9._-]*')
+_MAX_SMALL_FILE_BYTES = 64 * 2**20
+_MAX_JSON_BYTES = 16 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A model's files.
+
+  Attributes:
+    name: for messages and model cards: the path, or "org/name@commit".
+    folder: the small files, on the local disk.
+    weights: the folder of the safetensors; `folder` itself if it is local.
+    commit: of a model on the hub; else "".
+  """
+
+  name: str
+  folder: pathlib.Path
+  weights: epath.Path
+  commit: str = ''
+
+  @property
+  def reference(self) -> tuple[str, str]:
+    """Hub id and commit apart; the name and "" of what is not on the hub."""
+    return self.name.removesuffix(f'@{self.commit}'), self.commit
+
+
+def find(path: str, revision: str = '') -> Source:
+  """Finds a model's files; of a model on the hub, all are downloaded.
+
+  Args:
+    path: a local folder; the name of a seed model that was fetched; a remote
+      folder such as gs://bucket/model; or a hub id, "org/name" or
+      "org/name@commit". A local folder of that name comes first.
+    revision: the hub id's commit, all 40 digits: a branch or a tag may mean
+      other weights tomorrow.
+
+  Returns:
+    The source. A copy of a remote folder's small files is removed when the
+    process ends.
+
+  Raises:
+    types.InputError: nothing is there, it cannot be had, or the revision is
+      missing, is no commit or is given for what is not on the hub.
+  """
+  if remote_files.is_remote(path):
+    _check_no_revision(path, revision)
+    return _remote_source(path)
+  if os.path.isdir(path) or path in seed_model.SEED_MODELS:
+    _check_no_revision(path, revision)
+    folder = seed_model.seed_model_path(path)
+    return Source(path, folder, epath.Path(folder))
+  hub_id, _, commit = path.partition('@')
+  if not _HUB_ID.fullmatch(hub_id):
+    raise types.InputError(
+      f'model.path: {path!r}: no such folder, nor a seed model'
+      f' ({", ".join(seed_model.SEED_MODELS)}), nor a hub id like org/name'
+    )
+  return _hub_source(
+    hub_id, _commit(path, [r for r in (commit, revision) if r])
+  )
+
+
+def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
+  """Reads a small JSON file, such as config.json.
+
+  Args:
+    folder: a Source's.
+    name: of the file.
+
+  Returns:
+    The object in it.
+
+  Raises:
+    types.InputError: missing, larger than 16 MiB, not JSON, no object, or with
+      a number that is not finite.
+  """
+  path = folder / name
+  try:
+    with path.open('rb') as file:
+      content = file.read(_MAX_JSON_BYTES + 1)
+  except OSError as error:
+    raise types.InputError(f'{path}: {error.strerror}') from error
+  if len(content) > _MAX_JSON_BYTES:
+    raise types.InputError(
+      f'{path}: more than {_MAX_JSON_BYTES} bytes, which no such file has'
+    )
+  try:
+    value = json.loads(
+      content, parse_constant=_finite_float, parse_float=_finite_float
+    )
+  except RecursionError as error:
+    raise types.InputError(f'{path}: not JSON (nested too deeply)') from error
+  except ValueError as error:
+    raise types.InputError(f'{path}: not JSON ({error})') from error
+  if not isinstance(value, dict):
+    raise types.InputError(
+      f'{path}: holds a {type(value).__name__} where an object is expected'
+    )
+  return value
+
+
+def _finite_float(text: str) -> float:
+  number = float(text)
+  if not math.isfinite(number):
+    raise ValueError(f'{text} is not a finite number')
+  return number
+
+
+def _check_no_revision(path: str, revision: str) -> None:
+  if revision:
+    raise types.InputError(
+      f'model.revision: {revision!r}: {path!r} is a folder, and only a hub id'
+      ' has revisions'
+    )
+
+
+def _commit(path: str, given: list[str]) -> str:
+  """The one commit that path and revision name."""
+  if not given:
+    problem = 'no such folder, and as a hub id it needs a commit'
+  elif len(set(given)) > 1:
+    problem = f'two revisions, {" and ".join(given)}'
+  elif not _COMMIT.fullmatch(given[0]):
+    problem = f'the revision {given[0]!r} is no full commit id'
+  else:
+    return given[0]
+  raise types.InputError(
+    f'model.path: {path!r}: {problem}: give model.revision the 40 digits of'
+    ' one commit, since what a branch or a tag names may change'
+  )
+
+
+def _hub_source(hub_id: str, commit: str) -> Source:
+  """Downloads what the hub's cache lacks of a model."""
+  name = f'{hub_id}@{commit}'
+  try:
+    folder = pathlib.Path(
+      huggingface_hub.snapshot_download(
+        hub_id,
+        revision=commit,
+        allow_patterns=[*_SMALL_FILES, '*.safetensors'],
+        ignore_patterns=list(_NOT_FETCHED),
+      )
+    )
+  # The libraries below raise errors of their own: of HTTP, of the disk.
+  except Exception as error:
+    raise types.InputError(f'{name}: {_hub_problem(error)}') from None
+  return Source(name, folder, epath.Path(folder), commit)
+
+
+def _hub_problem(error: Exception) -> str:
+  """What went wrong, in words of our own: no URL, header or token in them."""
+  hub = urllib.parse.urlsplit(constants.ENDPOINT).hostname
+  status = getattr(getattr(error, 'response', None), 'status_code', None)
+  answer = f' ({hub} answered {status})' if status else ''
+  if isinstance(error, errors.GatedRepoError):
+    return (
+      'a gated model: ask for access on its page, and log in with "hf auth'
+      f' login" or HF_TOKEN{answer}'
+    )
+  if isinstance(error, errors.RepositoryNotFoundError):
+    return f'no such model on {hub}, or a private one and no access{answer}'
+  if isinstance(error, errors.RevisionNotFoundError):
+    return f'the model has no such commit{answer}'
+  if isinstance(error, errors.LocalEntryNotFoundError):
+    if constants.is_offline_mode():
+      why = 'HF_HUB_OFFLINE is set'
+    elif isinstance(error.__cause__, errors.HfHubHTTPError):
+      return _hub_problem(error.__cause__)
+    else:
+      why = f'{hub} cannot be reached'
+    return f'{why}, and the model is not wholly in {constants.HF_HUB_CACHE}'
+  if isinstance(error, OSError) and error.strerror:
+    return f'cannot be downloaded: {error.filename or ""} {error.strerror}'
+  return f'cannot be downloaded: {type(error).__name__}{answer}'
+
+
+def _remote_source(address: str) -> Source:
+  """Copies the small files of a remote folder."""
+  scheme, _, rest = address.partition('://')
+  if scheme not in _SCHEMES or not rest.strip('/'):
+    raise types.InputError(
+      f'model.path: {address!r}: an address is SCHEME://bucket/folder, with'
+      f' {", ".join(_SCHEMES)} as scheme; a hub model is org/name@commit'
+    )
+  remote = remote_files.open_folder(address)
+  top = tempfile.mkdtemp(prefix='tract_jax-')
+  atexit.register(shutil.rmtree, top, ignore_errors=True)
+  # The folder's own name is what messages on its files end in.
+  name = re.sub(r'[^A-Za-z0-9._-]', '_', rest.strip('/').split('/')[-1])
+  folder = pathlib.Path(top, f'{name}.copy')
+  folder.mkdir()
+  for file_name, size in remote.sizes.items():
+    if not _FILE_NAME.fullmatch(file_name) or not any(
+      fnmatch.fnmatchcase(file_name, pattern) for pattern in _SMALL_FILES
+    ):
+      continue
+    if size > _MAX_SMALL_FILE_BYTES:
+      raise types.InputError(
+        f'{remote.address}/{file_name}: {size} bytes, and such a file has at'
+        f' most {_MAX_SMALL_FILE_BYTES}'
+      )
+    (folder / file_name).write_bytes(remote.read(file_name, 0, size))
+  return Source(remote.address, folder, epath.Path(remote.address))
