@@ -26,6 +26,7 @@ from tract_jax.pipeline import (
   build,
   config_check,
   judge_file,
+  model_source,
   predict,
   progress,
   read_data,
@@ -126,7 +127,7 @@ class Judge:
       )
     """
     config = _config(os.fspath(path), revision, dtype, settings or {})
-    sources = base_model.find(config.model)
+    sources = model_source.find_model(config.model)
     config, method = judge_file.applied(config, sources.judge_folder)
     grid = prompts.make_score_grid(config.score.grid, config.score.format)
     model = base_model.from_source(sources, config)

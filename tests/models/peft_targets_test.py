@@ -49,6 +49,7 @@ def test_resolves_as_peft_does(target_modules, names):
     (['proj'], "none of a block's linear layers"),
     # A text is an expression for the whole name, not an end of it.
     ('q_proj', "none of a block's linear layers"),
+    (r'model.*self_attn', "none of a block's linear layers"),
     (['q_proj', 'lm_head'], 'adapters on lm_head are not supported'),
     (['embed_tokens'], 'adapters on model.embed_tokens are not supported'),
     (r'.*(_proj|lm_head)', 'adapters on lm_head are not supported'),

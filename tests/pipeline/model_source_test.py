@@ -8,6 +8,7 @@ import sys
 import time
 
 from huggingface_hub import constants
+import ml_collections
 import pytest
 
 from tests.models import fake_gcs
@@ -220,7 +221,9 @@ def test_snapshot_of_which_a_file_is_gone(hub, monkeypatch):
   assert 'the model is not wholly in' in find_error('org/judge', COMMIT)
 
 
-def test_model_in_a_bucket(bucket):
+def test_model_in_a_bucket(bucket, folder):
+  for name in ('.hidden.json', 'two words.json', 'a\\b.json'):
+    (folder / name).write_text('{}')
   source = model_source.find('gs://models/judge/')
   assert source.name == str(source.weights) == 'gs://models/judge'
   assert names_in(source.folder) == _WANTED
@@ -304,3 +307,64 @@ def test_json_that_is_read(tmp_path):
   text = json.dumps(value, ensure_ascii=False)
   (tmp_path / 'config.json').write_text(text, encoding='utf-8')
   assert model_source.read_json(tmp_path, 'config.json') == value
+
+
+def settings(path, adapter='', revision=''):
+  return ml_collections.ConfigDict(
+    {'path': str(path), 'adapter': str(adapter), 'revision': revision}
+  )
+
+
+def write_adapter(folder, base, revision=''):
+  folder.mkdir()
+  fields = {
+    'peft_type': 'LORA',
+    'r': 2,
+    'lora_alpha': 4,
+    'target_modules': ['q_proj'],
+    'base_model_name_or_path': str(base) if base else None,
+    'revision': revision or None,
+  }
+  (folder / 'adapter_config.json').write_text(json.dumps(fields))
+  return folder
+
+
+def test_adapter_folder_is_found_with_its_base(folder, tmp_path):
+  adapter = write_adapter(tmp_path / 'adapter', folder)
+  sources = model_source.find_model(settings(adapter))
+  assert (sources.base.folder, sources.adapter.folder) == (folder, adapter)
+  assert sources.judge_folder == adapter
+  assert sources.name == f'{folder} with {adapter}'
+
+
+def test_adapter_of_the_hub_names_its_base_by_commit(hub, folder, tmp_path):
+  adapter = write_adapter(tmp_path / 'adapter', fake_hub.HUB_ID, COMMIT)
+  sources = model_source.find_model(settings(adapter))
+  assert sources.base.reference == (fake_hub.HUB_ID, COMMIT)
+  assert sources.base.name == f'{fake_hub.HUB_ID}@{COMMIT}'
+
+
+def test_adapter_beside_its_base(folder, tmp_path):
+  adapter = write_adapter(tmp_path / 'adapter', '/moved/elsewhere')
+  sources = model_source.find_model(settings(folder, adapter))
+  assert (sources.base.folder, sources.adapter.folder) == (folder, adapter)
+  assert model_source.find_model(settings(folder)).adapter is None
+
+
+@pytest.mark.parametrize(
+  ('base', 'said'),
+  [
+    ('', 'does not name its base: name the base by config.model.path'),
+    ('/moved/elsewhere', "its base: model.path: '/moved/elsewhere': no such"),
+    ('{adapter}', 'is an adapter itself'),
+  ],
+)
+def test_adapter_without_a_base_says_what_to_do(tmp_path, base, said):
+  adapter = write_adapter(
+    tmp_path / 'adapter', base.format(adapter=tmp_path / 'adapter')
+  )
+  with pytest.raises(types.InputError, match='.*') as caught:
+    model_source.find_model(settings(adapter))
+  assert said in str(caught.value)
+  with pytest.raises(types.InputError, match='is an adapter already'):
+    model_source.find_model(settings(adapter, adapter))

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import operator
-import pathlib
 import time
 
 import jax
@@ -41,35 +40,6 @@ _Finish = Callable[[tuple[str, ...], jax.Array], types.PyTree]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sources:
-  """Where a model's files are.
-
-  Attributes:
-    base: the Hugging Face folder.
-    adapter: the PEFT adapter to merge into it, or None.
-  """
-
-  base: model_source.Source
-  adapter: model_source.Source | None
-
-  @property
-  def name(self) -> str:
-    """For messages: "folder", or "folder with adapter"."""
-    names = [s.name for s in (self.base, self.adapter) if s]
-    return ' with '.join(names)
-
-  @property
-  def folder(self) -> pathlib.Path:
-    """The base's small files on the local disk: config, tokenizer."""
-    return self.base.folder
-
-  @property
-  def judge_folder(self) -> pathlib.Path:
-    """Where a judge's own settings are: with what was trained last."""
-    return (self.adapter or self.base).folder
-
-
-@dataclasses.dataclass(frozen=True)
 class BaseModel:
   """A seed model or a judge, as functions; nothing in it changes.
 
@@ -90,42 +60,18 @@ class BaseModel:
   mesh: jax.sharding.Mesh
   stored: types.PyTree
   abstract: types.PyTree
-  sources: Sources | None
+  sources: model_source.Sources | None
   quantization: str
   train_base: bool
 
 
-def find(model: ml_collections.ConfigDict) -> Sources:
-  """Finds the files of `config.model.path`; an adapter's folder is one, too.
-
-  Args:
-    model: config.model, with a path.
-
-  Returns:
-    The sources, with the small files on the local disk.
-
-  Raises:
-    types.InputError: nothing is there.
-  """
-  source = model_source.find(model.path, model.revision)
-  if not peft_adapter.is_adapter(source.folder):
-    adapter = model_source.find(model.adapter) if model.adapter else None
-    return Sources(source, adapter)
-  if model.adapter:
-    raise types.InputError(
-      f'config.model.adapter: {model.adapter!r}: config.model.path '
-      f'{model.path!r} is an adapter already'
-    )
-  return Sources(_base_of(source), source)
-
-
 def from_source(
-  sources: Sources, config: ml_collections.ConfigDict
+  sources: model_source.Sources, config: ml_collections.ConfigDict
 ) -> BaseModel:
   """A model whose weights are in a Hugging Face folder.
 
   Args:
-    sources: of `find`.
+    sources: of `model_source.find_model`.
     config: checked, with every key; config.model and config.mesh are read.
 
   Returns:
@@ -341,30 +287,6 @@ def _placed(mesh, logical_axes, shapes) -> types.PyTree:
 
 def _shardings(abstract: types.PyTree) -> types.PyTree:
   return jax.tree.map(lambda x: x.sharding, abstract)
-
-
-def _base_of(source: model_source.Source) -> model_source.Source:
-  """The base that an adapter names."""
-  adapter = peft_adapter.read_config(source.folder)
-  advice = 'name the base by config.model.path, this by config.model.adapter'
-  if not adapter.base_model:
-    raise types.InputError(f'{source.name}: does not name its base: {advice}')
-  # PEFT writes the revision of a local base, too, where it was asked for one.
-  is_local = pathlib.Path(adapter.base_model).is_dir()
-  try:
-    base = model_source.find(
-      adapter.base_model, '' if is_local else adapter.revision
-    )
-  except types.InputError as error:
-    raise types.InputError(
-      f'{source.name}: its base: {error}; {advice}'
-    ) from error
-  if peft_adapter.is_adapter(base.folder):
-    raise types.InputError(
-      f'{source.name}: its base {base.name} is an adapter itself: merge that'
-      ' first'
-    )
-  return base
 
 
 def _source_merge(model: BaseModel) -> _Finish:

@@ -18,7 +18,7 @@ from tract_jax.data import synthetic
 from tract_jax.models import lora
 from tract_jax.objectives import losses
 from tract_jax.parallel import mapping, partition
-from tract_jax.pipeline import base_model, judge_file
+from tract_jax.pipeline import base_model, judge_file, model_source
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.text import prompts, score_tokens
@@ -69,7 +69,7 @@ def build(
     types.InputError: a missing or unsupported model, a score that is not one
       token, a mesh that does not fit the devices.
   """
-  sources = base_model.find(config.model) if config.model.path else None
+  sources = model_source.find_model(config.model) if config.model.path else None
   method = methods_lib.METHODS['zero_shot']
   if as_judge and sources:
     config, method = judge_file.applied(config, sources.judge_folder)

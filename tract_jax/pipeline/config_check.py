@@ -185,7 +185,7 @@ def _joint_problems(config, as_judge: bool) -> Iterator[str]:
       'config.model.path: is empty; a model from scratch has a tokenizer for '
       'config.data.source="synthetic" only'
     )
-  if model.base_quantization and not model.lora_rank:
+  if model.base_quantization and not model.lora_rank and not as_judge:
     yield (
       f'config.model.base_quantization: {model.base_quantization!r} needs '
       'adapters to train; set config.model.lora_rank'

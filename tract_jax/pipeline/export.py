@@ -146,13 +146,16 @@ def _write_adapter(setup, run, trained) -> None:
 
 def _write_merged(setup, run, trained) -> None:
   """Weights, config.json and generation_config.json."""
-  settings, sources = setup.config.export, setup.model.sources
-  dtype = settings.dtype or setup.config.model.dtype
+  config, sources = setup.config, setup.model.sources
+  dtype = config.export.dtype or config.model.dtype
   params = base_model.trained_weights(
     setup.model, trained, _lora_config(setup), dtype
   )
   hf_export.write_weights(
-    run.folder, params, dtype=dtype, max_shard_bytes=settings.max_shard_bytes
+    run.folder,
+    params,
+    dtype=dtype,
+    max_shard_bytes=config.export.max_shard_bytes,
   )
   hf = setup.tokenizer.hf
   ends = dict.fromkeys((setup.tokenizer.eos_id, hf.eos_token_id))
@@ -213,7 +216,9 @@ def _card_facts(setup: build.Setup, run: ExportRun) -> model_card.CardFacts:
     score_ids=scores.ids,
     prefix_ids=scores.prefix_ids,
     temperature=config.sampling.temperature,
+    top_k=config.sampling.top_k,
     top_p=config.sampling.top_p,
+    repetition_penalty=config.sampling.repetition_penalty,
     max_new_tokens=config.sampling.max_new_tokens,
     stages=tuple(
       model_card.StageFacts(

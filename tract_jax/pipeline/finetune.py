@@ -11,7 +11,7 @@ import jax
 from tract_jax import numerics, types
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import manifest, orbax_store
-from tract_jax.models import lora
+from tract_jax.models import lora, quantization
 from tract_jax.objectives import losses
 from tract_jax.parallel import distributed
 from tract_jax.pipeline import build, fingerprint, progress
@@ -232,13 +232,9 @@ def _abstract(state):
 
 def _say_sizes(run, loader, state, frozen) -> None:
   """Parameters and memory, before the first step."""
-
-  def num_bytes(tree):
-    return sum(x.nbytes for x in jax.tree.leaves(tree))
-
   trained = sum(x.size for x in jax.tree.leaves(state.params))
   kept = sum(x.size for x in jax.tree.leaves(frozen))
-  size = progress.gigabytes(num_bytes(state) + num_bytes(frozen))
+  size = progress.gigabytes(quantization.num_bytes((state, frozen)))
   progress.say(
     f'{run.label}: {trained:,} trained and {kept:,} frozen parameters, {size}'
     f' with the optimizer; {loader.num_steps} steps of {loader.batch_size} x'

@@ -5,17 +5,20 @@ are written into its manifest, flat, so that a mismatch can be named field by
 field. What only changes speed, or rounding, is not among them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
+import pathlib
 from typing import Any
 
+from etils import epath
 import jax
 import ml_collections
 import numpy as np
 
 from tract_jax import types
 from tract_jax.data import manifest
+from tract_jax.models import remote_files
 from tract_jax.pipeline import build, judge_file
 
 _TRAIN_SPEED = {
@@ -127,22 +130,39 @@ def params_digest(params: types.PyTree) -> str:
   return digest.hexdigest()
 
 
-def _weight_files(folder) -> Mapping[str, Any]:
+def _weight_files(folder: epath.Path) -> Mapping[str, Any]:
   """Size and a digest of a sample of each file that makes a model.
 
   Blocks all over a file are read, so that two fine-tunes of one base differ.
   Whole digests of a 7B model would take longer than many a run's start-up.
   """
+  sizes, read = _files(folder)
   found = {}
-  for path in sorted(folder.iterdir()):
-    if path.suffix not in ('.json', '.safetensors') or not path.is_file():
+  for name, size in sorted(sizes.items()):
+    if not name.endswith(('.json', '.safetensors')):
       continue
-    size = path.stat().length
     digest = hashlib.sha256()
     stride = max(size // _NUM_BLOCKS, _BLOCK_BYTES)
-    with path.open('rb') as file:
-      for start in [*range(0, size, stride), max(size - _BLOCK_BYTES, 0)]:
-        file.seek(start)
-        digest.update(file.read(_BLOCK_BYTES))
-    found[path.name] = [size, digest.hexdigest()]
+    for start in [*range(0, size, stride), max(size - _BLOCK_BYTES, 0)]:
+      digest.update(read(name, start, min(start + _BLOCK_BYTES, size)))
+    found[name] = [size, digest.hexdigest()]
   return found
+
+
+def _files(
+  folder: epath.Path,
+) -> tuple[dict[str, int], Callable[[str, int, int], bytes]]:
+  """Sizes of a folder's files by name, and what reads bytes of one of them."""
+  if remote_files.is_remote(folder):
+    # By ranges: a file object would read ahead of each block.
+    remote = remote_files.open_folder(folder)
+    return remote.sizes, remote.read
+  local = pathlib.Path(folder)
+
+  def read(name: str, start: int, stop: int) -> bytes:
+    with (local / name).open('rb') as file:
+      file.seek(start)
+      return file.read(stop - start)
+
+  paths = [path for path in local.iterdir() if path.is_file()]
+  return {path.name: path.stat().st_size for path in paths}, read

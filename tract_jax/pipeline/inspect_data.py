@@ -7,6 +7,7 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import encoding
+from tract_jax.models import quantization
 from tract_jax.pipeline import base_model, build, progress, read_data
 
 _BINS = 8
@@ -51,10 +52,12 @@ def say_model(setup: build.Setup) -> None:
   progress.say(
     f'score tokens without CoT: {setup.bare_scores.describe(tokenizer)}'
   )
-  leaves = jax.tree.leaves(setup.model.abstract)
   total = sum(x.size for x in jax.tree.leaves(setup.model.stored))
-  held = sum(
-    np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves
+  held = quantization.num_bytes(
+    jax.tree.map(
+      lambda x: x.update(shape=x.sharding.shard_shape(x.shape)),
+      setup.model.abstract,
+    )
   )
   mesh = ' x '.join(f'{k}={v}' for k, v in setup.model.mesh.shape.items())
   progress.say(

@@ -102,7 +102,8 @@ class CardFacts:
     scores: [Y] the grid's numbers.
     score_ids: [Y] the token of each score.
     prefix_ids: tokens between the marker words (or the prompt) and the score.
-    temperature, top_p, max_new_tokens: of sampled chains of thought.
+    temperature, top_k, top_p, repetition_penalty, max_new_tokens: of sampled
+      chains of thought.
     stages: in order; none for a model that was not trained.
     seed: of the run.
     rows: of report/metrics.json, of this method and seed.
@@ -126,7 +127,9 @@ class CardFacts:
   score_ids: tuple[int, ...]
   prefix_ids: tuple[int, ...]
   temperature: float
+  top_k: int
   top_p: float
+  repetition_penalty: float
   max_new_tokens: int
   stages: tuple[StageFacts, ...]
   seed: int
@@ -144,7 +147,7 @@ def model_card(card: CardFacts) -> str:
   """
   sections = [
     _front_matter(card),
-    f'# {card.title}',
+    f'# {tables.escaped(card.title)}',
     _what_it_is(card),
     '## Use',
     _USE_WITH_JUDGE,
@@ -266,9 +269,10 @@ def _use_with_transformers(card: CardFacts) -> str:
     tokens = (
       'ids = model.generate(\n'
       f'  **inputs, do_sample=True, temperature={card.temperature:g},'
-      f' top_p={card.top_p:g},\n'
-      f'  max_new_tokens={card.max_new_tokens}, tokenizer=tokenizer,\n'
-      f'  stop_strings=[{_json(card.marker)}])\n'
+      f' top_k={card.top_k},\n'
+      f'  top_p={card.top_p:g}, repetition_penalty={card.repetition_penalty:g},'
+      f' max_new_tokens={card.max_new_tokens},\n'
+      f'  tokenizer=tokenizer, stop_strings=[{_json(card.marker)}])\n'
     )
   else:
     tokens = "ids = inputs['input_ids']\n"

@@ -29,9 +29,10 @@ import urllib.parse
 from etils import epath
 import huggingface_hub
 from huggingface_hub import constants, errors
+import ml_collections
 
 from tract_jax import types
-from tract_jax.models import remote_files
+from tract_jax.models import peft_adapter, remote_files
 from tract_jax.pipeline import seed_model
 
 _SMALL_FILES = (
@@ -75,6 +76,35 @@ class Source:
     return self.name.removesuffix(f'@{self.commit}'), self.commit
 
 
+@dataclasses.dataclass(frozen=True)
+class Sources:
+  """Where a model's files are.
+
+  Attributes:
+    base: the Hugging Face folder.
+    adapter: the PEFT adapter to merge into it, or None.
+  """
+
+  base: Source
+  adapter: Source | None
+
+  @property
+  def name(self) -> str:
+    """For messages: "folder", or "folder with adapter"."""
+    names = [s.name for s in (self.base, self.adapter) if s]
+    return ' with '.join(names)
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """The base's small files on the local disk: config, tokenizer."""
+    return self.base.folder
+
+  @property
+  def judge_folder(self) -> pathlib.Path:
+    """Where a judge's own settings are: with what was trained last."""
+    return (self.adapter or self.base).folder
+
+
 def find(path: str, revision: str = '') -> Source:
   """Finds a model's files; of a model on the hub, all are downloaded.
 
@@ -109,6 +139,30 @@ def find(path: str, revision: str = '') -> Source:
   return _hub_source(
     hub_id, _commit(path, [r for r in (commit, revision) if r])
   )
+
+
+def find_model(model: ml_collections.ConfigDict) -> Sources:
+  """Finds the files of `config.model.path`; an adapter's folder is one, too.
+
+  Args:
+    model: config.model, with a path.
+
+  Returns:
+    The sources, with the small files on the local disk.
+
+  Raises:
+    types.InputError: nothing is there.
+  """
+  source = find(model.path, model.revision)
+  if not peft_adapter.is_adapter(source.folder):
+    adapter = find(model.adapter) if model.adapter else None
+    return Sources(source, adapter)
+  if model.adapter:
+    raise types.InputError(
+      f'config.model.adapter: {model.adapter!r}: config.model.path '
+      f'{model.path!r} is an adapter already'
+    )
+  return Sources(_base_of(source), source)
 
 
 def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
@@ -148,6 +202,28 @@ def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
       f'{path}: holds a {type(value).__name__} where an object is expected'
     )
   return value
+
+
+def _base_of(source: Source) -> Source:
+  """The base that an adapter names."""
+  adapter = peft_adapter.read_config(source.folder)
+  advice = 'name the base by config.model.path, this by config.model.adapter'
+  if not adapter.base_model:
+    raise types.InputError(f'{source.name}: does not name its base: {advice}')
+  # PEFT writes the revision of a local base, too, where it was asked for one.
+  is_local = pathlib.Path(adapter.base_model).is_dir()
+  try:
+    base = find(adapter.base_model, '' if is_local else adapter.revision)
+  except types.InputError as error:
+    raise types.InputError(
+      f'{source.name}: its base: {error}; {advice}'
+    ) from error
+  if peft_adapter.is_adapter(base.folder):
+    raise types.InputError(
+      f'{source.name}: its base {base.name} is an adapter itself: merge that'
+      ' first'
+    )
+  return base
 
 
 def _finite_float(text: str) -> float:
@@ -214,7 +290,7 @@ def _hub_problem(error: Exception) -> str:
   if isinstance(error, errors.RevisionNotFoundError):
     return f'the model has no such commit{answer}'
   if isinstance(error, errors.LocalEntryNotFoundError):
-    if constants.is_offline_mode():
+    if huggingface_hub.is_offline_mode():
       why = 'HF_HUB_OFFLINE is set'
     elif isinstance(error.__cause__, errors.HfHubHTTPError):
       return _hub_problem(error.__cause__)
