@@ -13,7 +13,7 @@ Axes, one letter each, in docstrings and einsums everywhere:
   S key length      N query heads         C CoTs per input
   T cache length    K key/value heads     R LoRA rank
                     G = N / K groups      P target positions per row
-                    H head size
+  E examples per row                      H head size
 """
 
 from collections.abc import Callable
@@ -95,6 +95,7 @@ class EncodedExample:
     cot_mask: [l] bool, the target is text of the CoT, the marker or the end.
     score_mask: [l] bool, the target is the score token.
     score: y*, float32; need not equal the token's value when fractional.
+    target_probs: [Y] float32, the rater's distribution over the score grid.
   """
 
   inputs: np.ndarray
@@ -102,6 +103,7 @@ class EncodedExample:
   cot_mask: np.ndarray
   score_mask: np.ndarray
   score: float
+  target_probs: np.ndarray
 
 
 @functools.partial(
@@ -114,6 +116,7 @@ class EncodedExample:
     'cot_mask',
     'score_mask',
     'score_values',
+    'target_probs',
   ],
 )
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +129,9 @@ class Batch:
     segment_ids: [B, L] int32; 0 is padding, examples count from 1.
     cot_mask, score_mask: [B, L] bool, aligned with `targets`.
     score_values: [B, L] float32, y* at score positions and 0 elsewhere.
+    target_probs: [B, E, Y] float32, the rater's distribution over the score
+      grid for each of the at most E examples of a row: of segment e + 1 at e,
+      and 0 where there is no such example.
   """
 
   inputs: Array
@@ -135,6 +141,7 @@ class Batch:
   cot_mask: Array
   score_mask: Array
   score_values: Array
+  target_probs: Array
 
 
 @functools.partial(

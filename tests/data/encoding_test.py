@@ -76,6 +76,16 @@ def test_fractional_score_is_written_as_the_nearest():
     encoded = encoding.encode_example(example, tokenizer, found)
     assert encoded.targets[encoded.score_mask].tolist() == [token]
     assert encoded.score == score
+    mean = encoded.target_probs @ np.array(GRID.values)
+    np.testing.assert_allclose(mean, score, rtol=1e-6)
+
+
+def test_ratings_are_the_distribution_that_is_trained_towards():
+  tokenizer = words()
+  example = types.Example('x', 'a', 3.0, ratings=(2.0, 2.5, 4.5))
+  encoded = encoding.encode_example(example, tokenizer, find(tokenizer, ''))
+  expected = np.float32([0, 1.5, 0.5, 0.5, 0.5]) / 3
+  np.testing.assert_allclose(encoded.target_probs, expected, rtol=1e-6)
 
 
 def test_self_cot_is_used_token_for_token():

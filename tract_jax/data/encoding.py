@@ -21,6 +21,7 @@ import dataclasses
 import numpy as np
 
 from tract_jax import types
+from tract_jax.objectives import targets as targets_lib
 from tract_jax.text import score_tokens as score_tokens_lib
 from tract_jax.text import tokenizer as tokenizer_lib
 
@@ -119,6 +120,9 @@ def encode_example(
     cot_mask=(position >= num_prompt) & ~score_mask,
     score_mask=score_mask,
     score=example.score,
+    target_probs=targets_lib.grid_distribution(
+      example.ratings or (example.score,), score_tokens.grid.values
+    ),
   )
 
 
