@@ -12,6 +12,22 @@ import jax.numpy as jnp
 from tract_jax import types
 
 
+def score_log_probs(logits: types.Array, score_ids: types.Array) -> types.Array:
+  """Log-probability of each score's token: log p(str(y) | x, s).
+
+  Args:
+    logits: [..., V] next-token logits at the score position.
+    score_ids: [Y] int32 token of each score.
+
+  Returns:
+    [..., Y] float32, under the whole vocabulary's softmax.
+  """
+  # bfloat16 has 8 bits of mantissa: an expectation in it is off by .01.
+  logits = logits.astype(jnp.float32)
+  normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  return jnp.take(logits, score_ids, axis=-1) - normaliser
+
+
 def score_probs(logits: types.Array, score_ids: types.Array) -> types.Array:
   """Probability of each score's token under the whole vocabulary's softmax.
 
@@ -24,10 +40,7 @@ def score_probs(logits: types.Array, score_ids: types.Array) -> types.Array:
   Returns:
     [..., Y] float32.
   """
-  # bfloat16 has 8 bits of mantissa: an expectation in it is off by .01.
-  logits = logits.astype(jnp.float32)
-  normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-  return jnp.exp(jnp.take(logits, score_ids, axis=-1) - normaliser)
+  return jnp.exp(score_log_probs(logits, score_ids))
 
 
 def rail(probs: types.Array, grid: types.Array) -> types.Array:
