@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tract_jax import numerics, types
-from tract_jax.objectives import predictors, score_losses
+from tract_jax.objectives import predictors, score_losses, score_tree
 
 SCORE_SCALES = ('mean', 'release')
 
@@ -63,7 +63,8 @@ class ScoreTarget:
   """What the score losses need to know of the score grid.
 
   Attributes:
-    token_ids: [Y] token of each score at the score position.
+    token_ids: [Y] token of each score at the score position; () where a
+      score is several tokens.
     values: [Y] the scores.
   """
 
@@ -131,7 +132,8 @@ def target_counts(
     (ce_count, score_count), float32 scalars.
   """
   tokens = ce_mask(batch.cot_mask, batch.score_mask, objective)
-  return numerics.count(tokens), numerics.count(batch.score_mask)
+  scores = score_tree.score_starts(batch.score_mask)
+  return numerics.count(tokens), numerics.count(scores)
 
 
 def loss_terms(
@@ -143,6 +145,7 @@ def loss_terms(
   *,
   num_targets: int,
   chunk_size: int,
+  grid_log_probs: types.Array | None = None,
 ) -> types.LossTerms:
   """Sums and counts of CE, of the score loss and of what goes with it.
 
@@ -155,6 +158,8 @@ def loss_terms(
     num_targets: the most target positions that any row has (static). Rows
       with more would lose targets: the loader checks them.
     chunk_size: target positions per row whose logits exist at a time.
+    grid_log_probs: [B, E, Y] log p(str(y) | ...) of each example; None where
+      they are read off the logits, a score being one token.
 
   Returns:
     LossTerms of this batch alone.
@@ -163,7 +168,8 @@ def loss_terms(
   num_chunks = max(1, math.ceil(min(num_targets, hidden.shape[1]) / chunk_size))
   chunk = math.ceil(min(num_targets, hidden.shape[1]) / num_chunks)
   # The wanted positions of each row first, in order; what follows is masked.
-  wanted = tokens | batch.score_mask
+  starts = score_tree.score_starts(batch.score_mask)
+  wanted = tokens | starts
   order = jnp.argsort(~wanted, axis=1, stable=True)
   order = _pad_columns(order, num_chunks * chunk)[:, : num_chunks * chunk]
   in_row = jnp.arange(num_chunks * chunk) < hidden.shape[1]
@@ -176,7 +182,7 @@ def loss_terms(
     (
       gather(batch.targets),
       gather(tokens) & in_row[None],
-      gather(batch.score_mask) & in_row[None],
+      gather(starts) & in_row[None],
       gather(batch.score_values),
       gather(batch.segment_ids),
     ),
@@ -185,7 +191,8 @@ def loss_terms(
   @jax.checkpoint
   def add_chunk(terms, chunk_rows):
     chunk_hidden, (*labels, segment_ids) = chunk_rows
-    labels.append(_at_examples(batch.target_probs, segment_ids))
+    for per_example in (batch.target_probs, grid_log_probs):
+      labels.append(_at_examples(per_example, segment_ids))
     new = _chunk_terms(project(chunk_hidden), labels, objective, score_target)
     return numerics.tree_add(terms, new), None
 
@@ -227,13 +234,14 @@ def objective_loss(
 
 def _chunk_terms(logits, labels, objective, score_target) -> types.LossTerms:
   """LossTerms of one chunk of target positions; logits [B, P, V]."""
-  targets, tokens, score_mask, scores, target_probs = labels
+  targets, tokens, score_mask, scores, target_probs, log_probs = labels
   logits = logits.astype(jnp.float32)
   target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
   nll = jax.nn.logsumexp(logits, axis=-1) - target_logits[..., 0]
-  log_probs = predictors.score_log_probs(
-    logits, jnp.array(score_target.token_ids)
-  )
+  if log_probs is None:
+    log_probs = predictors.score_log_probs(
+      logits, jnp.array(score_target.token_ids)
+    )
   seen = score_losses.on_grid(log_probs, objective.expectation)
   grid = np.array(score_target.values, np.float32)
   score_loss = score_losses.SCORE_LOSSES[objective.score_loss]
@@ -262,6 +270,8 @@ def no_terms() -> types.LossTerms:
 
 def _at_examples(per_example, segment_ids):
   """[B, E, Y] of segments 1..E -> [B, P, Y] at positions; any for padding."""
+  if per_example is None:
+    return None
   return jnp.take_along_axis(
     per_example, jnp.maximum(segment_ids - 1, 0)[..., None], axis=1
   )
