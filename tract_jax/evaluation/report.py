@@ -11,20 +11,17 @@ import dataclasses
 import itertools
 import json
 import os
-import re
 from typing import Any, NamedTuple
 
 from etils import epath
 import numpy as np
 
 from tract_jax import types
-from tract_jax.evaluation import intervals, metrics
+from tract_jax.evaluation import intervals, lambda_curve, metrics, tables
 
 SCHEMA = 1
+METRICS_FILE = 'metrics.json'
 MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
-_TEXT_WIDTH = 100
-_MAX_CELL = 30
-_NONE = 'n/a'
 _OURS = 'tract'  # What the default comparisons are with.
 
 _Name = tuple[str, str]  # method, predictor
@@ -42,6 +39,7 @@ class Report:
     rows: a system on a benchmark with a seed.
     combined: rows over seeds, and over benchmarks.
     differences, cot_gaps: between systems; on training inputs.
+    lambda_points: validation figures of candidate lambdas.
   """
 
   config: Mapping[str, Any]
@@ -51,6 +49,7 @@ class Report:
   combined: tuple[intervals.Combined, ...]
   differences: tuple[intervals.Difference, ...]
   cot_gaps: tuple[metrics.CotGap, ...]
+  lambda_points: tuple[lambda_curve.LambdaPoint, ...] = ()
 
 
 def make_report(
@@ -62,6 +61,7 @@ def make_report(
   comparisons: Sequence[tuple[_Name, _Name]] | None = None,
   primary_predictors: Mapping[str, str] | None = None,
   cot_gaps: Sequence[metrics.CotGap] = (),
+  lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
 ) -> Report:
   """Computes every figure of the report.
 
@@ -77,6 +77,7 @@ def make_report(
     primary_predictors: predictor per method for that; where it has no
       predictions "rail" stands in, or else the first by name.
     cot_gaps: errors on training inputs, by annotator and own CoTs.
+    lambda_points: the curves by which lambda was chosen.
 
   Returns:
     The report, in an order of its own.
@@ -101,6 +102,7 @@ def make_report(
     combined=tuple(_combined(judged)),
     differences=tuple(_difference(judged, a, b) for a, b in pairs),
     cot_gaps=tuple(sorted(cot_gaps, key=lambda g: (g.method, g.stage, g.seed))),
+    lambda_points=tuple(lambda_points),
   )
 
 
@@ -121,6 +123,7 @@ def metrics_json(report: Report) -> str:
     'cot_gap': [
       dataclasses.asdict(g) | {'gap': g.gap} for g in report.cot_gaps
     ],
+    'lambda_curve': [dataclasses.asdict(p) for p in report.lambda_points],
   }
   content = json.loads(
     json.dumps(figures, allow_nan=False),
@@ -133,21 +136,24 @@ def metrics_json(report: Report) -> str:
 
 def report_markdown(report: Report) -> str:
   """Text of report/report.md."""
-  notes = ''.join(f'\n- {_escaped(note)}' for note in _missing_notes(report))
+  notes = ''.join(
+    f'\n- {tables.escaped(note)}' for note in _missing_notes(report)
+  )
   sections = [
     '# Report',
     '## Results',
     "Pearson's r with the rater, mean over seeds, with its "
     f'{100 * report.bootstrap.level:g} % interval.',
-    _markdown_table(*_results_cells(report)),
+    tables.markdown(*_results_cells(report)),
     '## Differences',
     "Mean Pearson's r of the first system minus that of the second. A gap below"
     ' .03 is no finding, even where its interval excludes zero.',
-    _markdown_table(*_difference_cells(report)),
+    tables.markdown(*_difference_cells(report)),
     '## Training inputs: annotator CoTs and own CoTs',
     'RMSE on training inputs, mean over seeds. A gap above zero: the model '
     'trusts its own CoTs more than they deserve.',
-    _markdown_table(*_gap_cells(report)),
+    tables.markdown(*_gap_cells(report)),
+    *_lambda_section(report),
     '## How to read this',
     f'- Intervals are percentile bootstraps of {report.bootstrap.num_resamples}'
     f' resamples (seed {report.bootstrap.seed}) of rows and, with several '
@@ -156,16 +162,17 @@ def report_markdown(report: Report) -> str:
     '- Rows without a prediction are counted as invalid and scored as '
     f'{report.fallback:g}, the fallback; none is left out.\n'
     '- RMSE is the mean over seeds and benchmarks, in points of the score.\n'
-    f'- {_NONE}: there is no such figure, for the reason given here.{notes}',
+    f'- {tables.NONE}: there is no such figure, for the reason given here.'
+    f'{notes}',
   ]
   return '\n\n'.join(sections) + '\n'
 
 
 def results_table(report: Report) -> str:
   """The results and differences for a terminal, at most 100 columns wide."""
-  blocks = _text_blocks(*_results_cells(report), num_keys=3)
+  blocks = tables.text_blocks(*_results_cells(report), num_keys=3)
   if report.differences:
-    blocks += _text_blocks(*_difference_cells(report), num_keys=2)
+    blocks += tables.text_blocks(*_difference_cells(report), num_keys=2)
   return '\n\n'.join(blocks) + '\n'
 
 
@@ -181,7 +188,7 @@ def write_report(report: Report, folder: os.PathLike | str) -> None:
   """
   files = {
     'report.md': report_markdown(report),
-    'metrics.json': metrics_json(report),
+    METRICS_FILE: metrics_json(report),
   }
   root = epath.Path(folder)
   root.mkdir(parents=True, exist_ok=True)
@@ -306,10 +313,10 @@ def _results_cells(report: Report) -> _Cells:
   for total in (c for c in report.combined if c.benchmark == MEAN):
     found = [by_key.get((total.system, name)) for name in columns]
     line = [*dataclasses.astuple(total.system), total.num_seeds]
-    line += [_number(c.pearson, c.pearson_ci) if c else '' for c in found]
-    line += [_number(total.spearman), _number(total.rmse)]
+    line += [tables.number(c.pearson, c.pearson_ci) if c else '' for c in found]
+    line += [tables.number(total.spearman), tables.number(total.rmse)]
     share = f'{total.num_invalid}/{total.num_examples}'
-    lines.append([*line, share if total.num_examples else _NONE])
+    lines.append([*line, share if total.num_examples else tables.NONE])
   return header, lines
 
 
@@ -317,8 +324,8 @@ def _difference_cells(report: Report) -> _Cells:
   header = ['first', 'second', 'difference', 'excludes 0', 'seeds', 'rows']
   lines = []
   for d in report.differences:
-    excludes = {None: _NONE, True: 'yes', False: 'no'}[d.excludes_zero]
-    line = [d.a, d.b, _number(d.mean, d.ci), excludes]
+    excludes = {None: tables.NONE, True: 'yes', False: 'no'}[d.excludes_zero]
+    line = [d.a, d.b, tables.number(d.mean, d.ci), excludes]
     lines.append([*line, d.num_seeds, d.num_rows])
   return header, lines
 
@@ -332,8 +339,19 @@ def _gap_cells(report: Report) -> _Cells:
       metrics.mean_or_none([getattr(gap, name) for gap in gaps])
       for name in ('rmse_annotator_cot', 'rmse_self_cot', 'gap')
     ]
-    lines.append([*key, len(gaps), *map(_number, means)])
+    lines.append([*key, len(gaps), *map(tables.number, means)])
   return header, lines
+
+
+def _lambda_section(report: Report) -> list[str]:
+  if not report.lambda_points:
+    return []
+  return [
+    '## Choice of lambda',
+    'Validation rows of each candidate; the smallest RMSE of the expected score'
+    ' is chosen. The loss holds lambda and cannot be compared.',
+    tables.markdown(*lambda_curve.cells(report.lambda_points)),
+  ]
 
 
 def _missing_notes(report: Report) -> list[str]:
@@ -346,55 +364,3 @@ def _missing_notes(report: Report) -> list[str]:
   notes += [(f'{c.system}, {MEAN}', c.reason) for c in totals]
   notes += [(f'{d.a} minus {d.b}', d.reason) for d in report.differences]
   return [f'{where}: {reason}' for where, reason in notes if reason]
-
-
-def _number(value: float | None, ci: intervals.Interval | None = None) -> str:
-  """Three decimals without the leading zero, as the papers print it."""
-  if value is None:
-    return _NONE
-  text = re.sub(r'^(-?)0\.', r'\1.', f'{value:.3f}')
-  return f'{text} ({_number(ci[0])}, {_number(ci[1])})' if ci else text
-
-
-def _plain(cell: Any) -> str:
-  """One line of printable text, whatever the cell holds."""
-  return ''.join(c if c.isprintable() else '\ufffd' for c in str(cell))
-
-
-def _escaped(cell: Any) -> str:
-  """Text that Markdown shows as it is: no markup, HTML, table cell or link."""
-  special = r'([\\`*_{}\[\]<>#|~&!@$]|:(?=//)|(?<=www)\.)'
-  return re.sub(special, r'\\\1', _plain(cell))
-
-
-def _markdown_table(header: list[str], lines: list[list]) -> str:
-  if not lines:
-    return 'None.'
-  table = [header, ['---'] * len(header), *lines]
-  escaped = [list(map(_escaped, line)) for line in table]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in escaped)
-
-
-def _text_blocks(
-  header: list[str], lines: list[list], num_keys: int
-) -> list[str]:
-  """Aligned tables of at most 100 columns; each repeats the first columns."""
-  cells = [list(map(_plain, line)) for line in [header, *lines]]
-  table = [
-    [c if len(c) <= _MAX_CELL else f'{c[: _MAX_CELL - 2]}..' for c in line]
-    for line in cells
-  ]
-  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-  blocks = [[*range(num_keys)]]
-  for column in range(num_keys, len(header)):
-    used = sum(widths[i] + 2 for i in [*blocks[-1], column]) - 2
-    if used > _TEXT_WIDTH and len(blocks[-1]) > num_keys:
-      blocks.append([*range(num_keys)])
-    blocks[-1].append(column)
-  return [
-    '\n'.join(
-      '  '.join(line[i].ljust(widths[i]) for i in block).rstrip()
-      for line in table
-    )
-    for block in blocks
-  ]

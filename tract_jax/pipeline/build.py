@@ -160,25 +160,6 @@ def abstract_params(setup: Setup) -> types.PyTree:
   )
 
 
-def make_objective(config: ml_collections.ConfigDict, name: str):
-  """The objective of a stage, by its name in pipeline/methods.
-
-  Args:
-    config: gives lambda and what the cross-entropy covers.
-    name: "ce", "raft" or "cot_raft".
-
-  Returns:
-    A losses.Objective.
-  """
-  lambda_value = config.train.lambda_value
-  includes = config.train.ce_includes_score
-  return {
-    'ce': losses.Objective(1.0, 0.0, ce_includes_score=True),
-    'raft': losses.Objective(0.0, 1.0, ce_includes_score=False),
-    'cot_raft': losses.Objective(1.0, lambda_value, includes),
-  }[name]
-
-
 @dataclasses.dataclass(frozen=True)
 class Trainer:
   """Compiled functions of a stage, and the shardings of what they take.

@@ -154,12 +154,15 @@ def _prediction(setup, run, example, samples) -> types.Prediction:
   value_of = dict(zip(scores.ids, setup.grid.values, strict=True))
   probs = np.stack([s.score_probs for s in samples])
   decoded = [value_of.get(s.greedy_token) for s in samples]
+  uniforms = predictors.choices(run.seed, [example.example_id], len(samples))
   value = float(
     predictors.predict(
       run.method.predictor,
       probs,
       np.array([math.nan if d is None else d for d in decoded], np.float32),
       np.array(setup.grid.values, np.float32),
+      temperature=setup.config.evaluation.tempered_temperature,
+      uniforms=uniforms[0],
     )
   )
   valid = math.isfinite(value)

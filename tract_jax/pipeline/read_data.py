@@ -7,6 +7,7 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import encoding, manifest, records, synthetic
+from tract_jax.objectives import targets
 from tract_jax.pipeline import build, progress
 from tract_jax.pipeline import config as config_lib
 
@@ -62,6 +63,8 @@ def read_data(setup: build.Setup) -> RunData:
   if data.max_eval_examples:
     limit = data.max_eval_examples
     benchmarks = {name: rows[:limit] for name, rows in benchmarks.items()}
+  kind = setup.config.train.score_target
+  train = [targets.with_target(example, kind) for example in train]
   train, validation = _split_validation(data, train)
   progress.say(
     f'data: {len(train)} training and {len(validation)} validation rows; '

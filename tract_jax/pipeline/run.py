@@ -23,6 +23,8 @@ from tract_jax.pipeline import (
   evaluate,
   finetune,
   fingerprint,
+  lambda_choice,
+  objective,
   predict,
   progress,
   read_data,
@@ -86,6 +88,7 @@ class Run:
     Returns:
       The finished stage.
     """
+    config = self.setup.config
     owner = methods_lib.stage_owner(method, index)
     key = (owner, index, seed)
     if key in self._stages:
@@ -99,16 +102,18 @@ class Run:
       fields['start'] = manifest.read_results(previous.folder)['params_digest']
     run = finetune.StageRun(
       label=f'{owner} stage {index + 1} seed {seed}',
-      folder=self._stage_folder(owner, index, seed),
+      folder=self.stage_folder(owner, index, seed),
       seed=seed,
-      objective=build.make_objective(self.setup.config, stage.objective),
+      objective=objective.make_objective(config, stage.objective),
       with_cot=stage.cot_source != 'none',
       fields=fields,
     )
-    if finetune.is_done(run):
-      progress.say(f'{run.label}: done before')
-    else:
-      self._train(run, stage, cots, previous)
+    run = lambda_choice.trained(
+      config,
+      stage.objective,
+      run,
+      lambda candidate: self._train(candidate, stage, cots, previous),
+    )
     self._stages[key] = run
     return run
 
@@ -152,7 +157,7 @@ class Run:
     fields = self._sampling_fields(stage, seed) | {
       'train': read_data.digest(examples)
     }
-    folder = self._stage_folder(owner, index, seed) / 'cot_gap'
+    folder = self.stage_folder(owner, index, seed) / 'cot_gap'
     if not cot_gap.is_done(folder, fields):
       self.num_worked += 1
       loop.stop_if(self._should_stop, f'before the CoT gap of {stage.label}')
@@ -212,12 +217,16 @@ class Run:
         method = methods_lib.METHODS[name]
         for index, _ in enumerate(method.stages if method.with_cot else ()):
           owner = methods_lib.stage_owner(name, index)
-          folder = self._stage_folder(owner, index, seed) / 'cot_gap'
+          folder = self.stage_folder(owner, index, seed) / 'cot_gap'
           if not only_measured or manifest.is_finished(folder):
             found[owner, index, seed] = self.cot_gap(name, index, seed)
     return list(found.values())
 
   def _train(self, run, stage, cots, previous) -> None:
+    """Trains a stage, where that is not done."""
+    if finetune.is_done(run):
+      progress.say(f'{run.label}: done before')
+      return
     self.num_worked += 1
     rows = finetune.StageRows(
       *(
@@ -286,7 +295,8 @@ class Run:
       fields |= fingerprint.sampling_fields(self.setup)
     return fields
 
-  def _stage_folder(self, owner: str, index: int, seed: int) -> epath.Path:
+  def stage_folder(self, owner: str, index: int, seed: int) -> epath.Path:
+    """Where the artefacts of a stage lie."""
     return self.workdir / owner / f'stage{index + 1}' / f'seed{seed}'
 
   def _parts(self, method: str, benchmark: str, seed: int) -> epath.Path:
@@ -325,7 +335,12 @@ def execute(run: Run, task: str) -> None:
   if task in ('run', 'evaluate'):
     gaps = run.gaps(only_measured=task == 'evaluate')
     new = evaluate.evaluate(
-      config, run.setup.grid, run.workdir, list(run.data.benchmarks), gaps
+      config,
+      run.setup.grid,
+      run.workdir,
+      list(run.data.benchmarks),
+      gaps,
+      lambda_choice.curves(config, run.stage_folder),
     )
     run.num_worked += new
   if not run.num_worked:
