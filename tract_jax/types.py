@@ -285,8 +285,10 @@ class CotSample:
       reached the limit), "end_token" (it stopped without marker), "too_long"
       (the prompt leaves no room) or "non_finite".
     score_probs: [Y] float32, softmax over the whole vocabulary at the score
-      position, at the score tokens; NaN for "too_long" and "non_finite".
-    greedy_token: the likeliest token at the score position; -1 where none.
+      position, at the score tokens, or the product of several such, the end
+      token's included; NaN for "too_long" and "non_finite".
+    greedy_index: which score of the grid greedy decoding writes there, by the
+      likeliest token, or by each of several; -1 where it is none of them.
   """
 
   example_id: str
@@ -295,7 +297,7 @@ class CotSample:
   num_sampled_tokens: int
   finish_reason: str
   score_probs: np.ndarray
-  greedy_token: int
+  greedy_index: int
 
 
 FINISH_REASONS = ('marker', 'length', 'end_token', 'too_long', 'non_finite')
@@ -311,7 +313,7 @@ class Prediction:
     score: the rater's score.
     prediction: by the method's own predictor over all CoTs; None if invalid.
     distributions: [C][Y] probability of each score; a null row where none.
-    decoded: [C] the score of the likeliest token; None where it is no score.
+    decoded: [C] the score that greedy decoding writes; None where it is none.
     cots: [C] texts; [""] for methods without CoT.
     finish_reasons: [C].
     invalid_reason: why `prediction` is None; else None.

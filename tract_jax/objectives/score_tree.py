@@ -7,6 +7,8 @@ and the grid's mass is at most 1. Axes: M nodes, Y score grid, V vocabulary,
 E examples per row, J tokens of the longest sequence.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,24 @@ def log_probs(logits: types.Array, tree: types.TokenTree) -> types.Array:
   steps = logits[..., nodes, tokens] - normaliser[..., nodes]
   mask = is_token.reshape((1,) * (steps.ndim - 2) + is_token.shape)
   return jnp.sum(jnp.where(mask, steps, 0.0), axis=-1)
+
+
+def projected(
+  project: Callable[[types.Array], types.Array],
+  hidden: types.Array,
+  tree: types.TokenTree,
+) -> types.Array:
+  """`log_probs` of hidden states, whose logits are not kept for backward.
+
+  Args:
+    project: hidden [..., M, D] -> logits [..., M, V].
+    hidden: [..., M, D] at the nodes.
+    tree: the token tree.
+
+  Returns:
+    [..., Y] float32.
+  """
+  return jax.checkpoint(lambda x: log_probs(project(x), tree))(hidden)
 
 
 def greedy_index(

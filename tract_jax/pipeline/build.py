@@ -21,7 +21,7 @@ from tract_jax import numerics, types
 from tract_jax.data import synthetic
 from tract_jax.models import config as model_config_lib
 from tract_jax.models import hf_weights, lora, transformer
-from tract_jax.objectives import losses
+from tract_jax.objectives import losses, score_tree
 from tract_jax.parallel import mapping, partition
 from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.pipeline import progress, seed_model
@@ -253,6 +253,7 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     lead_ids=scores.lead_ids,
     prefix_ids=scores.prefix_ids,
     score_ids=scores.ids,
+    score_tree=scores.tree,
     eos_id=tokenizer.eos_id,
     pad_id=tokenizer.pad_id,
   )
@@ -324,17 +325,26 @@ def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:
 
   def loss_fn(trainable, frozen, rows):
     params = lora.merge(trainable, frozen)
-    hidden = setup.fns.hidden(
-      params, rows.inputs, rows.positions, rows.segment_ids
-    )
+    project = functools.partial(setup.fns.project, params)
+    inputs = rows.inputs, rows.positions, rows.segment_ids
+    log_probs = None
+    if scores.tree is None:
+      hidden = setup.fns.hidden(params, *inputs)
+    else:
+      starts = score_tree.start_indices(rows)
+      hidden, nodes = setup.fns.hidden_and_tree(
+        params, *inputs, starts, scores.tree
+      )
+      log_probs = score_tree.projected(project, nodes, scores.tree)
     return losses.loss_terms(
-      functools.partial(setup.fns.project, params),
+      project,
       hidden,
       rows,
       objective,
       target,
       num_targets=num_targets,
       chunk_size=setup.config.train.logit_chunk,
+      grid_log_probs=log_probs,
     )
 
   return loss_fn

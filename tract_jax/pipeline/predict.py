@@ -17,7 +17,7 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import progress, sample
+from tract_jax.pipeline import progress, read_data, sample
 from tract_jax.training import loop
 
 PURPOSE = 'predict'
@@ -150,10 +150,11 @@ def _sample(sampler, params, run, chunk):
 
 def _prediction(setup, run, example, samples) -> types.Prediction:
   """One row: distributions, texts, and the method's own prediction."""
-  scores = setup.cot_scores if run.method.with_cot else setup.bare_scores
-  value_of = dict(zip(scores.ids, setup.grid.values, strict=True))
   probs = np.stack([s.score_probs for s in samples])
-  decoded = [value_of.get(s.greedy_token) for s in samples]
+  decoded = [
+    setup.grid.values[s.greedy_index] if s.greedy_index >= 0 else None
+    for s in samples
+  ]
   uniforms = predictors.choices(run.seed, [example.example_id], len(samples))
   value = float(
     predictors.predict(
@@ -184,8 +185,9 @@ def _prediction(setup, run, example, samples) -> types.Prediction:
 
 
 def _invalid_reason(samples) -> str:
-  failed = [s.finish_reason for s in samples if s.greedy_token < 0]
-  return failed[0] if failed else 'the likeliest token is no score'
+  reasons = [s.finish_reason for s in samples]
+  failed = [reason for reason in reasons if reason in read_data.UNUSABLE]
+  return failed[0] if failed else 'greedy decoding writes no score'
 
 
 def _to_line(prediction: types.Prediction) -> str:
