@@ -164,29 +164,9 @@ def loss_terms(
   Returns:
     LossTerms of this batch alone.
   """
-  tokens = ce_mask(batch.cot_mask, batch.score_mask, objective)
   num_chunks = max(1, math.ceil(min(num_targets, hidden.shape[1]) / chunk_size))
   chunk = math.ceil(min(num_targets, hidden.shape[1]) / num_chunks)
-  # The wanted positions of each row first, in order; what follows is masked.
-  starts = score_tree.score_starts(batch.score_mask)
-  wanted = tokens | starts
-  order = jnp.argsort(~wanted, axis=1, stable=True)
-  order = _pad_columns(order, num_chunks * chunk)[:, : num_chunks * chunk]
-  in_row = jnp.arange(num_chunks * chunk) < hidden.shape[1]
-
-  def gather(field):
-    return jnp.take_along_axis(field, order, axis=1)
-
-  rows = (
-    jnp.take_along_axis(hidden, order[..., None], axis=1),
-    (
-      gather(batch.targets),
-      gather(tokens) & in_row[None],
-      gather(starts) & in_row[None],
-      gather(batch.score_values),
-      gather(batch.segment_ids),
-    ),
-  )
+  rows = _target_rows(hidden, batch, objective, num_chunks * chunk)
 
   @jax.checkpoint
   def add_chunk(terms, chunk_rows):
@@ -230,6 +210,31 @@ def objective_loss(
     + objective.score_weight * score
     + objective.off_grid_weight * off_grid
   )
+
+
+def _target_rows(hidden, batch, objective, size: int):
+  """Hidden states [B, size, D] and labels [B, size] at target positions.
+
+  The wanted positions of each row stand first, in order; what follows is
+  masked.
+  """
+  tokens = ce_mask(batch.cot_mask, batch.score_mask, objective)
+  starts = score_tree.score_starts(batch.score_mask)
+  order = jnp.argsort(~(tokens | starts), axis=1, stable=True)
+  order = _pad_columns(order, size)[:, :size]
+  in_row = jnp.arange(size) < hidden.shape[1]
+
+  def gather(field):
+    return jnp.take_along_axis(field, order, axis=1)
+
+  labels = (
+    gather(batch.targets),
+    gather(tokens) & in_row[None],
+    gather(starts) & in_row[None],
+    gather(batch.score_values),
+    gather(batch.segment_ids),
+  )
+  return jnp.take_along_axis(hidden, order[..., None], axis=1), labels
 
 
 def _chunk_terms(logits, labels, objective, score_target) -> types.LossTerms:
