@@ -84,7 +84,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     model_config = _read_architecture(path, tokenizer)
   else:
     path = None
-    tokenizer = tokenizer_lib.Tokenizer(synthetic.make_tokenizer())
+    tokenizer = tokenizer_lib.Tokenizer(synthetic.make_tokenizer(grid))
     model_config = _from_scratch(model, tokenizer)
   fns = transformer.make_model(
     model_config,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -45,11 +46,12 @@ def read_data(setup: build.Setup) -> RunData:
   data = setup.config.data
   benchmarks = {}
   if data.source == 'synthetic':
-    rows = synthetic.make_rows(
-      data.synthetic_train, data.synthetic_seed, 'train'
+    make_rows = functools.partial(
+      synthetic.make_rows, seed=data.synthetic_seed, grid=setup.grid
     )
+    rows = make_rows(data.synthetic_train, split='train')
     train = _from_rows(setup, rows, 'train', 'synthetic train')
-    rows = synthetic.make_rows(data.synthetic_test, data.synthetic_seed, 'test')
+    rows = make_rows(data.synthetic_test, split='test')
     benchmarks['synthetic'] = _from_rows(setup, rows, 'eval', 'synthetic test')
   else:
     paths = config_lib.parse_benchmarks(data.benchmarks)
