@@ -85,6 +85,10 @@ def test_rows_of_every_predictor_number_of_cots_and_seed(tmp_path):
 def test_sampled_and_tempered_predictions_and_their_invalid_rows(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path.write_text(
+    path.read_text().replace('[0.5, 0.5, 0.0]', '[0.9, 0.1, 0.0]')
+  )
   config = make_config(
     predictors=('decode_sampled', 'tempered'),
     evaluation={'num_resamples': 100, 'tempered_temperature': 1e6},
@@ -100,8 +104,8 @@ def test_sampled_and_tempered_predictions_and_their_invalid_rows(tmp_path):
     leaks = predictors.choices(seed, ids, 1)[1, 0] >= 0.8
     sampled = by_key['decode_sampled', 1, seed]
     assert sampled['num_invalid'] == sampled['num_invalid_cots'] == 1 + leaks
-  # So hot that scores 1 and 2 of the first row's second CoT count alike, as
-  # they do anyway; a single score stays: predictions 1.25, 2, 3 and 2.
+  # So hot that scores 1 and 2 of the first row's second CoT count alike, and a
+  # single score stays: predictions 1.25, 2, 3 and 2.
   hot = by_key['tempered', 2, 0]
   assert hot['num_invalid'] == 1
   assert hot['rmse'] == pytest.approx((0.25**2 / 4) ** 0.5, rel=1e-4)
