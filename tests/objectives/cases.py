@@ -41,7 +41,7 @@ def make_examples(number, seed=0):
   rng = np.random.default_rng(seed)
   made = []
   for i in range(number):
-    length, num_prompt = 5 + i % 5, 1 + i % 2
+    length, num_prompt = 5 + i % 5, i % 2
     ratings = RATINGS[i % len(RATINGS)]
     position = np.arange(length)
     score_mask = position == length - 2

@@ -41,7 +41,7 @@ def loss(params, rows, objective, with_grid):
     rows,
     objective,
     target,
-    num_targets=9,
+    num_targets=16,
     chunk_size=4,
     grid_log_probs=log_probs if with_grid else None,
   )
