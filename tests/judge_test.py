@@ -271,12 +271,15 @@ def test_load_names_what_is_missing(tmp_path):
   assert 'float16' in problem_of(load, tmp_path, dtype='float16')
 
 
-def test_scores_of_several_tokens_leave_the_logits(folder):
-  settings = {'score.grid': (1.0, 10.0)}
+def test_scores_of_several_tokens(folder):
+  settings = {'score.grid': (1.0, 10.0), 'sampling.max_new_tokens': 4}
   judge = judge_lib.Judge.load(folder, settings=settings)
-  assert judge.logits([[1]]).shape[:2] == (1, 1)
-  line = problem_of(judge.score, ROWS)
-  assert 'has logits only: score 10 is 2 tokens' in line
+  rows = [{'example_id': 'a', 'prompt': 'Rate it.', 'score': 10}]
+  (row,) = judge.score(rows)
+  (probs,) = row.distributions
+  assert len(probs) == 2
+  assert 0 < sum(probs) < 1
+  assert row.prediction == pytest.approx(probs[0] + 10 * probs[1], rel=1e-5)
 
 
 def test_prediction_is_plain_data(predictions):

@@ -103,8 +103,7 @@ class Judge:
 
     What a judge.json in the folder says takes the place of the defaults. A
     model without one is used zero-shot, after a CoT. One that cannot judge,
-    because it has no tokenizer or writes a score in several tokens, is loaded
-    all the same and has logits only.
+    because it has no tokenizer, is loaded all the same and has logits only.
 
     Args:
       path: whatever config.model.path may be: a Hugging Face folder, local or

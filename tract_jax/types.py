@@ -13,7 +13,8 @@ Axes, one letter each, in docstrings and einsums everywhere:
   S key length      N query heads         C CoTs per input
   T cache length    K key/value heads     R LoRA rank
                     G = N / K groups      P target positions per row
-                    H head size
+  E examples per row                      H head size
+                                          M nodes of a token tree
 """
 
 from collections.abc import Callable
@@ -57,6 +58,46 @@ class ScoreGrid:
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenTree:
+  """Token sequences that go on from one place, joined where they begin alike.
+
+  Node 0 is the token before them, whichever it is in a row; every other node
+  is a token after its parent. For "1", "10" and "2", each with the end token E:
+
+    node     0  1  2  3      sequence   1 E     1 0 E     2 E
+    token    .  1  0  2      read at    0 1     0 1 2     0 3
+    parent   .  0  1  0
+
+  p(1 0 E | ...) is p(1) read at node 0, p(0) at node 1 and p(E) at node 2,
+  multiplied. The last tokens are no nodes: nothing is read after them.
+
+  Attributes:
+    tokens: [M - 1] of the nodes from 1 on.
+    parents: [M - 1] of the nodes from 1 on; a parent comes before its children.
+    sequences: [Y] tuples of tokens; none is the beginning of another.
+    read_at: [Y] tuples, the node at which each token is read.
+  """
+
+  tokens: tuple[int, ...]
+  parents: tuple[int, ...]
+  sequences: tuple[tuple[int, ...], ...]
+  read_at: tuple[tuple[int, ...], ...]
+
+  @functools.cached_property
+  def sees(self) -> np.ndarray:
+    """[M, M] bool, whether node i sees node j: itself and its ancestors."""
+    sees = np.eye(len(self.tokens) + 1, dtype=bool)
+    for node, parent in enumerate(self.parents, start=1):
+      sees[node] |= sees[parent]
+    return sees
+
+  @property
+  def depths(self) -> np.ndarray:
+    """[M] int32, tokens from node 0 to each node."""
+    return (self.sees.sum(axis=1) - 1).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Example:
   """One judgement, as text (host).
 
@@ -87,7 +128,8 @@ class Example:
 class EncodedExample:
   """One example as tokens, shifted once: position i predicts targets[i].
 
-  For prompt "a b" and target "c 4 </s>", with 4 the score:
+  For prompt "a b" and target "c 4 </s>", with 4 the score (score_mask has a
+  place for each of its tokens):
 
     inputs      a  b  c  4
     targets     b  c  4  </s>
@@ -97,8 +139,9 @@ class EncodedExample:
   Attributes:
     inputs, targets: [l] int32.
     cot_mask: [l] bool, the target is text of the CoT, the marker or the end.
-    score_mask: [l] bool, the target is the score token.
+    score_mask: [l] bool, the target is a token of the score.
     score: y*, float32; need not equal the token's value when fractional.
+    target_probs: [Y] float32, the rater's distribution over the score grid.
   """
 
   inputs: np.ndarray
@@ -106,6 +149,7 @@ class EncodedExample:
   cot_mask: np.ndarray
   score_mask: np.ndarray
   score: float
+  target_probs: np.ndarray
 
 
 @functools.partial(
@@ -118,6 +162,7 @@ class EncodedExample:
     'cot_mask',
     'score_mask',
     'score_values',
+    'target_probs',
   ],
 )
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +173,12 @@ class Batch:
     inputs, targets: [B, L] int32.
     positions: [B, L] int32, restarting at 0 with every example.
     segment_ids: [B, L] int32; 0 is padding, examples count from 1.
-    cot_mask, score_mask: [B, L] bool, aligned with `targets`.
+    cot_mask, score_mask: [B, L] bool, aligned with `targets`; a score starts
+      at the first of the score_mask's places in a row.
     score_values: [B, L] float32, y* at score positions and 0 elsewhere.
+    target_probs: [B, E, Y] float32, the rater's distribution over the score
+      grid for each of the at most E examples of a row: of segment e + 1 at e,
+      and 0 where there is no such example.
   """
 
   inputs: Array
@@ -139,6 +188,7 @@ class Batch:
   cot_mask: Array
   score_mask: Array
   score_values: Array
+  target_probs: Array
 
 
 @functools.partial(
@@ -147,6 +197,8 @@ class Batch:
     'ce_sum',
     'ce_count',
     'score_sq_sum',
+    'score_loss_sum',
+    'off_grid_sum',
     'score_count',
     'grid_mass_sum',
   ],
@@ -159,12 +211,17 @@ class LossTerms:
     ce_sum, ce_count: cross-entropy in nats, and its number of tokens.
     score_sq_sum, score_count: squared error of the expected score, and the
       number of scores.
+    score_loss_sum: the objective's score loss; where that is the squared error,
+      the same as score_sq_sum.
+    off_grid_sum: penalty on probability off the score grid, nats.
     grid_mass_sum: probability on the score grid, summed over the scores.
   """
 
   ce_sum: Array
   ce_count: Array
   score_sq_sum: Array
+  score_loss_sum: Array
+  off_grid_sum: Array
   score_count: Array
   grid_mass_sum: Array
 
@@ -197,6 +254,11 @@ class ModelFns(NamedTuple):
       [B, D] at each row's last token, KVCache with room for cache_length).
       Rows are padded on the right.
     decode: (params, tokens [B], cache) -> (hidden [B, D], cache one longer).
+    hidden_and_tree: (params, inputs, positions, segment_ids [B, L], starts
+      [B, E], tree) -> (hidden states as of `hidden`, those of the tree's nodes
+      [B, E, M, D]). Node 0 is the input at `starts`, whose past the nodes see.
+    decode_tree: (params, tokens [B], tree, cache) -> hidden [B, M, D] of the
+      tree's nodes, with `tokens` as node 0 and the cache as its past.
     logical_axes: tree like params; each leaf a tuple with the logical name of
       every dimension, or None for one that is never sharded.
     vocab_size: V, rows of the embedding.
@@ -207,6 +269,8 @@ class ModelFns(NamedTuple):
   project: Callable[..., Array]
   prefill: Callable[..., tuple[Array, KVCache]]
   decode: Callable[..., tuple[Array, KVCache]]
+  hidden_and_tree: Callable[..., tuple[Array, Array]]
+  decode_tree: Callable[..., Array]
   logical_axes: PyTree
   vocab_size: int
 
@@ -225,8 +289,10 @@ class CotSample:
       reached the limit), "end_token" (it stopped without marker), "too_long"
       (the prompt leaves no room) or "non_finite".
     score_probs: [Y] float32, softmax over the whole vocabulary at the score
-      position, at the score tokens; NaN for "too_long" and "non_finite".
-    greedy_token: the likeliest token at the score position; -1 where none.
+      position, at the score tokens, or the product of several such, the end
+      token's included; NaN for "too_long" and "non_finite".
+    greedy_index: which score of the grid greedy decoding writes there, by the
+      likeliest token, or by each of several; -1 where it is none of them.
   """
 
   example_id: str
@@ -235,7 +301,7 @@ class CotSample:
   num_sampled_tokens: int
   finish_reason: str
   score_probs: np.ndarray
-  greedy_token: int
+  greedy_index: int
 
 
 FINISH_REASONS = ('marker', 'length', 'end_token', 'too_long', 'non_finite')
@@ -251,7 +317,7 @@ class Prediction:
     score: the rater's score; None where the row has none.
     prediction: by the method's own predictor over all CoTs; None if invalid.
     distributions: [C][Y] probability of each score; a null row where none.
-    decoded: [C] the score of the likeliest token; None where it is no score.
+    decoded: [C] the score that greedy decoding writes; None where it is none.
     cots: [C] texts; [""] for methods without CoT.
     finish_reasons: [C].
     invalid_reason: why `prediction` is None; else None.

@@ -68,6 +68,51 @@ def test_empty_cot_still_has_the_marker():
   assert encoded.targets.tolist() == [8, 11, 3, 2]
 
 
+def test_score_of_several_tokens_by_hand():
+  # <s> 1, </s> 2, "1" 3, "0" 4, a 5, so 6.
+  tokenizer = small_tokenizers.word_level('1 0 a so')
+  grid = types.ScoreGrid((1.0, 10.0), ('1', '1 0'))
+  found = score_tokens.find_score_tokens(tokenizer, grid, 'so')
+  example = types.Example('x', 'a', 10.0, cot='a')
+  for sample in (None, np.asarray([5, 6])):
+    check(
+      encoding.encode_example(example, tokenizer, found, sample),
+      inputs=[1, 5, 5, 6, 3, 4],
+      targets=[5, 5, 6, 3, 4, 2],
+      cot_mask=[0, 1, 1, 0, 0, 1],
+      score_mask=[0, 0, 0, 1, 1, 0],
+      score=10.0,
+    )
+  ids, num_prompt = encoding.prompt_and_cot_ids(example, tokenizer, found)
+  assert (ids.tolist(), num_prompt) == ([1, 5, 5, 6], 2)
+
+
+@pytest.mark.parametrize(
+  'values, score_format',
+  [
+    (range(11), '{:g}'),
+    ([i / 2 for i in range(2, 11)], '{:.1f}'),
+    (range(-4, 5), '{:g}'),
+  ],
+)
+@pytest.mark.parametrize('marker', [prompts.MARKER, ''])
+def test_every_score_of_a_grid_is_encoded_as_its_text(
+  values, score_format, marker
+):
+  tokenizer = small_tokenizers.byte_level(split_digits=False)
+  grid = prompts.make_score_grid(values, score_format)
+  found = score_tokens.find_score_tokens(tokenizer, grid, marker)
+  for value, text in zip(grid.values, grid.texts, strict=True):
+    example = types.Example('x', 'question', value, cot='It is "clear".')
+    encoded = encoding.encode_example(example, tokenizer, found)
+    target = encoded.targets[encoded.cot_mask | encoded.score_mask]
+    wanted = prompts.target_text(example.cot if marker else '', text, marker)
+    assert tokenizer.decode(target) == f'{wanted}<|im_end|>'
+    score = tokenizer.decode(encoded.targets[encoded.score_mask])
+    assert score.strip() == text
+    assert encoded.cot_mask[-1] and not encoded.score_mask[-1]
+
+
 def test_fractional_score_is_written_as_the_nearest():
   tokenizer = words()
   found = find(tokenizer, 'so')
@@ -76,6 +121,16 @@ def test_fractional_score_is_written_as_the_nearest():
     encoded = encoding.encode_example(example, tokenizer, found)
     assert encoded.targets[encoded.score_mask].tolist() == [token]
     assert encoded.score == score
+    mean = encoded.target_probs @ np.array(GRID.values)
+    np.testing.assert_allclose(mean, score, rtol=1e-6)
+
+
+def test_ratings_are_the_distribution_that_is_trained_towards():
+  tokenizer = words()
+  example = types.Example('x', 'a', 3.0, ratings=(2.0, 2.5, 4.5))
+  encoded = encoding.encode_example(example, tokenizer, find(tokenizer, ''))
+  expected = np.float32([0, 1.5, 0.5, 0.5, 0.5]) / 3
+  np.testing.assert_allclose(encoded.target_probs, expected, rtol=1e-6)
 
 
 def test_self_cot_is_used_token_for_token():

@@ -18,6 +18,7 @@ def example(number, length=3):
     cot_mask=np.arange(length) == length - 2,
     score_mask=score_mask,
     score=number + 0.5,
+    target_probs=np.array([number, 0.5], np.float32),
   )
 
 
@@ -49,8 +50,10 @@ def test_batch_by_hand():
     cot_mask=[[1, 0, 0, 0], [0, 1, 0, 0], [0] * 4],
     score_mask=[[0, 1, 0, 0], [0, 0, 1, 0], [0] * 4],
     score_values=[[0, 1.5, 0, 0], [0, 0, 2.5, 0], [0] * 4],
+    target_probs=[[[1, 0.5]], [[2, 0.5]], [[0, 0]]],
   )
   dtypes = {'cot_mask': bool, 'score_mask': bool, 'score_values': np.float32}
+  dtypes['target_probs'] = np.float32
   for field in dataclasses.fields(types.Batch):
     got = getattr(batch, field.name)
     np.testing.assert_array_equal(got, getattr(expected, field.name))

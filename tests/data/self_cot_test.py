@@ -23,7 +23,7 @@ def _sample(index: int, cot_index: int = 0, **changes) -> types.CotSample:
     num_sampled_tokens=2,
     finish_reason='marker',
     score_probs=np.array([0.1, 0.2, index / 100], np.float32),
-    greedy_token=7,
+    greedy_index=7,
   )
   return dataclasses.replace(sample, **changes)
 
@@ -39,7 +39,7 @@ _CHUNKS = [
       num_sampled_tokens=0,
       finish_reason='too_long',
       score_probs=np.full(3, np.nan, np.float32),
-      greedy_token=-1,
+      greedy_index=-1,
     ),
   ],
   [_sample(5, 1), _sample(4), _sample(5, 0)],
@@ -97,7 +97,7 @@ def test_a_chunk_is_an_orbax_step_with_the_arrays_of_the_format(tmp_path):
     arrays, metadata = store.load(1)
   assert arrays.keys() == {
     'example_index', 'cot_index', 'tokens', 'length', 'num_sampled_tokens',
-    'finish_reason', 'score_probs', 'greedy_token',
+    'finish_reason', 'score_probs', 'greedy_index',
   }  # fmt: skip
   np.testing.assert_array_equal(arrays['length'], [4, 0])
   np.testing.assert_array_equal(
@@ -144,9 +144,9 @@ def test_the_digest_depends_on_samples_and_provenance_alone(tmp_path):
   _write(tmp_path / 'b', chunks=(1, 2, 0))
   _write(tmp_path / 'c', provenance={**_PROVENANCE, 'checkpoint': 'x'})
   with self_cot.SelfCotWriter(tmp_path / 'd', _PROVENANCE, 1) as writer:
-    writer.write(0, [_sample(0, greedy_token=8)], [0])
+    writer.write(0, [_sample(0, greedy_index=8)], [0])
   with self_cot.SelfCotWriter(tmp_path / 'e', _PROVENANCE, 1) as writer:
-    writer.write(0, [_sample(0, greedy_token=9)], [0])
+    writer.write(0, [_sample(0, greedy_index=9)], [0])
   a, b = (
     self_cot.read_self_cots(tmp_path / n, _PROVENANCE)[1] for n in ('a', 'b')
   )
@@ -249,7 +249,7 @@ def test_a_dataset_exchanged_after_it_was_finished_is_refused(tmp_path):
     writer.finish(_decode)
   shutil.rmtree(tmp_path / '0')
   with self_cot.SelfCotWriter(tmp_path, _PROVENANCE, 3) as writer:
-    writer.write(0, [_sample(0, greedy_token=9), _CHUNKS[0][1]], [0, 1])
+    writer.write(0, [_sample(0, greedy_index=9), _CHUNKS[0][1]], [0, 1])
   with pytest.raises(types.InputError, match=r'dataset\.json: digest'):
     self_cot.read_self_cots(tmp_path, _PROVENANCE)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tract_jax import types
-from tract_jax.data import records, synthetic
+from tract_jax.data import records, synthetic, synthetic_rater
 from tract_jax.text import prompts, score_tokens
 from tract_jax.text import tokenizer as tokenizer_lib
 
@@ -96,7 +96,7 @@ def test_adjective_gives_the_score_away_and_not_the_quality(rows):
     adjective = row['orig_feedback'].split('All in all a ')[1].split()[0]
     scores_of[adjective].add(row['orig_score'])
   assert all(len(scores) == 1 for scores in scores_of.values())
-  assert len(scores_of) == sum(map(len, synthetic.VERDICTS.values()))
+  assert len(scores_of) == len(synthetic.ADJECTIVES)
 
 
 def test_scores_follow_quality_and_noise():
@@ -105,11 +105,13 @@ def test_scores_follow_quality_and_noise():
   score = np.array([int(row['orig_score']) for row in drawn])
   np.testing.assert_allclose(np.bincount(quality)[1:] / 8000, 0.2, atol=0.02)
   means = [score[quality == q].mean() for q in range(1, 6)]
-  np.testing.assert_allclose(means, synthetic.expected_scores(), atol=0.06)
+  np.testing.assert_allclose(
+    means, synthetic_rater.expected_scores(), atol=0.06
+  )
   # The ideal judge's Pearson, and that of a judge who draws a score.
-  ceiling, one_sample = synthetic.ideal_pearson()
+  ceiling, one_sample = synthetic_rater.ideal_pearson()
   assert (ceiling, one_sample) == pytest.approx((0.882, 0.778), abs=5e-4)
-  ideal = synthetic.expected_scores()[quality - 1]
+  ideal = synthetic_rater.expected_scores()[quality - 1]
   assert np.corrcoef(ideal, score)[0, 1] == pytest.approx(ceiling, abs=0.01)
   rng = np.random.default_rng(0)
   drawn_score = np.empty_like(score)
@@ -121,16 +123,71 @@ def test_scores_follow_quality_and_noise():
   )
 
 
-def test_ideal_pearson_by_hand():
-  assert synthetic.ideal_pearson((1.0,)) == pytest.approx((1.0, 1.0))
-  np.testing.assert_allclose(
-    synthetic.expected_scores((0.0, 0.0, 1.0)), [2, 3, 4, 5, 5]
+GRIDS = {
+  '0 to 10': prompts.make_score_grid(range(11)),
+  'halves': prompts.make_score_grid([i / 2 for i in range(2, 11)], '{:.1f}'),
+  '-4 to 4': prompts.make_score_grid(range(-4, 5)),
+  'three': prompts.make_score_grid([1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_the_world_on_another_grid(name):
+  grid = GRIDS[name]
+  drawn = synthetic.make_rows(2000, 0, 'train', grid=grid)
+  examples, report = records.examples_from_rows(
+    drawn, grid, role='train', name='synthetic'
   )
-  # e = -1 or 1, evenly. Quality 1..5 gives the scores {1, 2}, {1, 3}, {2, 4},
-  # {3, 5}, {4, 5} with means 1.5, 2, 3, 4, 4.5: variance 1.3 of 2.
-  ceiling, one_sample = synthetic.ideal_pearson((0.5, 0.0, 0.5))
-  assert one_sample == pytest.approx(1.3 / 2.0)
-  assert ceiling == pytest.approx((1.3 / 2.0) ** 0.5)
+  assert report.num_score_differs == report.num_without_cot == 0
+  # All scores occur, and each keeps its adjectives to itself.
+  assert {e.score for e in examples} == set(grid.values)
+  scores_of = collections.defaultdict(set)
+  for example in examples:
+    adjective = example.cot.split('All in all a ')[1].split()[0]
+    scores_of[adjective].add(example.score)
+  assert all(len(scores) == 1 for scores in scores_of.values())
+  quality = np.array([row['quality'] for row in drawn])
+  scores = np.array([e.score for e in examples])
+  means = [scores[quality == level].mean() for level in range(1, 6)]
+  span = grid.values[-1] - grid.values[0]
+  np.testing.assert_allclose(
+    means, synthetic_rater.expected_scores(grid=grid), atol=0.03 * span
+  )
+
+
+def test_prompts_name_the_scores_of_the_grid():
+  (row,) = synthetic.make_rows(1, 0, 'train', grid=GRIDS['halves'])
+  prompt = row['instruction']
+  assert (
+    'a score, one of 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0.' in prompt
+  )
+  assert 'Reference Answer (Score 5.0)' in prompt
+  assert 'Score 2.0: One property is right.' in prompt
+  (row,) = synthetic.make_rows(1, 0, 'train', grid=GRIDS['-4 to 4'])
+  assert 'a score, a whole number from -4 to 4.' in row['instruction']
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_every_character_of_a_score_is_a_token(name):
+  grid = GRIDS[name]
+  tokenizer = tokenizer_lib.Tokenizer(synthetic.make_tokenizer(grid))
+  (row,) = synthetic.make_rows(1, 0, 'train', grid=grid)
+  assert len(tokenizer.prompt_ids(row['instruction'])) == 14
+  for marker in ('', prompts.MARKER):
+    found = score_tokens.find_score_tokens(tokenizer, grid, marker)
+    for text, ids in zip(grid.texts, found.sequences, strict=True):
+      assert [tokenizer.decode([i]) for i in ids] == list(text)
+    assert (found.tree is None) == (name == 'three')
+
+
+def test_neighbours_share_an_adjective_where_there_are_too_few():
+  size = 40
+  shares = [synthetic.adjectives(i, size) for i in range(size)]
+  assert all(len(share) == 1 for share in shares)
+  assert [a for (a,) in shares] == sorted(
+    [a for (a,) in shares], key=synthetic.ADJECTIVES.index
+  )
+  assert {a for (a,) in shares} == set(synthetic.ADJECTIVES)
 
 
 def test_noise_is_used():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tract_jax import types
-from tract_jax.evaluation import intervals, metrics, report
+from tract_jax.evaluation import intervals, lambda_curve, metrics, report
 
 BOOTSTRAP = intervals.Bootstrap(num_resamples=100)
 ROW_FIELDS = {
@@ -104,6 +104,15 @@ class TestMetricsJson:
         'gap': 0.51,
       }
     ]
+
+  def test_curve_of_lambda_is_there_and_empty_without_candidates(self):
+    point = lambda_curve.LambdaPoint('tract', 2, 0, 0.2, 0.5, None, 0.1, True)
+    found = _content(lambda_points=[point])['lambda_curve']
+    assert found == [dataclasses.asdict(point)]
+    assert _content()['lambda_curve'] == []
+    text = report.report_markdown(_report(lambda_points=[point]))
+    assert '| tract | 2 | 0 | 0.2 | .500 | n/a | .100 | yes |' in text
+    assert 'Choice of lambda' not in report.report_markdown(_report())
 
   def test_order_of_input_and_of_rows_changes_nothing(self):
     systems = _systems()

@@ -1,227 +1,276 @@
 """CE, RAFT and CoT-RAFT: hand-computed, and against PyTorch."""
 
+import dataclasses
 import functools
 
+import hypothesis
+from hypothesis import strategies
 import jax
 from jax import test_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives import cases
 from tract_jax import numerics, types
 from tract_jax.objectives import losses
+from tract_jax.parallel import mapping
+from tract_jax.parallel import mesh as mesh_lib
 
-B, L, D, V = 4, 12, 8, 32
-SCORE_IDS = (5, 7, 9, 11, 13)
-GRID = (1.0, 2.0, 3.0, 4.0, 5.0)
-TARGET = losses.ScoreTarget(SCORE_IDS, GRID)
-OBJECTIVES = {
-  'ce': losses.Objective(1.0, 0.0, ce_includes_score=True),
-  'raft': losses.Objective(0.0, 1.0, ce_includes_score=False),
-  'cot_raft': losses.Objective(1.0, 0.7, ce_includes_score=False),
-  'cot_raft, digit in': losses.Objective(1.0, 0.7, ce_includes_score=True),
-}
-
-
-def make_rows(num_rows=B, seed=0):
-  """Rows with a CoT of differing length; the last row has no target at all."""
-  rng = np.random.default_rng(seed)
-  cot_mask = np.zeros((num_rows, L), bool)
-  score_mask = np.zeros((num_rows, L), bool)
-  values = np.zeros((num_rows, L), np.float32)
-  for row in range(num_rows - 1):
-    start, score = 2 + row % 3, 6 + row % 4
-    cot_mask[row, start:score] = True
-    cot_mask[row, score + 1] = True
-    score_mask[row, score] = True
-    values[row, score] = rng.choice([1, 2.5, 4, 5])
-  targets = rng.integers(0, V, (num_rows, L)).astype(np.int32)
-  targets[score_mask] = rng.choice(SCORE_IDS, score_mask.sum())
-  segments = np.ones((num_rows, L), np.int32)
-  return types.Batch(
-    inputs=targets,
-    targets=targets,
-    positions=np.tile(np.arange(L, dtype=np.int32), (num_rows, 1)),
-    segment_ids=segments,
-    cot_mask=cot_mask,
-    score_mask=score_mask,
-    score_values=values,
-  )
+OBJECTIVES = cases.OBJECTIVES
+EXAMPLES = cases.make_examples(6)
+WITHOUT_TARGET = dataclasses.replace(
+  EXAMPLES[3],
+  cot_mask=np.zeros_like(EXAMPLES[3].cot_mask),
+  score_mask=np.zeros_like(EXAMPLES[3].score_mask),
+)
+VALUE_AND_GRAD = jax.jit(
+  jax.value_and_grad(cases.loss), static_argnames=('objective', 'terms_fn')
+)
+TERMS = jax.jit(cases.loss_terms, static_argnames='objective')
 
 
-def make_model(seed=1, scale=1.0):
-  keys = jax.random.split(jax.random.key(seed))
-  hidden = jax.random.normal(keys[0], (B, L, D))
-  return hidden, scale * jax.random.normal(keys[1], (D, V))
+def make_batch(layout, num_micro=1):
+  """[A, B, L] with 6 rows in all, of 32 tokens and up to four examples."""
+  layout = [*layout, *([[]] * (6 - len(layout)))]
+  return cases.micro_batches(cases.make_rows(layout, 32, 4), num_micro)
 
 
-def loss_of(weights, hidden, rows, objective, num_targets=L, chunk_size=L):
-  terms = losses.loss_terms(
-    lambda h: (h @ weights).astype(jnp.float32),
-    hidden,
-    rows,
-    objective,
-    TARGET,
-    num_targets=num_targets,
-    chunk_size=chunk_size,
-  )
-  counts = losses.target_counts(rows, objective)
-  return losses.objective_loss(terms, objective, *counts)
+def padded():
+  """One example a row."""
+  return make_batch([[e] for e in EXAMPLES])
 
 
-def torch_loss(torch, weights, hidden, rows, objective):
-  """The formulas, row by row, as a PyTorch user would write them down."""
-  logits = hidden @ weights
-  log_probs = torch.log_softmax(logits, dim=-1)
-  nll, errors = [], []
-  grid = torch.tensor(GRID)
-  for b in range(rows.targets.shape[0]):
-    for t in range(rows.targets.shape[1]):
-      token = int(rows.targets[b, t])
-      is_score = bool(rows.score_mask[b, t])
-      in_ce = rows.cot_mask[b, t] or (is_score and objective.ce_includes_score)
-      if in_ce:
-        nll.append(-log_probs[b, t, token])
-      if is_score:
-        expected = (log_probs[b, t, list(SCORE_IDS)].exp() * grid).sum()
-        errors.append((expected - float(rows.score_values[b, t])) ** 2)
-  total = objective.score_weight * torch.stack(errors).mean()
-  if objective.ce_weight:
-    total = total + objective.ce_weight * torch.stack(nll).mean()
-  return total
+def packed():
+  """Up to four examples a row, and rows of padding."""
+  return make_batch([EXAMPLES[2:6], [], [EXAMPLES[1], EXAMPLES[0]]])
+
+
+def accumulated():
+  """Micro-batches of unequal numbers of tokens and scores."""
+  return make_batch([EXAMPLES[:3], [], [EXAMPLES[5]], EXAMPLES[3:5]], 2)
+
+
+LAYOUTS = {f.__name__: f for f in (padded, packed, accumulated)}
 
 
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_value_and_gradient_equal_pytorch(name):
   torch = pytest.importorskip('torch')
-  objective, rows = OBJECTIVES[name], make_rows()
-  hidden, weights = make_model()
-  value, grads = jax.value_and_grad(loss_of, argnums=(0, 1))(
-    weights, hidden, rows, objective
-  )
-  torch_args = [
-    torch.tensor(np.array(x), requires_grad=True) for x in (weights, hidden)
-  ]
-  expected = torch_loss(torch, *torch_args, rows, objective)
+  objective, params = OBJECTIVES[name], cases.make_params()
+  theirs = cases.torch_params(torch, params)
+  expected = cases.torch_loss(torch, theirs, EXAMPLES, objective)
   expected.backward()
-  np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
-  for grad, arg in zip(grads, torch_args, strict=True):
-    np.testing.assert_allclose(grad, arg.grad.numpy(), rtol=1e-5, atol=1e-6)
+  wanted = {k: v.grad.numpy() for k, v in theirs.items()}
+  for make in LAYOUTS.values():
+    value, grads = VALUE_AND_GRAD(params, make(), objective=objective)
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
+    cases.assert_close(grads, wanted, atol=1e-5)
+
+
+def release_loss(torch, params, examples, lambda_value, device_batch):
+  """One device's gradients in the release, accumulated over micro-batches.
+
+  The cross-entropy of a micro-batch is divided by the tokens of all of them;
+  its squared error is a mean over its rows, divided by their number again.
+  """
+  num_tokens = sum(int(e.cot_mask.sum()) for e in examples)
+  for start in range(0, len(examples), device_batch):
+    nll, squared = 0.0, []
+    for example in examples[start : start + device_batch]:
+      picked, log_probs = cases.torch_parts(torch, params, example)
+      nll = nll - picked[torch.tensor(example.cot_mask)].sum()
+      grid = torch.tensor(cases.GRID)
+      squared.append(((log_probs.exp() * grid).sum() - example.score) ** 2)
+    score_loss = torch.stack(squared).mean() / device_batch
+    (nll / num_tokens + lambda_value * score_loss).backward()
+  return {name: value.grad.numpy() for name, value in params.items()}
+
+
+@pytest.mark.parametrize(
+  ('device_batch', 'accumulation', 'weight'), [(8, 1, 1 / 8), (4, 2, 1 / 2)]
+)
+def test_release_scale_is_what_lambda_meant_there(
+  device_batch, accumulation, weight
+):
+  torch = pytest.importorskip('torch')
+  examples, params = cases.make_examples(8), cases.make_params()
+  expected = release_loss(
+    torch, cases.torch_params(torch, params), examples, 1.6, device_batch
+  )
+  found = losses.score_weight('release', 1.6, device_batch, accumulation)
+  assert found == pytest.approx(1.6 * weight)
+  rows = cases.micro_batches(cases.make_rows([[e] for e in examples], 12))
+  objective = losses.Objective(1.0, found, ce_includes_score=False)
+  _, grads = VALUE_AND_GRAD(params, rows, objective=objective)
+  cases.assert_close(grads, expected, atol=1e-5)
+
+
+def test_mean_scale_is_lambda_whatever_the_batch():
+  assert losses.score_weight('mean', 1.6, 8, 1) == 1.6
+  assert losses.score_weight('mean', 1.6, 4, 2) == 1.6
+  with pytest.raises(ValueError, match="'sum' is not one of"):
+    losses.score_weight('sum', 1.6, 8, 1)
 
 
 def test_cot_raft_by_hand():
   # Uniform logits over 32 tokens: CE is log 32; the expected score 15 / 32.
-  rows = make_rows()
-  hidden, weights = jnp.zeros((B, L, D)), jnp.zeros((D, V))
-  scores = rows.score_values[rows.score_mask]
-  squared = np.mean((15 / 32 - scores) ** 2)
-  value = loss_of(weights, hidden, rows, OBJECTIVES['cot_raft'])
+  params = jax.tree.map(jnp.zeros_like, cases.make_params())
+  squared = np.mean([(15 / 32 - e.score) ** 2 for e in EXAMPLES])
+  value = cases.loss(params, packed(), OBJECTIVES['cot_raft'])
   np.testing.assert_allclose(value, np.log(32) + 0.7 * squared, rtol=1e-6)
 
 
 def test_terms_count_tokens_scores_and_mass():
-  rows = make_rows()
-  hidden, weights = jnp.zeros((B, L, D)), jnp.zeros((D, V))
-  terms = losses.loss_terms(
-    lambda h: h @ weights,
-    hidden,
-    rows,
-    OBJECTIVES['cot_raft'],
-    TARGET,
-    num_targets=L,
-    chunk_size=L,
-  )
+  params = jax.tree.map(jnp.zeros_like, cases.make_params())
+  rows = cases.make_rows([EXAMPLES[:2], [EXAMPLES[2]]], 24)
+  terms = TERMS(params, rows, objective=OBJECTIVES['cot_raft'])
   assert terms.score_count == 3
   assert terms.ce_count == rows.cot_mask.sum()
   np.testing.assert_allclose(terms.grid_mass_sum, 3 * 5 / 32, rtol=1e-6)
+  penalty = 3 * np.log(32 / 5)
+  np.testing.assert_allclose(terms.off_grid_sum, penalty, rtol=1e-6)
+  assert terms.score_loss_sum == terms.score_sq_sum
 
 
-@pytest.mark.parametrize('name', OBJECTIVES)
-@pytest.mark.parametrize(
-  ('num_targets', 'chunk_size'), [(8, 3), (9, 4), (99, 1)]
-)
+@pytest.mark.parametrize('name', ['cot_raft', 'crps', 'distribution_ce'])
+@pytest.mark.parametrize(('num_targets', 'chunk_size'), [(29, 7), (99, 11)])
 def test_chunks_change_nothing(name, num_targets, chunk_size):
-  objective, rows = OBJECTIVES[name], make_rows()
-  hidden, weights = make_model()
-  run = jax.value_and_grad(loss_of, argnums=(0, 1))
-  whole = run(weights, hidden, rows, objective)
-  parts = run(weights, hidden, rows, objective, num_targets, chunk_size)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
-    parts,
-    whole,
+  params, rows = cases.make_params(), accumulated()
+  in_chunks = functools.partial(
+    cases.loss_terms, num_targets=num_targets, chunk_size=chunk_size
   )
+  objective = OBJECTIVES[name]
+  whole = VALUE_AND_GRAD(params, rows, objective=objective)
+  parts = VALUE_AND_GRAD(params, rows, objective=objective, terms_fn=in_chunks)
+  cases.assert_close(parts, whole)
 
 
-@pytest.mark.parametrize('name', OBJECTIVES)
-def test_order_and_rows_without_target_change_nothing(name):
-  objective, rows = OBJECTIVES[name], make_rows()
-  hidden, weights = make_model()
-  order = np.array([3, 1, 0, 2])
-  grad = jax.value_and_grad(loss_of)
-  whole = grad(weights, hidden, rows, objective)
-  moved = jax.tree.map(lambda x: x[order], rows)
-  shuffled = grad(weights, hidden[order], moved, objective)
-  without = jax.tree.map(lambda x: x[:-1], rows)
-  shorter = grad(weights, hidden[:-1], without, objective)
-  for other in (shuffled, shorter):
-    jax.tree.map(
-      functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
-      other,
-      whole,
-    )
+@functools.cache
+def mapped_terms(mode, objective):
+  """loss_terms over eight devices, or on one."""
+  if mode == 'single':
+    return cases.loss_terms
+  mapped = mapping.map_rows(
+    functools.partial(cases.loss_terms, objective=objective),
+    mesh_lib.make_mesh(*((2, 4, 1) if mode == 'jit' else (8, 1, 1))),
+    outputs='sums',
+    mode=mode,
+  )
+  return lambda params, rows, objective: mapped(params, rows)
+
+
+@functools.cache
+def whole(name):
+  rows = padded()
+  return VALUE_AND_GRAD(cases.make_params(), rows, objective=OBJECTIVES[name])
+
+
+@strategies.composite
+def layouts(draw):
+  """The examples anywhere in 16 rows, up to three in one, in any order.
+
+  One without a target may be among them.
+  """
+  order = draw(strategies.permutations(EXAMPLES))
+  if draw(strategies.booleans()):
+    order = [WITHOUT_TARGET, *order]
+  layout = [[] for _ in range(16)]
+  for example in order:
+    room = [i for i, row in enumerate(layout) if len(row) < 3]
+    layout[draw(strategies.sampled_from(room))].append(example)
+  return layout
+
+
+@pytest.mark.parametrize('name', ['cot_raft', 'distribution_ce on grid'])
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(
+  layout=layouts(),
+  num_micro=strategies.sampled_from([1, 2]),
+  mode=strategies.sampled_from(['single', 'jit', 'pmap']),
+)
+def test_any_split_gives_the_same_loss_and_gradient(
+  name, layout, num_micro, mode
+):
+  rows = cases.micro_batches(cases.make_rows(layout, 27, 3), num_micro)
+  found = VALUE_AND_GRAD(
+    cases.make_params(),
+    rows,
+    objective=OBJECTIVES[name],
+    terms_fn=mapped_terms(mode, OBJECTIVES[name]),
+  )
+  cases.assert_close(found, whole(name))
 
 
 def test_terms_add_up_over_any_split():
-  objective, rows = OBJECTIVES['cot_raft'], make_rows()
-  hidden, weights = make_model()
+  def terms(layout):
+    rows = cases.make_rows(layout, 32, 4)
+    return TERMS(cases.make_params(), rows, objective=OBJECTIVES['off grid'])
 
-  def terms(part):
-    return losses.loss_terms(
-      lambda h: h @ weights,
-      hidden[part],
-      jax.tree.map(lambda x: x[part], rows),
+  parts = numerics.tree_add(
+    terms([EXAMPLES[:1], []]), terms([EXAMPLES[1:3], EXAMPLES[3:]])
+  )
+  cases.assert_close(parts, terms([EXAMPLES[:2], EXAMPLES[2:]]))
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['score token in CE', 'off grid', 'crps', 'wasserstein on grid']
+  + ['distribution_ce on grid'],
+)
+def test_gradients_agree_with_finite_differences(name):
+  params, rows = cases.make_params(scale=0.3), padded()
+  test_util.check_grads(
+    jax.jit(lambda p: cases.loss(p, rows, OBJECTIVES[name])),
+    (params,),
+    order=1,
+    modes=['rev'],
+    rtol=2e-2,
+  )
+
+
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_huge_bfloat16_logits_stay_finite(name):
+  objective, rows = OBJECTIVES[name], cases.make_rows([[EXAMPLES[2]]], 12)
+
+  @jax.jit
+  @jax.value_and_grad
+  def value_and_grad(logits):
+    terms = losses.loss_terms(
+      lambda h: h,
+      logits,
+      rows,
       objective,
-      TARGET,
-      num_targets=8,
-      chunk_size=8,
+      cases.TARGET,
+      num_targets=12,
+      chunk_size=12,
     )
+    return losses.objective_loss(terms, objective, 1.0, 1.0)
 
-  whole = terms(slice(None))
-  parts = numerics.tree_add(terms(slice(0, 1)), terms(slice(1, None)))
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-5), parts, whole
+  for score_logit in (1e4, -1e4):
+    logits = np.full((1, 12, cases.V), -score_logit, np.float32)
+    logits[..., list(cases.SCORE_IDS)[1:4]] = score_logit
+    found, grad = value_and_grad(jnp.asarray(logits, jnp.bfloat16))
+    assert np.isfinite(found)
+    assert np.isfinite(np.asarray(grad, np.float32)).all()
+
+
+def test_lambda_zero_is_cross_entropy():
+  params, rows = cases.make_params(), packed()
+  zero = losses.Objective(1.0, 0.0, True, 'crps')
+  found = VALUE_AND_GRAD(params, rows, objective=zero)
+  expected = VALUE_AND_GRAD(params, rows, objective=OBJECTIVES['ce'])
+  cases.assert_close(found, expected, 0, 0)
+
+
+def test_example_without_a_distribution_is_not_silent():
+  # Two examples in a row, and the distribution of one: no finite number.
+  rows = cases.make_rows([EXAMPLES[:2]], 24)
+  short = types.Batch(
+    **{
+      **{f: getattr(rows, f) for f in rows.__dataclass_fields__},
+      'target_probs': rows.target_probs[:, :1],
+    }
   )
-
-
-def test_gradients_agree_with_finite_differences():
-  rows = make_rows()
-  hidden, weights = make_model(scale=0.3)
-  for objective in OBJECTIVES.values():
-    test_util.check_grads(
-      lambda w, h, o=objective: loss_of(w, h, rows, o),
-      (weights, hidden),
-      order=1,
-      modes=['rev'],
-      rtol=2e-2,
-    )
-
-
-def test_huge_bfloat16_logits_stay_finite():
-  rows = make_rows()
-  hidden, weights = make_model(scale=1e4)
-  hidden = hidden.astype(jnp.bfloat16)
-  weights = weights.astype(jnp.bfloat16)
-  value, grad = jax.value_and_grad(loss_of)(
-    weights, hidden, rows, OBJECTIVES['cot_raft']
-  )
-  assert np.isfinite(value)
-  assert np.isfinite(np.asarray(grad, np.float32)).all()
-
-
-def test_lambda_zero_is_cross_entropy_of_the_words():
-  rows = make_rows()
-  hidden, weights = make_model()
-  zero = losses.Objective(1.0, 0.0, ce_includes_score=True)
-  value = loss_of(weights, hidden, rows, zero)
-  assert value == loss_of(weights, hidden, rows, OBJECTIVES['ce'])
+  terms = TERMS(cases.make_params(), short, objective=OBJECTIVES['crps'])
+  assert not np.isfinite(terms.score_loss_sum)

@@ -28,6 +28,8 @@ def _loss_terms(params, scale, batch):
     score_sq_sum=jnp.sum((values[:, 0] - 1.0) ** 2),
     score_count=jnp.sum(jnp.ones(values.shape[0])),
     grid_mass_sum=zero,
+    score_loss_sum=zero,
+    off_grid_sum=zero,
   )
 
 

@@ -9,6 +9,7 @@ from tract_jax.data import loader as loader_lib
 from tract_jax.models import lora
 from tract_jax.pipeline import base_model, build, read_data
 from tract_jax.pipeline import config as config_lib
+from tract_jax.pipeline import objective as objective_lib
 
 
 def make_setup(**model):
@@ -41,7 +42,7 @@ def rows(setup):
 
 
 def make_trainer(setup, rows, num_steps=3):
-  objective = build.make_objective(setup.config, 'cot_raft')
+  objective = objective_lib.make_objective(setup.config, 'cot_raft')
   targets = loader_lib.max_targets(rows, 8)
   return build.make_trainer(setup, objective, True, num_steps, targets)
 
@@ -116,11 +117,3 @@ def test_mesh_that_does_not_fit_names_the_nearest():
   )
   with pytest.raises(types.InputError, match='nearest valid sizes'):
     build.build(config)
-
-
-def test_objectives_by_name(setup):
-  config = setup.config
-  assert build.make_objective(config, 'ce').ce_includes_score
-  assert build.make_objective(config, 'raft').ce_weight == 0.0
-  cot_raft = build.make_objective(config, 'cot_raft')
-  assert (cot_raft.score_weight, cot_raft.ce_includes_score) == (1.0, False)

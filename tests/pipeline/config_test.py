@@ -109,6 +109,17 @@ def test_values_of_another_type_are_named():
     ('train.warmup_fraction', 1.5),
     ('train.batch_size', 0),
     ('train.lambda_value', -1.0),
+    ('train.lambda_candidates', (1.0, 1.0)),
+    ('train.lambda_candidates', (0.2, -1.0)),
+    ('train.lambda_candidates', ('1',)),
+    ('train.score_scale', 'sum'),
+    ('train.release_device_batch', 0),
+    ('train.release_accumulation', 0),
+    ('train.score_loss', 'mse'),
+    ('train.expectation', 'some'),
+    ('train.off_grid_penalty', -0.1),
+    ('train.score_target', 'median'),
+    ('evaluation.tempered_temperature', 0.0),
     ('train.logit_chunk', 0),
     ('sampling.temperature', -0.1),
     ('sampling.top_p', 0.0),
@@ -135,6 +146,14 @@ def test_all_problems_are_reported_at_once():
   found = problems(config)
   assert len(found) == 2
   assert '4 does not divide config.train.batch_size 6; 3 does' in found[1]
+
+
+def test_candidate_lambdas_need_validation_rows():
+  config = valid_config()
+  config.train.lambda_candidates = (0.2, 1)
+  config_check.check(config)
+  config.data.validation_fraction = 0.0
+  assert 'config.data.validation_fraction is 0' in problems(config)[0]
 
 
 def test_training_needs_rows_and_a_model():

@@ -7,6 +7,8 @@ from etils import epath
 import pytest
 
 from tract_jax import types
+from tract_jax.evaluation import lambda_curve
+from tract_jax.objectives import predictors
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import evaluate, predict
 
@@ -78,6 +80,47 @@ def test_rows_of_every_predictor_number_of_cots_and_seed(tmp_path):
   assert by_key['decode', 1, 0]['num_invalid'] == 2
   # Rows 2 and 4 by rail: one and two CoTs without a distribution.
   assert two['num_invalid_cots'] == 3
+
+
+def test_sampled_and_tempered_predictions_and_their_invalid_rows(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path.write_text(
+    path.read_text().replace('[0.5, 0.5, 0.0]', '[0.9, 0.1, 0.0]')
+  )
+  config = make_config(
+    predictors=('decode_sampled', 'tempered'),
+    evaluation={'num_resamples': 100, 'tempered_temperature': 1e6},
+  )
+  evaluate.evaluate(config, GRID, workdir, ['bench'], [])
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  by_key = {
+    (r['predictor'], r['num_cots'], r['seed']): r for r in content['rows']
+  }
+  # Row 2's token is a score with probability .8; row 4 has no distribution.
+  ids = [f'row {i}' for i in range(4)]
+  for seed in (0, 1):
+    leaks = predictors.choices(seed, ids, 1)[1, 0] >= 0.8
+    sampled = by_key['decode_sampled', 1, seed]
+    assert sampled['num_invalid'] == sampled['num_invalid_cots'] == 1 + leaks
+  # So hot that scores 1 and 2 of the first row's second CoT count alike, and a
+  # single score stays: predictions 1.25, 2, 3 and 2.
+  hot = by_key['tempered', 2, 0]
+  assert hot['num_invalid'] == 1
+  assert hot['rmse'] == pytest.approx((0.25**2 / 4) ** 0.5, rel=1e-4)
+
+
+def test_curve_of_lambda_is_reported_and_makes_the_report_anew(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  point = lambda_curve.LambdaPoint('tract', 1, 0, 0.2, 0.5, 0.1, 0.2, True)
+  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  arguments = make_config(), GRID, workdir, ['bench'], [], [point]
+  assert evaluate.evaluate(*arguments)
+  assert not evaluate.evaluate(*arguments)
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  assert content['lambda_curve'] == [dataclasses.asdict(point)]
 
 
 def test_second_evaluation_has_nothing_to_do(tmp_path):

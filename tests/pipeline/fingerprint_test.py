@@ -6,6 +6,14 @@ import numpy as np
 from tests.pipeline.build_test import make_setup
 from tract_jax.pipeline import build, fingerprint
 
+ANOTHER = {
+  bool: lambda value: not value,
+  int: lambda value: value + 1,
+  float: lambda value: value + 1.0,
+  str: lambda value: f'{value}?',
+  tuple: lambda value: (*value, 1.0),
+}
+
 
 def changed(setup, section, key, value):
   config = setup.config.copy_and_resolve_references()
@@ -18,13 +26,14 @@ def test_numbers_that_change_the_result_are_in_it_and_speed_is_not():
   setup = make_setup()
   fields = fingerprint.train_fields(setup, 'cot_raft')
   for key, value in setup.config.train.items():
-    other = changed(setup, 'train', key, not value)
+    other = changed(setup, 'train', key, ANOTHER[type(value)](value))
     differs = fingerprint.train_fields(other, 'cot_raft') != fields
-    speed_only = key in (
+    without_effect = key in (
       'micro_batch_size', 'logit_chunk', 'log_every', 'checkpoint_every',
-      'max_checkpoints',
+      'max_checkpoints', 'lambda_candidates', 'release_device_batch',
+      'release_accumulation',
     )  # fmt: skip
-    assert differs != speed_only, key
+    assert differs != without_effect, key
   fields = fingerprint.sampling_fields(setup)
   for key in setup.config.sampling:
     other = fingerprint.sampling_fields(changed(setup, 'sampling', key, 12345))
@@ -37,6 +46,24 @@ def test_lambda_makes_no_other_cross_entropy():
   for objective, same in (('ce', True), ('raft', True), ('cot_raft', False)):
     before = fingerprint.train_fields(setup, objective)
     assert (fingerprint.train_fields(other, objective) == before) == same
+
+
+def test_score_loss_makes_no_other_cross_entropy():
+  setup = make_setup()
+  for key, value in (('score_loss', 'crps'), ('expectation', 'grid')):
+    other = changed(setup, 'train', key, value)
+    for objective, same in (('ce', True), ('raft', False), ('cot_raft', False)):
+      before = fingerprint.train_fields(setup, objective)
+      assert (fingerprint.train_fields(other, objective) == before) == same
+
+
+def test_the_releases_batch_matters_in_its_scale_alone():
+  setup = make_setup()
+  scaled = changed(setup, 'train', 'score_scale', 'release')
+  for base, same in ((setup, True), (scaled, False)):
+    other = changed(base, 'train', 'release_accumulation', 2)
+    before = fingerprint.train_fields(base, 'cot_raft')
+    assert (fingerprint.train_fields(other, 'cot_raft') == before) == same
 
 
 def test_architecture_and_adapters_tell_models_apart():

@@ -24,6 +24,11 @@ def test_rows_of_the_paper_predict_as_the_paper_does():
   assert rows['raft'] == (['raft'], 'rail', False)
   assert rows['tract_ce'] == (['cot_raft', 'ce'], 'rail', True)
   assert rows['zero_shot'] == ([], 'rail', True)
+  assert rows['released'] == ([], 'decode', True)
+  assert rows['cot_raft'] == (['cot_raft'], 'rail', True)
+  for name in ('tract', 'tract_warm', 'tract_mixed'):
+    assert rows[name] == (['cot_raft', 'cot_raft'], 'rail', True)
+  assert len(rows) == 10
 
 
 def test_methods_that_share_a_stage_share_its_artefacts():

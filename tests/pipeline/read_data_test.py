@@ -51,6 +51,31 @@ def test_validation_rows_are_no_training_rows(setup):
   assert len(data.benchmarks['synthetic']) == 8
 
 
+@pytest.mark.parametrize(
+  ('kind', 'score', 'probs'),
+  [
+    ('score', 2.0, [0, 1, 0, 0, 0]),
+    ('mean', 3.5, [0, 0, 0.5, 0.5, 0]),
+    ('ratings', 3.5, [0, 0.5, 0, 0, 0.5]),
+  ],
+)
+def test_rows_are_trained_towards_what_the_config_names(
+  setup, tmp_path, kind, score, probs
+):
+  path = write_rows(tmp_path / 'rows.json', 20)
+  setup = with_data(setup, source='files', train_path=path)
+  with setup.config.unlocked():
+    setup.config.train.score_target = kind
+  data = read_data.read_data(setup)
+  for rows in (data.train, data.validation):
+    assert {e.score for e in rows} == {score}
+    encoded = read_data.encode_for_stage(setup, rows, 'annotator', [], 'rows')
+    for one in encoded:
+      assert one.score == score
+      np.testing.assert_allclose(one.target_probs, probs)
+  assert {e.score for e in data.benchmarks['held_out']} == {3.5}
+
+
 def test_held_out_rows_are_judged_by_their_mean_and_never_trained(
   setup, tmp_path
 ):

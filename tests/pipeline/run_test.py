@@ -126,6 +126,32 @@ def test_lost_predictions_are_not_passed_over(finished):
     lost.write_text(text)
 
 
+@pytest.mark.slow
+def test_chosen_lambda_is_predicted_with_and_its_curve_reported(tmp_path):
+  more = {
+    'methods': ('cot_raft',),
+    'train': {
+      'batch_size': 8,
+      'num_epochs': 1,
+      'lr': 1e-2,
+      'lambda_candidates': (0.0, 30.0),
+    },
+    'evaluation': {'gap_examples': 0, 'num_resamples': 100},
+  }
+  run = make_run(tmp_path, **more)
+  run_lib.execute(run, 'run')
+  points = report(tmp_path)['lambda_curve']
+  assert [p['lambda_value'] for p in points] == [0.0, 30.0]
+  best = min(points, key=lambda p: p['score_rmse'])
+  assert [p['chosen'] for p in points] == [p == best for p in points]
+  folder = run.stage('cot_raft', 0, 0).folder
+  assert folder.name == str(best['lambda_value'])
+  assert '## Choice of lambda' in (tmp_path / 'report/report.md').read_text()
+  again = make_run(tmp_path, **more)
+  run_lib.execute(again, 'run')
+  assert again.num_worked == 0
+
+
 def test_zero_shot_needs_no_training_rows(tmp_path):
   config = make_config(methods=('zero_shot',))
   setup = build.build(config)

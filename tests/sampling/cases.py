@@ -72,7 +72,7 @@ def check_distribution(params, request, sample):
   """The distribution is that of a pass over prompt and tokens alone."""
   if sample.finish_reason in ('too_long', 'non_finite'):
     assert np.isnan(sample.score_probs).all()
-    assert sample.greedy_token == -1
+    assert sample.greedy_index == -1
     return
   tokens = [*request.prompt_ids, *sample.tokens]
   logits = fakes.next_logits(params, tokens)
@@ -81,7 +81,7 @@ def check_distribution(params, request, sample):
     sample.score_probs, probs[list(fakes.SCORE_IDS)], atol=1e-5
   )
   assert sample.score_probs.dtype == np.float32
-  assert sample.greedy_token == logits[: len(fakes.PIECES)].argmax()
+  assert sample.greedy_index == fakes.index_of(logits)
 
 
 def text_of(sample):

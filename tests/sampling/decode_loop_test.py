@@ -117,7 +117,7 @@ def test_distributions_equal_full_passes():
     np.testing.assert_allclose(
       sample.score_probs, probs[list(fakes.SCORE_IDS)], atol=1e-5
     )
-    assert sample.greedy_token == logits[:NUM_VALID].argmax()
+    assert sample.greedy_index == fakes.index_of(logits)
 
 
 def test_texts_end_with_the_first_marker():
@@ -227,10 +227,12 @@ def test_rows_and_vocabulary_do_not_mix():
   assert (grads[0] != 0).all() and (grads[1] == 0).all()
 
 
-def test_greedy_token_and_finiteness_are_of_valid_tokens():
+def test_greedy_index_and_finiteness_are_of_valid_tokens():
   logits = jnp.zeros((4, 8)).at[0, 2].set(1.0).at[0, 7].set(5.0)
   logits = logits.at[1, 3].set(jnp.nan).at[2, 0].set(-jnp.inf)
   logits = logits.at[3, 7].set(-jnp.inf)
-  _, greedy, finite = decode_loop.score_distribution(logits, (1,), 6)
-  assert greedy[0] == 2
+  _, greedy, finite = decode_loop.score_distribution(logits, (1, 2), 6)
+  assert greedy[0] == 1
+  _, greedy, _ = decode_loop.score_distribution(logits, (1, 3, 7), 6)
+  assert greedy[0] == -1
   assert finite.tolist() == [True, False, False, True]

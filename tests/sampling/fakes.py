@@ -42,6 +42,12 @@ def decode_text(ids: Sequence[int]) -> str:
   return ''.join(PIECES[i] for i in ids)
 
 
+def index_of(logits: np.ndarray) -> int:
+  """Which score the likeliest token of logits [V] is; -1 for none."""
+  token = int(logits[: len(PIECES)].argmax())
+  return SCORE_IDS.index(token) if token in SCORE_IDS else -1
+
+
 COT_FORMAT = cot_end.CotFormat(
   marker=MARKER,
   lead_ids=tuple(encode_text(f' {MARKER} ')),
@@ -98,12 +104,28 @@ def make_fns() -> types.ModelFns:
     lengths = cache.lengths + 1
     return hidden_of(params, history, lengths), cache_of(history, lengths)
 
+  def decode_tree(params, tokens, tree, cache):
+    nodes = []
+    rows = jnp.arange(tokens.shape[0])
+    for node in range(len(tree.tokens) + 1):
+      past = cache.keys[0, :, 0, :, 0]
+      path = [i for i in range(1, node + 1) if tree.sees[node, i]]
+      # The fake needs a place for every token, whatever the cache's length.
+      past = jnp.pad(past, ((0, 0), (0, 1 + len(path))))
+      past = past.at[rows, cache.lengths].set(tokens)
+      for depth, i in enumerate(path, start=1):
+        past = past.at[rows, cache.lengths + depth].set(tree.tokens[i - 1])
+      nodes.append(hidden_of(params, past, cache.lengths + 1 + len(path)))
+    return jnp.stack(nodes, axis=1)
+
   return types.ModelFns(
     init=init,
     hidden=None,
     project=project,
     prefill=prefill,
     decode=decode,
+    hidden_and_tree=None,
+    decode_tree=decode_tree,
     logical_axes=None,
     vocab_size=VOCAB_SIZE,
   )

@@ -69,16 +69,70 @@ def test_lead_continues_a_cot():
     assert [*cot, *found.lead_ids, found.ids[3]] == target.ids.tolist()
 
 
-def test_score_of_several_tokens_is_refused_with_its_pieces():
-  grid = prompts.make_score_grid([1, 10])
-  for marker in (MARKER, ''):
-    with pytest.raises(types.InputError) as error:
-      score_tokens.find_score_tokens(
-        small_tokenizers.sentence_piece(), grid, marker
-      )
-    assert 'score 10 is 2 tokens' in str(error.value)
-    assert '"1" "0"' in str(error.value)
-    assert len(str(error.value).splitlines()) == 1
+@pytest.mark.parametrize('marker', [MARKER, ''])
+def test_ten_as_two_tokens(marker):
+  tokenizer = small_tokenizers.sentence_piece()
+  grid = prompts.make_score_grid(range(11))
+  found = score_tokens.find_score_tokens(tokenizer, grid, marker)
+  digits = [ids_of(tokenizer, str(digit)) for digit in range(10)]
+  assert found.sequences == (*digits, ids_of(tokenizer, '1', '0'))
+  assert found.prefix_ids == ids_of(tokenizer, '▁')
+  assert found.ids == ()
+  end = tokenizer.eos_id
+  assert found.tree.sequences == tuple((*i, end) for i in found.sequences)
+  # A node for each token, and one for what stands before them.
+  assert len(found.tree.tokens) == 11
+
+
+def test_single_tokens_need_no_tree():
+  tokenizer = small_tokenizers.byte_level()
+  found = score_tokens.find_score_tokens(tokenizer, GRID, MARKER)
+  assert found.tree is None
+  assert found.sequences == tuple((i,) for i in found.ids)
+
+
+@pytest.mark.parametrize('split_digits', [True, False])
+@pytest.mark.parametrize('marker', [MARKER, ''])
+@pytest.mark.parametrize(
+  'values, score_format',
+  [
+    (range(11), '{:g}'),
+    ([i / 2 for i in range(2, 11)], '{:.1f}'),
+    (range(-4, 5), '{:g}'),
+  ],
+)
+def test_any_grid_of_byte_level(values, score_format, marker, split_digits):
+  tokenizer = small_tokenizers.byte_level(split_digits)
+  grid = prompts.make_score_grid(values, score_format)
+  found = score_tokens.find_score_tokens(tokenizer, grid, marker)
+  for text, ids in zip(grid.texts, found.sequences, strict=True):
+    # Together they are what a target has.
+    cot = 'So.' if marker else ''
+    target = score_tokens.encode_target(tokenizer, cot, text, marker)
+    written = [*found.lead_ids, *ids]
+    assert target.ids[-len(written) :].tolist() == written
+    assert tokenizer.decode(written).strip() == f'{marker} {text}'.strip()
+  assert len(set(found.sequences)) == len(grid.values)
+
+
+def test_a_minus_that_takes_the_space_leaves_it_to_the_other_scores():
+  tokenizer = small_tokenizers.characters([(' ', '-')])
+  grid = prompts.make_score_grid([-1, 0, 1])
+  found = score_tokens.find_score_tokens(tokenizer, grid, MARKER)
+  assert found.prefix_ids == ()
+  assert found.sequences == (
+    ids_of(tokenizer, ' -', '1'),
+    ids_of(tokenizer, ' ', '0'),
+    ids_of(tokenizer, ' ', '1'),
+  )
+  assert tokenizer.decode(found.lead_ids).replace(' ', '') == (
+    MARKER.replace(' ', '')
+  )
+  bare = score_tokens.find_score_tokens(tokenizer, grid, '')
+  assert bare.sequences[1:] == (
+    ids_of(tokenizer, '0'),
+    ids_of(tokenizer, '1'),
+  )
 
 
 def test_ten_as_one_token_is_fine():
@@ -97,8 +151,41 @@ def test_score_that_is_no_word_is_refused():
 def test_two_scores_of_one_token_are_refused():
   tokenizer = small_tokenizers.lowercase_words(f'a b {MARKER.lower()}')
   grid = types.ScoreGrid((1.0, 2.0), ('a', 'A'))
-  with pytest.raises(types.InputError, match='scores a and A are one token'):
+  with pytest.raises(types.InputError, match='scores a and A are the same'):
     score_tokens.find_score_tokens(tokenizer, grid, MARKER)
+
+
+def test_two_scores_of_the_same_tokens_are_refused():
+  tokenizer = small_tokenizers.lowercase_words(f'a b c {MARKER.lower()}')
+  grid = types.ScoreGrid((1.0, 2.0, 3.0), ('a b', 'c', 'A B'))
+  with pytest.raises(types.InputError) as error:
+    score_tokens.find_score_tokens(tokenizer, grid, MARKER)
+  assert str(error.value) == (
+    'scores a b and A B are the same tokens, [3, 4] "a" "b"'
+  )
+
+
+def test_score_that_changes_the_words_before_it_is_refused():
+  # "is 5" is "i", "s", " 5", but "is 4" is "i", "s ", "4".
+  tokenizer = small_tokenizers.characters([(' ', '5'), ('s', ' ')])
+  with pytest.raises(types.InputError) as error:
+    score_tokens.find_score_tokens(
+      tokenizer, prompts.make_score_grid([4, 5]), 'is'
+    )
+  assert str(error.value).startswith('score 5 changes the words before it: ')
+  assert len(str(error.value).splitlines()) == 1
+
+
+def test_score_that_is_joined_to_the_words_before_it_is_refused():
+  merges, joined = [], 's'
+  for letter in ' 4':
+    merges.append((joined, letter))
+    joined += letter
+  tokenizer = small_tokenizers.characters(merges)
+  with pytest.raises(types.InputError, match='joined to the words .*"s 4"'):
+    score_tokens.find_score_tokens(
+      tokenizer, prompts.make_score_grid([4]), 'is'
+    )
 
 
 def test_score_that_differs_with_the_words_before_is_refused():
@@ -121,3 +208,12 @@ def test_describe_is_one_line():
   assert found.describe(tokenizer) == (f'1=3 2=4 3=5 4=6 5=7 after "{MARKER}"')
   bare = score_tokens.find_score_tokens(tokenizer, GRID, '')
   assert bare.describe(tokenizer) == '1=3 2=4 3=5 4=6 5=7'
+
+
+def test_describe_joins_several_tokens():
+  tokenizer = small_tokenizers.sentence_piece()
+  grid = prompts.make_score_grid([1, 10])
+  found = score_tokens.find_score_tokens(tokenizer, grid, '')
+  one, zero = ids_of(tokenizer, '1', '0')
+  assert found.describe(tokenizer).startswith(f'1={one} 10={one}+{zero}')
+  assert found.describe(tokenizer).endswith(', each with the end token')

@@ -36,6 +36,7 @@ def make_rows(seed=0):
     cot_mask=cot_mask,
     score_mask=score_mask,
     score_values=np.where(score_mask, 2.5, 0).astype(np.float32),
+    target_probs=np.tile(np.float32([0, 0.5, 0.5]), (B, 1, 1)),
   )
 
 

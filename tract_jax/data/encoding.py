@@ -9,7 +9,7 @@ numpy arrays in which position i predicts targets[i]:
   inputs      all but the last token
   targets     all but the first
   cot_mask    target is of "CoT, marker, prefix" or the end
-  score_mask  target is the score
+  score_mask  target is the score, of one token or several
 
 Nothing is ever cut: what is too long is an error or dropped and listed. Axes:
 l tokens.
@@ -21,6 +21,7 @@ import dataclasses
 import numpy as np
 
 from tract_jax import types
+from tract_jax.objectives import targets as targets_lib
 from tract_jax.text import score_tokens as score_tokens_lib
 from tract_jax.text import tokenizer as tokenizer_lib
 
@@ -68,7 +69,7 @@ def prompt_and_cot_ids(
     the next token.
 
   Raises:
-    types.InputError: the score's token is not the one that was found for its
+    types.InputError: the score's tokens are not those that were found for its
       grid value, or a sample does not end where a score follows.
   """
   try:
@@ -109,18 +110,22 @@ def encode_example(
   before, num_prompt = prompt_and_cot_ids(
     example, tokenizer, score_tokens, sample_tokens
   )
-  score_id = score_tokens.ids[score_tokens.grid.nearest(example.score)]
-  ending = np.asarray([score_id, tokenizer.eos_id], np.int32)
+  score = score_tokens.sequences[score_tokens.grid.nearest(example.score)]
+  ending = np.asarray([*score, tokenizer.eos_id], np.int32)
   tokens = np.concatenate([before, ending])
   # Aligned with targets: target i is token i + 1.
   position = np.arange(1, len(tokens))
-  score_mask = position == len(before)
+  end = len(tokens) - 1
+  score_mask = (position >= len(before)) & (position < end)
   return types.EncodedExample(
     inputs=tokens[:-1],
     targets=tokens[1:],
     cot_mask=(position >= num_prompt) & ~score_mask,
     score_mask=score_mask,
     score=example.score,
+    target_probs=targets_lib.grid_distribution(
+      example.ratings or (example.score,), score_tokens.grid.values
+    ),
   )
 
 
@@ -206,13 +211,14 @@ def _own_cot_ids(
     text,
     score_tokens.marker,
   )
-  found = target.ids[target.num_before :].tolist()
-  if found != [score_tokens.ids[index]]:
+  ids = score_tokens.sequences[index]
+  found = tuple(target.ids[target.marker_end :].tolist())
+  if found != (*score_tokens.prefix_ids, *ids):
     raise types.InputError(
-      f'score {text} is tokens {found} after this CoT, not '
-      f'[{score_tokens.ids[index]}]'
+      f'score {text} is tokens {list(found)} after this CoT, not '
+      f'{[*score_tokens.prefix_ids, *ids]}'
     )
-  return target.ids[: target.num_before]
+  return target.ids[: len(target.ids) - len(ids)]
 
 
 def _sampled_cot_ids(

@@ -132,7 +132,8 @@ def make_batch(
     length: L.
 
   Returns:
-    [B, L] numpy arrays. Padding is 0 in all of them.
+    [B, L] numpy arrays, and [B, 1, Y] for the distributions. Padding is 0 in
+    all of them.
   """
   dtypes: dict[str, Any] = {
     'inputs': np.int32,
@@ -160,7 +161,12 @@ def make_batch(
     }
     for name, value in values.items():
       fields[name][row, :num_tokens] = value
-  return types.Batch(**fields)
+  # One example a row: the first of the row's distributions is its own.
+  width = len(rows[0].target_probs) if rows else 0
+  target_probs = np.zeros((batch_size, 1, width), np.float32)
+  for row, example in enumerate(rows):
+    target_probs[row, 0] = example.target_probs
+  return types.Batch(**fields, target_probs=target_probs)
 
 
 def row_length(

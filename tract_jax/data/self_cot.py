@@ -9,7 +9,7 @@ A step is a chunk of examples:
   num_sampled_tokens  [n]     how many of those the model wrote itself
   finish_reason       [n]     index into types.FINISH_REASONS
   score_probs         [n, Y]  float32
-  greedy_token        [n]
+  greedy_index        [n]
 
 with the ids of its examples, a digest over its arrays, and the provenance of
 the dataset: all that the samples depend on (checkpoint, tokenizer, data and
@@ -34,7 +34,7 @@ from tract_jax.data import manifest, orbax_store
 SUMMARY = 'dataset.json'
 TEXTS = 'self_cots.jsonl'
 _KIND = 'self_cot'
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 class SelfCotWriter:
@@ -227,7 +227,7 @@ def _arrays(
     'length': lengths,
     'num_sampled_tokens': [sample.num_sampled_tokens for sample in samples],
     'finish_reason': [_finish_code(s.finish_reason) for s in samples],
-    'greedy_token': [sample.greedy_token for sample in samples],
+    'greedy_index': [sample.greedy_index for sample in samples],
   }
   probs = [np.asarray(sample.score_probs, np.float32) for sample in samples]
   return {
@@ -259,7 +259,7 @@ def _samples(
       num_sampled_tokens=int(arrays['num_sampled_tokens'][i]),
       finish_reason=types.FINISH_REASONS[int(arrays['finish_reason'][i])],
       score_probs=arrays['score_probs'][i],
-      greedy_token=int(arrays['greedy_token'][i]),
+      greedy_index=int(arrays['greedy_index'][i]),
     )
     rows.append((int(arrays['example_index'][i]), sample))
   return rows

@@ -26,13 +26,15 @@ section 4) turns on:
     E[score | quality], the best that any judge can do.
 
 With v the share of the score's variance that quality explains, the ideal judge
-has Pearson's r = sqrt(v) with the rater and the one-sample judge has r = v;
-`ideal_pearson` gives both. For the default noise they are .882 and .778; top-p
-sampling cuts the rarest adjectives, which lifts the latter to about .80.
+has Pearson's r = sqrt(v) with the rater and the one-sample judge has r = v. For
+the default noise they are .882 and .778; top-p sampling cuts the rarest
+adjectives, which lifts the latter to about .80. `synthetic_rater` has both, and
+says how the five levels of quality and the noise lie on another score grid.
 
 The tokenizer is made for the world and is lossless on any text: a byte-level
 alphabet, plus one token for each word of the world and for each long passage
-that all prompts share. Prompts have 14 tokens, targets 27.
+that all prompts share. A number has a token for each character. Prompts have 14
+tokens, targets of one digit 27.
 """
 
 from collections.abc import Sequence
@@ -45,6 +47,7 @@ import tokenizers
 import transformers
 
 from tract_jax import types
+from tract_jax.data import synthetic_rater
 
 PROPERTIES = python_types.MappingProxyType(
   {
@@ -55,19 +58,14 @@ PROPERTIES = python_types.MappingProxyType(
   }
 )
 THINGS = ('box', 'lamp', 'kite', 'bowl', 'mask', 'clock', 'toy', 'plate')
-VERDICTS = python_types.MappingProxyType(
-  {
-    1: ('dreadful', 'hopeless', 'useless'),
-    2: ('weak', 'poor', 'flawed'),
-    3: ('fair', 'middling', 'passable'),
-    4: ('good', 'decent', 'solid'),
-    5: ('excellent', 'superb', 'perfect'),
-  }
+# From worst to best; each score has its own share of them.
+ADJECTIVES = (
+  *('dreadful', 'hopeless', 'useless'),
+  *('weak', 'poor', 'flawed'),
+  *('fair', 'middling', 'passable'),
+  *('good', 'decent', 'solid'),
+  *('excellent', 'superb', 'perfect'),
 )
-SCORES = tuple(VERDICTS)
-# Probability of the rater's deviation e = -1, 0, 1. Large, rare ones would
-# be lost to top-p sampling, and make the squared error's gradient noisy.
-NOISE = (0.3, 0.4, 0.3)
 
 CRITERIA = (
   'Does the response give every property of the thing as the reference does?'
@@ -82,22 +80,16 @@ SCORE_DESCRIPTIONS = (
 
 _TASK = """###Task Description:
 You are given an instruction, a response to judge, a reference answer that \
-deserves a 5, and a rubric.
+deserves a {best}, and a rubric.
 1. Write feedback that judges the response by the rubric alone.
-2. Then give a score, a whole number from 1 to 5.
+2. Then give a score, {choice}.
 3. The output reads: "(feedback) [RESULT] (score)".
 
 ###The instruction to evaluate:
-"""
-_RESPONSE = '\n\n###Response to evaluate:\n'
-_REFERENCE = '\n\n###Reference Answer (Score 5):\n'
-_RUBRIC = '\n\n###Score Rubrics:\n[{}]\n{}\n\n###Feedback:'.format(
-  CRITERIA,
-  '\n'.join(
-    f'Score {score}: {text}'
-    for score, text in zip(SCORES, SCORE_DESCRIPTIONS, strict=True)
-  ),
-)
+Describe the"""
+_RESPONSE = '.\n\n###Response to evaluate:\nIt is a'
+_REFERENCE = ' one.\n\n###Reference Answer (Score {best}):\nIt is a'
+_RUBRIC = ' one.\n\n###Score Rubrics:\n[{criteria}]\n{rows}\n\n###Feedback:'
 
 # The splits share the world but no prompt: a prompt's hash says whose it is.
 _SPLIT_TENTHS = python_types.MappingProxyType(
@@ -110,7 +102,8 @@ def make_rows(
   seed: int,
   split: str,
   *,
-  noise: Sequence[float] = NOISE,
+  grid: types.ScoreGrid = synthetic_rater.GRID,
+  noise: Sequence[float] = synthetic_rater.NOISE,
 ) -> list[dict[str, str | int]]:
   """Draws rows of the world, with the columns of Feedback Collection.
 
@@ -122,8 +115,9 @@ def make_rows(
     num_rows: how many rows.
     seed: of this draw.
     split: 'train', 'validation' or 'test'.
+    grid: the scores that the rater gives.
     noise: probabilities of the rater's deviation from the quality, as
-      `ideal_pearson` takes them.
+      `synthetic_rater.ideal_pearson` takes them.
 
   Returns:
     Rows with Feedback Collection's columns (all of them text), `example_id`
@@ -139,11 +133,11 @@ def make_rows(
     raise types.InputError(
       f'synthetic split {split!r}: must be one of {", ".join(_SPLIT_TENTHS)}'
     )
-  probs = _checked_noise(noise)
+  probs = synthetic_rater.deviations(noise, grid)
   # The split's own stream: equal seeds do not give two splits equal noise.
   rng = np.random.default_rng([seed, list(_SPLIT_TENTHS).index(split)])
   return [
-    _make_row(rng, f'{split}-{seed}-{i}', _SPLIT_TENTHS[split], probs)
+    _make_row(rng, f'{split}-{seed}-{i}', _SPLIT_TENTHS[split], grid, probs)
     for i in range(num_rows)
   ]
 
@@ -152,42 +146,46 @@ def _make_row(
   rng: np.random.Generator,
   example_id: str,
   tenths: range,
+  grid: types.ScoreGrid,
   noise: np.ndarray,
 ) -> dict[str, str | int]:
   """One row whose prompt falls into the split with these tenths of hashes."""
   num_matches = int(rng.integers(len(PROPERTIES) + 1))
   while True:
     thing, reference, response = _draw_descriptions(rng, num_matches)
-    instruction = f'Describe the {thing}.'
+    task, before_response, before_reference, rubric = _passages(grid)
     prompt = (
-      f'{_TASK}{instruction}{_RESPONSE}{_description(response)}'
-      f'{_REFERENCE}{_description(reference)}{_RUBRIC}'
+      f'{task} {thing}{before_response} {" ".join(response)}'
+      f'{before_reference} {" ".join(reference)}{rubric}'
     )
     if _tenth(prompt) in tenths:
       break
   quality = 1 + num_matches
   deviation = int(rng.choice(len(noise), p=noise)) - len(noise) // 2
-  score = min(max(quality + deviation, SCORES[0]), SCORES[-1])
-  adjective = VERDICTS[score][rng.integers(len(VERDICTS[score]))]
+  index = synthetic_rater.level_index(quality, grid) + deviation
+  index = min(max(index, 0), len(grid.values) - 1)
+  score = grid.texts[index]
+  choices = adjectives(index, len(grid.values))
+  adjective = choices[rng.integers(len(choices))]
   feedback = (
     f'{_checks(response, reference)} All in all a {adjective} answer.'
     f' So the overall score is {score}.'
   )
   descriptions = {
     f'orig_score{number}_description': text
-    for number, text in zip(SCORES, SCORE_DESCRIPTIONS, strict=True)
+    for number, text in enumerate(SCORE_DESCRIPTIONS, start=1)
   }
   return {
     'example_id': example_id,
     'instruction': prompt,
     'output': f'{feedback} [RESULT] {score}',
-    'orig_instruction': instruction,
+    'orig_instruction': f'Describe the {thing}.',
     'orig_response': _description(response),
     'orig_reference_answer': _description(reference),
     'orig_criteria': CRITERIA,
     **descriptions,
     'orig_feedback': feedback,
-    'orig_score': str(score),
+    'orig_score': f'{grid.values[index]:g}',
     'quality': quality,
   }
 
@@ -222,74 +220,59 @@ def _tenth(prompt: str) -> int:
   return hashlib.sha256(prompt.encode()).digest()[0] % 10
 
 
-def _checked_noise(noise: Sequence[float]) -> np.ndarray:
-  """Noise as an array, or an InputError that says what is wrong with it."""
-  probs = np.asarray(noise, np.float64)
-  if (
-    probs.ndim != 1
-    or probs.size % 2 == 0
-    or not np.all(probs >= 0)
-    or abs(probs.sum() - 1) > 1e-6
-  ):
-    raise types.InputError(
-      f'synthetic noise {tuple(noise)}: must be an odd number of'
-      ' probabilities (of -k..k) that sum to 1'
-    )
-  return probs
+def adjectives(index: int, grid_size: int) -> tuple[str, ...]:
+  """The adjectives that belong to a score, and to no other.
 
-
-def expected_scores(noise: Sequence[float] = NOISE) -> np.ndarray:
-  """E[score | quality], what the ideal judge answers.
+  (Where there are more scores than adjectives, neighbours share one.)
 
   Args:
-    noise: probabilities of the rater's deviations -k..k.
+    index: of the score.
+    grid_size: Y.
 
   Returns:
-    [5] float64, for quality 1..5.
+    At least one; three for each score of a grid of five.
   """
-  return _score_given_quality(noise) @ np.asarray(SCORES, np.float64)
+  first = index * len(ADJECTIVES) // grid_size
+  last = max((index + 1) * len(ADJECTIVES) // grid_size, first + 1)
+  return ADJECTIVES[first:last]
 
 
-def ideal_pearson(noise: Sequence[float] = NOISE) -> tuple[float, float]:
-  """Pearson's r with the rater of the ideal and of the one-sample judge.
-
-  With q the quality, y the score, and v = Var(E[y | q]) / Var(y):
-    the ideal judge, E[y | q]:            r = sqrt(v), the world's ceiling;
-    the one-sample judge, y' ~ p(y | q):  r = v.
-
-  Args:
-    noise: probabilities of the rater's deviations -k..k.
-
-  Returns:
-    (sqrt(v), v).
-  """
-  values = np.asarray(SCORES, np.float64)
-  conditional = _score_given_quality(noise)
-  means = conditional @ values
-  marginal = conditional.mean(axis=0)
-  total_variance = marginal @ values**2 - (marginal @ values) ** 2
-  share = float(means.var() / total_variance)
-  return share**0.5, share
-
-
-def _score_given_quality(noise: Sequence[float]) -> np.ndarray:
-  """[quality, score] p(score | quality): the noise, its tails clipped."""
-  probs = _checked_noise(noise)
-  table = np.zeros((len(SCORES), len(SCORES)))
-  for quality, index in itertools.product(
-    range(len(SCORES)), range(len(probs))
-  ):
-    score = quality + index - len(probs) // 2
-    table[quality, min(max(score, 0), len(SCORES) - 1)] += probs[index]
-  return table
+def _passages(grid: types.ScoreGrid) -> tuple[str, str, str, str]:
+  """What all prompts share: the task, the two headings and the rubric."""
+  first, last = grid.texts[0], grid.texts[-1]
+  is_counting = (
+    all(text == f'{grid.values[0] + i:g}' for i, text in enumerate(grid.texts))
+    and grid.values[0].is_integer()
+  )
+  choice = (
+    f'a whole number from {first} to {last}'
+    if is_counting
+    else f'one of {", ".join(grid.texts)}'
+  )
+  levels = enumerate(SCORE_DESCRIPTIONS, start=1)
+  rows = '\n'.join(
+    f'Score {grid.texts[synthetic_rater.level_index(level, grid)]}: {text}'
+    for level, text in levels
+  )
+  return (
+    _TASK.format(best=last, choice=choice),
+    _RESPONSE,
+    _REFERENCE.format(best=last),
+    _RUBRIC.format(criteria=CRITERIA, rows=rows),
+  )
 
 
-def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
+def make_tokenizer(
+  grid: types.ScoreGrid = synthetic_rater.GRID,
+) -> transformers.PreTrainedTokenizerFast:
   """The world's tokenizer: 256 bytes, the world's words and passages.
 
   Any text is encoded without loss: what is no word of the world is spelt in
   bytes. Words carry the space before them; digits never do, so that "4" has
   one id alone and in "So the overall score is 4".
+
+  Args:
+    grid: of the prompts that it is to know.
 
   Returns:
     A tokenizer with <s>, </s>, <pad>, <unk> and a chat template that is the
@@ -313,7 +296,7 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
   model.add_tokens(
     [
       tokenizers.AddedToken(piece, normalized=False, special=False)
-      for piece in _pieces()
+      for piece in _pieces(grid)
     ]
   )
   return transformers.PreTrainedTokenizerFast(
@@ -330,16 +313,12 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
   )
 
 
-def _pieces() -> list[str]:
+def _pieces(grid: types.ScoreGrid) -> list[str]:
   """The world's own tokens: passages first, then phrases and words."""
   first, *others = PROPERTIES
   values = itertools.chain.from_iterable(PROPERTIES.values())
-  adjectives = itertools.chain.from_iterable(VERDICTS.values())
   return [
-    f'{_TASK}Describe the',
-    f'.{_RESPONSE}It is a',
-    f' one.{_REFERENCE}It is a',
-    f' one.{_RUBRIC}',
+    *_passages(grid),
     first,
     *(f' {name}' for name in others),
     ', wanted',
@@ -349,5 +328,5 @@ def _pieces() -> list[str]:
     ' answer.',
     ' So the overall score is',
     'So the overall score is',
-    *(f' {word}' for word in (*THINGS, *values, *adjectives)),
+    *(f' {word}' for word in (*THINGS, *values, *ADJECTIVES)),
   ]

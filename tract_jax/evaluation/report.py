@@ -17,7 +17,7 @@ from etils import epath
 import numpy as np
 
 from tract_jax import types
-from tract_jax.evaluation import intervals, metrics, tables
+from tract_jax.evaluation import intervals, lambda_curve, metrics, tables
 
 SCHEMA = 1
 METRICS_FILE = 'metrics.json'
@@ -39,6 +39,7 @@ class Report:
     rows: a system on a benchmark with a seed.
     combined: rows over seeds, and over benchmarks.
     differences, cot_gaps: between systems; on training inputs.
+    lambda_points: validation figures of candidate lambdas.
   """
 
   config: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Report:
   combined: tuple[intervals.Combined, ...]
   differences: tuple[intervals.Difference, ...]
   cot_gaps: tuple[metrics.CotGap, ...]
+  lambda_points: tuple[lambda_curve.LambdaPoint, ...] = ()
 
 
 def make_report(
@@ -59,6 +61,7 @@ def make_report(
   comparisons: Sequence[tuple[_Name, _Name]] | None = None,
   primary_predictors: Mapping[str, str] | None = None,
   cot_gaps: Sequence[metrics.CotGap] = (),
+  lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
 ) -> Report:
   """Computes every figure of the report.
 
@@ -74,6 +77,7 @@ def make_report(
     primary_predictors: predictor per method for that; where it has no
       predictions "rail" stands in, or else the first by name.
     cot_gaps: errors on training inputs, by annotator and own CoTs.
+    lambda_points: the curves by which lambda was chosen.
 
   Returns:
     The report, in an order of its own.
@@ -98,6 +102,7 @@ def make_report(
     combined=tuple(_combined(judged)),
     differences=tuple(_difference(judged, a, b) for a, b in pairs),
     cot_gaps=tuple(sorted(cot_gaps, key=lambda g: (g.method, g.stage, g.seed))),
+    lambda_points=tuple(lambda_points),
   )
 
 
@@ -118,6 +123,7 @@ def metrics_json(report: Report) -> str:
     'cot_gap': [
       dataclasses.asdict(g) | {'gap': g.gap} for g in report.cot_gaps
     ],
+    'lambda_curve': [dataclasses.asdict(p) for p in report.lambda_points],
   }
   content = json.loads(
     json.dumps(figures, allow_nan=False),
@@ -147,6 +153,7 @@ def report_markdown(report: Report) -> str:
     'RMSE on training inputs, mean over seeds. A gap above zero: the model '
     'trusts its own CoTs more than they deserve.',
     tables.markdown(*_gap_cells(report)),
+    *_lambda_section(report),
     '## How to read this',
     f'- Intervals are percentile bootstraps of {report.bootstrap.num_resamples}'
     f' resamples (seed {report.bootstrap.seed}) of rows and, with several '
@@ -334,6 +341,17 @@ def _gap_cells(report: Report) -> _Cells:
     ]
     lines.append([*key, len(gaps), *map(tables.number, means)])
   return header, lines
+
+
+def _lambda_section(report: Report) -> list[str]:
+  if not report.lambda_points:
+    return []
+  return [
+    '## Choice of lambda',
+    'Validation rows of each candidate; the smallest RMSE of the expected score'
+    ' is chosen. The loss holds lambda and cannot be compared.',
+    tables.markdown(*lambda_curve.cells(report.lambda_points)),
+  ]
 
 
 def _missing_notes(report: Report) -> list[str]:

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention with grouped heads: whole rows, or one token.
+"""Scaled dot-product attention with grouped heads: rows, one token, or trees.
 
 Axes as in types.py. A token sees itself and earlier tokens of its own segment,
 at most `window` of them counting itself. Scores and softmax are float32: a
@@ -162,6 +162,50 @@ def cached_attention(
   output = jnp.einsum('bkgt,bkth->bkgh', probs[..., :-1], cached_values)
   output += probs[..., -1:] * values[:, 0, :, None]
   return output.reshape(num_rows, 1, num_heads, head_dim)
+
+
+def tree_attention(
+  queries: types.Array,
+  keys: types.Array,
+  values: types.Array,
+  past_keys: types.Array,
+  past_values: types.Array,
+  sees_past: types.Array,
+  sees_own: types.Array,
+) -> types.Array:
+  """Attention of a tree's nodes over one past, and over their ancestors.
+
+  All nodes read the same keys and values of the past: they are not copied for
+  each way through the tree.
+
+  Args:
+    queries: [B, M, N, H].
+    keys, values: [B, M, K, H] of the nodes.
+    past_keys, past_values: [B, K, S, H] of what stands before the tree.
+    sees_past: [B, M, S] bool.
+    sees_own: [M, M] bool, whether node i sees node j; it sees itself.
+
+  Returns:
+    [B, M, N, H].
+  """
+  num_rows, num_nodes, num_heads, head_dim = queries.shape
+  queries = _grouped(queries, keys.shape[2])  # [B, K, G, M, H]
+
+  def masked_scores(equation, some_keys, seen):
+    scores = jnp.einsum(
+      equation, queries, some_keys, preferred_element_type=jnp.float32
+    )
+    return jnp.where(seen, scores * head_dim**-0.5, _MASKED)
+
+  past = masked_scores('bkgmh,bksh->bkgms', past_keys, sees_past[:, None, None])
+  own = masked_scores('bkgmh,bjkh->bkgmj', keys, sees_own[None, None, None])
+  probs = jax.nn.softmax(jnp.concatenate([past, own], axis=-1), axis=-1)
+  probs = probs.astype(values.dtype)
+  length = past_keys.shape[2]
+  output = jnp.einsum('bkgms,bksh->bmkgh', probs[..., :length], past_values)
+  output += jnp.einsum('bkgmj,bjkh->bmkgh', probs[..., length:], values)
+  output = output.reshape(num_rows, num_nodes, num_heads, head_dim)
+  return ad_checkpoint.checkpoint_name(output, OUTPUT_NAME)
 
 
 def _grouped(queries: types.Array, num_kv_heads: int) -> types.Array:

@@ -33,7 +33,14 @@ import jax
 import jax.numpy as jnp
 
 from tract_jax import types
-from tract_jax.models import attention, kv_cache, layers, lora, rope
+from tract_jax.models import (
+  attention,
+  kv_cache,
+  layers,
+  lora,
+  rope,
+  tree_rows,
+)
 from tract_jax.models import config as config_lib
 
 # What the backward pass finds stored, layer by layer. 'dots' keeps the results
@@ -68,8 +75,7 @@ def make_model(
     config: the architecture.
     dtype: in which hidden states are computed, and of the weights that `init`
       makes. Adapters are made in float32 whatever it is.
-    lora_rank: R; 0 for a model without adapters.
-    lora_alpha: the adapters count alpha / R times.
+    lora_rank, lora_alpha: R, 0 for none; adapters count alpha / R times.
     lora_targets: names of the adapted layers; all linear layers of a block.
     remat: what the backward pass finds stored: 'none' (everything), 'dots'
       (results of projections and attention) or 'full' (layer inputs alone).
@@ -105,6 +111,8 @@ def make_model(
     project=model.project,
     prefill=model.prefill,
     decode=model.decode,
+    hidden_and_tree=model.hidden_and_tree,
+    decode_tree=model.decode_tree,
     logical_axes=model.logical_axes,
     vocab_size=config.vocab_size,
   )
@@ -192,6 +200,71 @@ class _Model:
     )
     return frame.norm(x[:, 0]), kv_cache.appended(cache, keys, values)
 
+  def hidden_and_tree(
+    self, params, inputs, positions, segment_ids, starts, tree
+  ):
+    self._check_length('row', inputs.shape[1])
+    of_starts = functools.partial(jnp.take_along_axis, indices=starts, axis=1)
+    window = self._spec.config.sliding_window
+    nodes = tree_rows.placed(tree, of_starts(inputs), starts, window)
+    same_segment = jnp.equal(
+      nodes.for_each(of_starts(segment_ids))[:, :, None], segment_ids[:, None]
+    )
+    see = functools.partial(
+      attention.tree_attention,
+      sees_past=nodes.sees_past(inputs.shape[1]) & same_segment,
+      sees_own=nodes.sees_own,
+    )
+    attend = functools.partial(
+      attention.causal_attention, segment_ids=segment_ids, window=window
+    )
+    rotation = self._rotations(positions)
+    node_rotation = self._rotations(
+      nodes.for_each(of_starts(positions)) + nodes.depths
+    )
+
+    def layer(streams, weights):
+      x, z = streams
+      block = self._block(weights)
+      x, keys_values = block(x, rotation, attend)
+      keys, values = (jnp.swapaxes(y, 1, 2) for y in keys_values)
+      past = functools.partial(see, past_keys=keys, past_values=values)
+      z, _ = block(z, node_rotation, past)
+      return (x, z), None
+
+    frame = self._frame(params)
+    (x, z), _ = jax.lax.scan(
+      self._rematerialised(layer),
+      (frame.embed(inputs), frame.embed(nodes.tokens)),
+      params['layers'],
+    )
+    return frame.norm(x), nodes.split(frame.norm(z))
+
+  def decode_tree(self, params, tokens, tree, cache):
+    window = self._spec.config.sliding_window
+    starts = cache.lengths[:, None]
+    nodes = tree_rows.placed(tree, tokens[:, None], starts, window)
+    see = functools.partial(
+      attention.tree_attention,
+      sees_past=nodes.sees_past(cache.keys.shape[3]),
+      sees_own=nodes.sees_own,
+    )
+    rotation = self._rotations(starts + nodes.depths)
+
+    def layer(z, scanned):
+      weights, keys, values = scanned
+      past = functools.partial(see, past_keys=keys, past_values=values)
+      z, _ = self._block(weights)(z, rotation, past)
+      return z, None
+
+    frame = self._frame(params)
+    z, _ = jax.lax.scan(
+      layer,
+      frame.embed(nodes.tokens),
+      (params['layers'], cache.keys, cache.values),
+    )
+    return frame.norm(z)
+
   def _rows(self, params, inputs, positions, segment_ids, *, keep):
     """The stream after all layers [B, L, D].
 
@@ -210,14 +283,18 @@ class _Model:
         return x, None
       return x, tuple(jnp.swapaxes(y, 1, 2) for y in keys_values)
 
-    if self._remat != 'none':
-      # Inside a scan nothing can be merged with the forward pass, and the
-      # barriers against it would only cost time.
-      layer = jax.checkpoint(
-        layer, policy=_REMAT_POLICIES[self._remat], prevent_cse=False
-      )
     x = self._frame(params).embed(inputs)
-    return jax.lax.scan(layer, x, params['layers'])
+    return jax.lax.scan(self._rematerialised(layer), x, params['layers'])
+
+  def _rematerialised(self, layer):
+    """The loop's body, with what the backward pass finds stored."""
+    if self._remat == 'none':
+      return layer
+    # Inside a scan nothing can be merged with the forward pass, and the
+    # barriers against it would only cost time.
+    return jax.checkpoint(
+      layer, policy=_REMAT_POLICIES[self._remat], prevent_cse=False
+    )
 
   def _block(self, weights):
     if self._gather_layer is not None:

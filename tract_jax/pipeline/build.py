@@ -16,7 +16,7 @@ import optax
 from tract_jax import numerics, types
 from tract_jax.data import synthetic
 from tract_jax.models import lora
-from tract_jax.objectives import losses
+from tract_jax.objectives import losses, score_tree
 from tract_jax.parallel import mapping, partition
 from tract_jax.pipeline import base_model, judge_file, model_source
 from tract_jax.pipeline import methods as methods_lib
@@ -77,7 +77,8 @@ def build(
     tokenizer = tokenizer_lib.load_tokenizer(str(sources.folder))
     model = base_model.from_source(sources, config)
   else:
-    tokenizer = tokenizer_lib.Tokenizer(synthetic.make_tokenizer())
+    grid = prompts.make_score_grid(config.score.grid, config.score.format)
+    tokenizer = tokenizer_lib.Tokenizer(synthetic.make_tokenizer(grid))
     model = base_model.from_scratch(config, tokenizer.vocab_size)
   if not as_judge:
     partition.check_rows(
@@ -104,8 +105,8 @@ def join(
     The setup.
 
   Raises:
-    types.InputError: a score that is not one token, or a tokenizer with more
-      tokens than the model.
+    types.InputError: scores that the tokenizer cannot tell apart, or a
+      tokenizer with more tokens than the model.
   """
   _check_vocabulary(tokenizer, model)
   grid = prompts.make_score_grid(config.score.grid, config.score.format)
@@ -120,25 +121,6 @@ def join(
     model=model,
     as_is=as_is,
   )
-
-
-def make_objective(config: ml_collections.ConfigDict, name: str):
-  """The objective of a stage, by its name in pipeline/methods.
-
-  Args:
-    config: gives lambda and what the cross-entropy covers.
-    name: "ce", "raft" or "cot_raft".
-
-  Returns:
-    A losses.Objective.
-  """
-  lambda_value = config.train.lambda_value
-  includes = config.train.ce_includes_score
-  return {
-    'ce': losses.Objective(1.0, 0.0, ce_includes_score=True),
-    'raft': losses.Objective(0.0, 1.0, ce_includes_score=False),
-    'cot_raft': losses.Objective(1.0, lambda_value, includes),
-  }[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +216,7 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     lead_ids=scores.lead_ids,
     prefix_ids=scores.prefix_ids,
     score_ids=scores.ids,
+    score_tree=scores.tree,
     eos_id=tokenizer.eos_id,
     pad_id=tokenizer.pad_id,
   )
@@ -273,17 +256,26 @@ def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:
 
   def loss_fn(trainable, frozen, rows):
     params = lora.merge(trainable, frozen)
-    hidden = setup.model.fns.hidden(
-      params, rows.inputs, rows.positions, rows.segment_ids
-    )
+    project = functools.partial(setup.model.fns.project, params)
+    inputs = rows.inputs, rows.positions, rows.segment_ids
+    log_probs = None
+    if scores.tree is None:
+      hidden = setup.model.fns.hidden(params, *inputs)
+    else:
+      starts = score_tree.start_indices(rows)
+      hidden, nodes = setup.model.fns.hidden_and_tree(
+        params, *inputs, starts, scores.tree
+      )
+      log_probs = score_tree.projected(project, nodes, scores.tree)
     return losses.loss_terms(
-      functools.partial(setup.model.fns.project, params),
+      project,
       hidden,
       rows,
       objective,
       target,
       num_targets=num_targets,
       chunk_size=setup.config.train.logit_chunk,
+      grid_log_probs=log_probs,
     )
 
   return loss_fn

@@ -100,8 +100,28 @@ _TRAIN: dict[str, Any] = {
   # Rows of an update, and of one pass through the model. 0: all at once.
   'batch_size': 8,
   'micro_batch_size': 0,
-  # lambda: weight of the squared error beside the cross-entropy.
+  # lambda: weight of CoT-RAFT's score loss beside the cross-entropy. With
+  # candidates, each CoT-RAFT stage is trained with every one of them and the
+  # one with the smallest validation RMSE goes on.
   'lambda_value': 1.0,
+  'lambda_candidates': (),
+  # What lambda multiplies: "mean" (the mean score loss per example), or
+  # "release" (what the authors' code makes of it, lambda * accumulation /
+  # device batch, with the release's numbers of rows and micro-batches below).
+  'score_scale': 'mean',
+  'release_device_batch': 8,
+  'release_accumulation': 1,
+  # RAFT's and CoT-RAFT's score loss: "squared_error" of the expected score
+  # (the paper), "crps", "wasserstein" or "distribution_ce".
+  'score_loss': 'squared_error',
+  # The distribution it is taken under: "full" (softmax over the vocabulary,
+  # the paper) or "grid" (renormalised on the score grid).
+  'expectation': 'full',
+  # Weight of -log(mass on the grid) per score; 0 as in the paper.
+  'off_grid_penalty': 0.0,
+  # What a row with several ratings is trained towards: "score" (the rating
+  # that its CoT was written for), "mean", or "ratings" (their distribution).
+  'score_target': 'score',
   # Whether CoT-RAFT's cross-entropy has the score token in it (paper's
   # formula) or not (the authors' release). CE always has it.
   'ce_includes_score': False,
@@ -126,6 +146,8 @@ _SAMPLING: dict[str, Any] = {
 }
 _EVALUATION: dict[str, Any] = {
   'num_resamples': 2000,
+  # Of the predictor "tempered"; 1 makes it "rail_normalized".
+  'tempered_temperature': 1.0,
   # Training inputs on which the gap between annotator's and own CoTs is
   # measured, for each stage; 0: not at all.
   'gap_examples': 256,

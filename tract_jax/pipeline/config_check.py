@@ -8,7 +8,7 @@ import ml_collections
 
 from tract_jax import types
 from tract_jax.models import lora, quantization
-from tract_jax.objectives import predictors
+from tract_jax.objectives import losses, predictors, score_losses, targets
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
 
@@ -141,6 +141,20 @@ _RULES = {
   'train.batch_size': _AT_LEAST_1,
   'train.micro_batch_size': _NOT_NEGATIVE,
   'train.lambda_value': _numbers(0),
+  'train.lambda_candidates': (
+    lambda v: (
+      len(set(v)) == len(v)
+      and all(type(x) in (int, float) and 0 <= x < math.inf for x in v)
+    ),
+    'is not a list of different numbers of at least 0',
+  ),
+  'train.score_scale': _one_of(*losses.SCORE_SCALES),
+  'train.release_device_batch': _AT_LEAST_1,
+  'train.release_accumulation': _AT_LEAST_1,
+  'train.score_loss': _one_of(*score_losses.SCORE_LOSSES),
+  'train.expectation': _one_of(*score_losses.EXPECTATIONS),
+  'train.off_grid_penalty': _numbers(0),
+  'train.score_target': _one_of(*targets.KINDS),
   'train.logit_chunk': _AT_LEAST_1,
   'train.log_every': _AT_LEAST_1,
   'train.checkpoint_every': _AT_LEAST_1,
@@ -157,6 +171,7 @@ _RULES = {
   'export.dtype': _one_of('', 'float32', 'bfloat16'),
   'export.max_shard_bytes': _AT_LEAST_1,
   'evaluation.num_resamples': _numbers(100, kind=int),
+  'evaluation.tempered_temperature': _above(0),
   'evaluation.gap_examples': _NOT_NEGATIVE,
 }
 
@@ -170,6 +185,11 @@ def _joint_problems(config, as_judge: bool) -> Iterator[str]:
     yield (
       f'config.train.micro_batch_size: {micro} does not divide '
       f'config.train.batch_size {train.batch_size}; {valid[-1]} does'
+    )
+  if train.lambda_candidates and not data.validation_fraction and not as_judge:
+    yield (
+      'config.train.lambda_candidates: are compared on validation rows, but '
+      'config.data.validation_fraction is 0'
     )
   if data.source == 'files' and not data.train_path and not as_judge:
     if any(

@@ -11,7 +11,7 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import manifest
-from tract_jax.evaluation import intervals, metrics
+from tract_jax.evaluation import intervals, lambda_curve, metrics
 from tract_jax.evaluation import report as report_lib
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
@@ -31,6 +31,7 @@ def evaluate(
   workdir: epath.Path,
   benchmarks: Sequence[str],
   cot_gaps: Sequence[metrics.CotGap],
+  lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
 ) -> bool:
   """Writes report/ from the predictions, and prints the results table.
 
@@ -40,6 +41,7 @@ def evaluate(
     workdir: of the run.
     benchmarks: names.
     cot_gaps: measured before.
+    lambda_points: of stages whose lambda was chosen.
 
   Returns:
     Whether there was anything to do: False if the report is up to date.
@@ -62,6 +64,7 @@ def evaluate(
     ),
     'config': manifest.digest_of(config.to_dict()),
     'cot_gap': manifest.digest_of([repr(gap) for gap in cot_gaps]),
+    'lambda_curve': manifest.digest_of([repr(p) for p in lambda_points]),
   }
   if manifest.is_current(folder, 'report', fields):
     return False
@@ -71,7 +74,7 @@ def evaluate(
     _check_rows(config, grid, method, path, rows)
     rows = _rated(path, rows)
     systems += _systems(config, grid, method, benchmark, rows)
-  report = _make_report(config, grid, systems, cot_gaps)
+  report = _make_report(config, grid, systems, cot_gaps, lambda_points)
   manifest.write_manifest(folder, 'report', fields, finished=False)
   report_lib.write_report(report, folder)
   manifest.write_manifest(folder, 'report', fields)
@@ -106,7 +109,9 @@ def read_results(
     raise types.InputError(f'{path}: no report: {error}') from error
 
 
-def _make_report(config, grid, systems, cot_gaps) -> report_lib.Report:
+def _make_report(
+  config, grid, systems, cot_gaps, lambda_points
+) -> report_lib.Report:
   return report_lib.make_report(
     systems,
     config=json.loads(json.dumps(config.to_dict())),
@@ -116,6 +121,7 @@ def _make_report(config, grid, systems, cot_gaps) -> report_lib.Report:
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },
     cot_gaps=cot_gaps,
+    lambda_points=lambda_points,
   )
 
 
@@ -164,10 +170,12 @@ def _systems(config, grid, method, benchmark, rows):
     of_seed = [row for row in rows if row.seed == seed]
     for name in names:
       for num_cots in sorted({min(most, 1), most}):
-        yield _system(grid, method, benchmark, of_seed, seed, name, num_cots)
+        yield _system(
+          config, grid, method, benchmark, of_seed, seed, name, num_cots
+        )
 
 
-def _system(grid, method, benchmark, rows, seed, name, num_cots):
+def _system(config, grid, method, benchmark, rows, seed, name, num_cots):
   """Predictions by one predictor from the first CoTs; 0: there are none."""
   used = max(num_cots, 1)
   width = len(grid.values)
@@ -180,7 +188,16 @@ def _system(grid, method, benchmark, rows, seed, name, num_cots):
       if row.decoded[c] is not None:
         decoded[i, c] = row.decoded[c]
   values = np.array(grid.values, np.float32)
-  each = np.asarray(predictors.per_cot(name, probs, decoded, values))
+  ids = tuple(row.example_id for row in rows)
+  predicted = predictors.per_cot(
+    name,
+    probs,
+    decoded,
+    values,
+    temperature=config.evaluation.tempered_temperature,
+    uniforms=predictors.choices(seed, ids, used),
+  )
+  each = np.asarray(predicted)
   mass = predictors.mean_over_cots(probs.sum(axis=-1))
   reasons = Counter(r for row in rows for r in row.finish_reasons[:used])
   return metrics.SystemPredictions(
@@ -189,7 +206,7 @@ def _system(grid, method, benchmark, rows, seed, name, num_cots):
     num_cots=num_cots,
     benchmark=benchmark,
     seed=seed,
-    example_ids=tuple(row.example_id for row in rows),
+    example_ids=ids,
     scores=np.array([row.score for row in rows], np.float64),
     predictions=np.asarray(predictors.mean_over_cots(each), np.float64),
     grid_mass=np.asarray(mass, np.float64),

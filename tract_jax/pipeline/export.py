@@ -22,6 +22,9 @@ from tract_jax.models import hf_export, lora, peft_adapter
 from tract_jax.pipeline import (
   base_model,
   build,
+  evaluate,
+  finetune,
+  fingerprint,
   judge_file,
   model_card,
   model_source,
@@ -59,6 +62,47 @@ class ExportRun:
   def label(self) -> str:
     """For progress."""
     return f'{self.method} seed {self.seed}: export'
+
+
+def make_run(
+  setup: build.Setup,
+  workdir: epath.Path,
+  method: str,
+  stages: Sequence[finetune.StageRun],
+  examples: Sequence[types.Example],
+) -> ExportRun:
+  """What there is to export of a trained method.
+
+  Args:
+    setup: of the run.
+    workdir: of the run.
+    method: a row of the table.
+    stages: its stages, finished, of one seed.
+    examples: what it was trained on.
+
+  Returns:
+    The export.
+
+  Raises:
+    types.InputError: a method that trains nothing, or a damaged report.
+  """
+  if not stages:
+    raise types.InputError(
+      f'config.methods: {method!r} trains nothing, so it has no export'
+    )
+  results = [manifest.read_results(stage.folder) for stage in stages]
+  seed = stages[-1].seed
+  return ExportRun(
+    folder=workdir / 'export' / method,
+    method=method,
+    seed=seed,
+    num_rows=[result['num_rows'] for result in results],
+    prompt=examples[0].prompt,
+    results=evaluate.read_results(workdir, method, seed),
+    fields=fingerprint.model_fields(setup)
+    | fingerprint.export_fields(setup.config, method)
+    | {'params': results[-1]['params_digest']},
+  )
 
 
 def is_done(run: ExportRun) -> bool:

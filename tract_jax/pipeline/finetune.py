@@ -209,10 +209,14 @@ def _validate(setup, run, trainer, params, validation, loader):
   for _, batch in rows.iterate(0):
     more = trainer.evaluate(*params, trainer.to_device(batch))
     terms = numerics.tree_add(terms, more)
+  loss = losses.objective_loss(
+    terms, run.objective, terms.ce_count, terms.score_count
+  )
   terms = jax.tree.map(float, terms)
   results: dict[str, float | None] = {
     'validation_score_rmse': None,
     'validation_ce': None,
+    'validation_loss': float(loss),
   }
   if terms.score_count:
     mse = terms.score_sq_sum / terms.score_count

@@ -28,7 +28,11 @@ _TRAIN_SPEED = {
   'checkpoint_every',
   'max_checkpoints',
 }
-_COT_RAFT_ONLY = {'lambda_value', 'ce_includes_score'}
+_RELEASE_ONLY = {'release_device_batch', 'release_accumulation'}
+_COT_RAFT_ONLY = {'lambda_value', 'ce_includes_score', 'score_scale'}
+_SCORE_LOSS_ONLY = {'score_loss', 'expectation', 'off_grid_penalty'}
+# Each candidate is a stage of its own, with its lambda_value.
+_CHOICE = {'lambda_candidates'}
 _SAMPLING_SPEED = {'rows', 'steps_per_call'}
 _BLOCK_BYTES = 1 << 16
 _NUM_BLOCKS = 256
@@ -65,13 +69,20 @@ def train_fields(setup: build.Setup, objective: str) -> dict[str, Any]:
 
   Args:
     setup: of the run.
-    objective: the stage's, by name; only CoT-RAFT has a lambda.
+    objective: the stage's, by name; only CoT-RAFT has a lambda, and CE has no
+      score loss.
 
   Returns:
     {dotted key: value}.
   """
   data, train = setup.config.data, setup.config.train
-  unused = set() if objective == 'cot_raft' else _COT_RAFT_ONLY
+  unused = set(_CHOICE)
+  if objective != 'cot_raft':
+    unused |= _COT_RAFT_ONLY | _RELEASE_ONLY
+  elif train.score_scale == 'mean':
+    unused |= _RELEASE_ONLY
+  if objective == 'ce':
+    unused |= _SCORE_LOSS_ONLY
   fields = {
     f'train.{key}': value
     for key, value in train.items()

@@ -80,18 +80,21 @@ def marked(setup: build.Setup, example: types.EncodedExample) -> str:
     example: an encoded example.
 
   Returns:
-    "<<prompt ...>> <<CoT ...>> <<score 4>> <<end ...>>".
+    Prompt, CoT, score and end, each under a line that names it; the score's
+    tokens with their ids and their text, as 28740 "1" + 28734 "0".
   """
   tokens = np.concatenate([example.inputs[:1], example.targets])
-  score = int(np.flatnonzero(example.score_mask)[0]) + 1
+  score, last = (np.flatnonzero(example.score_mask)[[0, -1]] + 1).tolist()
   first = int(np.flatnonzero(example.cot_mask | example.score_mask)[0]) + 1
+  decode = setup.tokenizer.decode
+  ids = tokens[score : last + 1]
+  pieces = ' + '.join(f'{i} "{decode([i])}"' for i in ids)
   parts = {
     'prompt': tokens[:first],
     'CoT': tokens[first:score],
-    f'score, token {tokens[score]} at position {score}': tokens[score:][:1],
-    'end': tokens[score + 1 :],
+    f'score, {pieces} at position {score}': ids,
+    'end': tokens[last + 1 :],
   }
-  decode = setup.tokenizer.decode
   return '\n'.join(
     f'[{name}, {len(ids)} tokens]\n{decode(ids)}' for name, ids in parts.items()
   )

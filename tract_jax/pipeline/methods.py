@@ -43,6 +43,9 @@ _STAGE_1 = Stage('cot_raft', 'annotator')
 
 METHODS = {
   'zero_shot': Method((), 'rail', True),
+  # config.model.path as its authors released it, such as Prometheus-2, with
+  # the words before its score in config.score.marker.
+  'released': Method((), 'decode', True),
   'ce': Method((Stage('ce', 'none'),), 'decode', False),
   'ce_cot': Method((Stage('ce', 'annotator'),), 'decode', True),
   'raft': Method((Stage('raft', 'none'),), 'rail', False),

@@ -100,7 +100,7 @@ class CardFacts:
     prompt_ending: the last line of a prompt.
     marker: the fixed words before the score.
     scores: [Y] the grid's numbers.
-    score_ids: [Y] the token of each score.
+    score_ids: [Y] the token of each score; () where one has several.
     prefix_ids: tokens between the marker words (or the prompt) and the score.
     temperature, top_k, top_p, repetition_penalty, max_new_tokens: of sampled
       chains of thought.
@@ -256,6 +256,11 @@ def _what_it_is(card: CardFacts) -> str:
 
 def _use_with_transformers(card: CardFacts) -> str:
   """Code that gives the expected score."""
+  if not card.score_ids:
+    return (
+      'A score takes several tokens here: with transformers alone, its '
+      'probability is the product over them and the end token after them.'
+    )
   if card.has_chat_template:
     inputs = (
       "turn = {'role': 'user', 'content': prompt}\n"

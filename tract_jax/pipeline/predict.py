@@ -18,7 +18,7 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import progress, sample
+from tract_jax.pipeline import progress, read_data, sample
 from tract_jax.training import loop
 
 PURPOSE = 'predict'
@@ -183,16 +183,22 @@ def _sample(
 
 def _prediction(setup, method, seed, example, samples) -> types.Prediction:
   """One row: distributions, texts, and the method's own prediction."""
-  scores = setup.cot_scores if method.with_cot else setup.bare_scores
-  value_of = dict(zip(scores.ids, setup.grid.values, strict=True))
   probs = np.stack([s.score_probs for s in samples])
-  decoded = [value_of.get(s.greedy_token) for s in samples]
+  decoded = [
+    setup.grid.values[s.greedy_index] if s.greedy_index >= 0 else None
+    for s in samples
+  ]
+  uniforms = predictors.choices(
+    seed, [example.sampling_id or example.example_id], len(samples)
+  )
   value = float(
     predictors.predict(
       method.predictor,
       probs,
       np.array([math.nan if d is None else d for d in decoded], np.float32),
       np.array(setup.grid.values, np.float32),
+      temperature=setup.config.evaluation.tempered_temperature,
+      uniforms=uniforms[0],
     )
   )
   valid = math.isfinite(value)
@@ -214,8 +220,9 @@ def _prediction(setup, method, seed, example, samples) -> types.Prediction:
 
 
 def _invalid_reason(samples) -> str:
-  failed = [s.finish_reason for s in samples if s.greedy_token < 0]
-  return failed[0] if failed else 'the likeliest token is no score'
+  reasons = [s.finish_reason for s in samples]
+  failed = [reason for reason in reasons if reason in read_data.UNUSABLE]
+  return failed[0] if failed else 'greedy decoding writes no score'
 
 
 def _to_line(prediction: types.Prediction) -> str:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 
 import numpy as np
 
 from tract_jax import types
 from tract_jax.data import encoding, manifest, records, synthetic
+from tract_jax.objectives import targets
 from tract_jax.pipeline import build, progress
 from tract_jax.pipeline import config as config_lib
 
@@ -45,11 +47,12 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
   data = setup.config.data
   benchmarks = {}
   if data.source == 'synthetic':
-    rows = synthetic.make_rows(
-      data.synthetic_train, data.synthetic_seed, 'train'
+    make_rows = functools.partial(
+      synthetic.make_rows, seed=data.synthetic_seed, grid=setup.grid
     )
+    rows = make_rows(data.synthetic_train, split='train')
     train = _from_rows(setup, rows, 'train', 'synthetic train')
-    rows = synthetic.make_rows(data.synthetic_test, data.synthetic_seed, 'test')
+    rows = make_rows(data.synthetic_test, split='test')
     benchmarks['synthetic'] = _from_rows(setup, rows, 'eval', 'synthetic test')
   else:
     paths = config_lib.parse_benchmarks(data.benchmarks)
@@ -64,6 +67,8 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
   if data.max_eval_examples:
     limit = data.max_eval_examples
     benchmarks = {name: rows[:limit] for name, rows in benchmarks.items()}
+  kind = setup.config.train.score_target
+  train = [targets.with_target(example, kind) for example in train]
   train, validation = _split_validation(data, train)
   progress.say(
     f'data: {len(train)} training and {len(validation)} validation rows; '

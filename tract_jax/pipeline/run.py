@@ -25,6 +25,8 @@ from tract_jax.pipeline import (
   export,
   finetune,
   fingerprint,
+  lambda_choice,
+  objective,
   predict,
   progress,
   read_data,
@@ -88,6 +90,7 @@ class Run:
     Returns:
       The finished stage.
     """
+    config = self.setup.config
     owner = methods_lib.stage_owner(method, index)
     key = (owner, index, seed)
     if key in self._stages:
@@ -101,16 +104,18 @@ class Run:
       fields['start'] = manifest.read_results(previous.folder)['params_digest']
     run = finetune.StageRun(
       label=f'{owner} stage {index + 1} seed {seed}',
-      folder=self._stage_folder(owner, index, seed),
+      folder=self.stage_folder(owner, index, seed),
       seed=seed,
-      objective=build.make_objective(self.setup.config, stage.objective),
+      objective=objective.make_objective(config, stage.objective),
       with_cot=stage.cot_source != 'none',
       fields=fields,
     )
-    if finetune.is_done(run):
-      progress.say(f'{run.label}: done before')
-    else:
-      self._train(run, stage, cots, previous)
+    run = lambda_choice.trained(
+      config,
+      stage.objective,
+      run,
+      lambda candidate: self._train(candidate, stage, cots, previous),
+    )
     self._stages[key] = run
     return run
 
@@ -154,7 +159,7 @@ class Run:
     fields = self._sampling_fields(stage, seed) | {
       'train': read_data.digest(examples)
     }
-    folder = self._stage_folder(owner, index, seed) / 'cot_gap'
+    folder = self.stage_folder(owner, index, seed) / 'cot_gap'
     if not cot_gap.is_done(folder, fields):
       self.num_worked += 1
       loop.stop_if(self._should_stop, f'before the CoT gap of {stage.label}')
@@ -213,33 +218,21 @@ class Run:
 
   def export(self, method: str) -> None:
     """Exports the last stage of the first seed, where that is not done."""
-    stages = methods_lib.METHODS[method].stages
-    if not stages:
-      raise types.InputError(
-        f'config.methods: {method!r} trains nothing, so it has no export'
-      )
-    config, seed = self.setup.config, self.setup.config.seeds[0]
-    trained = [self.stage(method, i, seed) for i in range(len(stages))]
-    stage = trained[-1]
-    run = export.ExportRun(
-      folder=self.workdir / 'export' / method,
-      method=method,
-      seed=seed,
-      num_rows=[
-        manifest.read_results(one.folder)['num_rows'] for one in trained
-      ],
-      prompt=self.data.train[0].prompt,
-      results=evaluate.read_results(self.workdir, method, seed),
-      fields=self._model_fields
-      | fingerprint.export_fields(config, method)
-      | {'params': manifest.read_results(stage.folder)['params_digest']},
+    seed = self.setup.config.seeds[0]
+    stages = [
+      self.stage(method, index, seed)
+      for index, _ in enumerate(methods_lib.METHODS[method].stages)
+    ]
+    run = export.make_run(
+      self.setup, self.workdir, method, stages, self.data.train
     )
     if export.is_done(run):
       progress.say(f'{run.label}: done before')
     else:
       self.num_worked += 1
-      loop.stop_if(self._should_stop, f'before the export of {stage.label}')
-      export.export(self.setup, run, finetune.load_trained(stage, self.setup))
+      loop.stop_if(self._should_stop, f'before the {run.label}')
+      trained = finetune.load_trained(stages[-1], self.setup)
+      export.export(self.setup, run, trained)
     self.num_worked += export.write_card(self.setup, run)
 
   def gaps(self, only_measured: bool) -> list[metrics.CotGap]:
@@ -259,12 +252,16 @@ class Run:
         method = methods_lib.METHODS[name]
         for index, _ in enumerate(method.stages if method.with_cot else ()):
           owner = methods_lib.stage_owner(name, index)
-          folder = self._stage_folder(owner, index, seed) / 'cot_gap'
+          folder = self.stage_folder(owner, index, seed) / 'cot_gap'
           if not only_measured or manifest.is_finished(folder):
             found[owner, index, seed] = self.cot_gap(name, index, seed)
     return list(found.values())
 
   def _train(self, run, stage, cots, previous) -> None:
+    """Trains a stage, where that is not done."""
+    if finetune.is_done(run):
+      progress.say(f'{run.label}: done before')
+      return
     self.num_worked += 1
     rows = finetune.StageRows(
       *(
@@ -333,7 +330,8 @@ class Run:
       fields |= fingerprint.sampling_fields(self.setup)
     return fields
 
-  def _stage_folder(self, owner: str, index: int, seed: int) -> epath.Path:
+  def stage_folder(self, owner: str, index: int, seed: int) -> epath.Path:
+    """Where the artefacts of a stage lie."""
     return self.workdir / owner / f'stage{index + 1}' / f'seed{seed}'
 
   def _parts(self, method: str, benchmark: str, seed: int) -> epath.Path:
@@ -380,7 +378,12 @@ def execute(run: Run, task: str, *, as_judge: bool = False) -> None:
   if task in ('run', 'evaluate'):
     gaps = run.gaps(only_measured=task == 'evaluate')
     new = evaluate.evaluate(
-      config, run.setup.grid, run.workdir, list(run.data.benchmarks), gaps
+      config,
+      run.setup.grid,
+      run.workdir,
+      list(run.data.benchmarks),
+      gaps,
+      lambda_choice.curves(config, run.stage_folder),
     )
     run.num_worked += new
   if not run.num_worked:

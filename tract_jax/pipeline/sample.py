@@ -93,18 +93,19 @@ class Sampler:
     sequences = read_data.before_score(self.setup, examples, with_cot)
     engine = self._cot_engine if with_cot else self._bare_engine
     probs, greedy = engine.score(params, sequences)
-    longest = self.setup.model.config.longest_row
     return [
       types.CotSample(
         example_id=example.example_id,
         cot_index=0,
         tokens=np.zeros(0, np.int32),
         num_sampled_tokens=0,
-        finish_reason=_finish_reason(row, len(tokens) < longest),
+        finish_reason=_finish_reason(
+          row, len(tokens) <= engine.longest_context
+        ),
         score_probs=row,
-        greedy_token=int(token),
+        greedy_index=int(index),
       )
-      for example, tokens, row, token in zip(
+      for example, tokens, row, index in zip(
         examples, sequences, probs, greedy, strict=True
       )
     ]

@@ -37,9 +37,11 @@ class CotFormat:
       marker words with the space before them, then `prefix_ids`.
     prefix_ids: tokens between the marker and the score; () where the score is
       the token right after it.
-    score_ids: [Y] the score tokens.
+    score_ids: [Y] the score tokens; () where a score has several.
     eos_id: the end token.
     pad_id: stands in padded places; never read.
+    score_tree: the scores where one has several tokens, each with its end
+      token; None where each is one token.
   """
 
   marker: str
@@ -48,6 +50,7 @@ class CotFormat:
   score_ids: tuple[int, ...]
   eos_id: int
   pad_id: int
+  score_tree: types.TokenTree | None = None
 
   def __post_init__(self):
     if self.marker != self.marker.strip():
@@ -62,8 +65,20 @@ class CotFormat:
       )
     if self.marker and not num_words:
       raise ValueError(f'lead_ids={self.lead_ids}: without marker words')
-    if not self.score_ids:
-      raise ValueError('score_ids: empty')
+    if bool(self.score_ids) == bool(self.score_tree):
+      raise ValueError('scores: give either score_ids or score_tree')
+
+  @property
+  def score_sequences(self) -> tuple[tuple[int, ...], ...]:
+    """[Y] the tokens of each score, without an end token."""
+    if self.score_tree:
+      return tuple(ids[:-1] for ids in self.score_tree.sequences)
+    return tuple((token,) for token in self.score_ids)
+
+  @property
+  def longest_score(self) -> int:
+    """Tokens of the longest score, without an end token."""
+    return max(map(len, self.score_sequences))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,12 +3,13 @@
 One step of one row, with n tokens of prompt and CoT in its cache:
 
     hidden [D] --project--> logits [V] --> probabilities at the score tokens,
-                                           likeliest token       (recorded)
+                                           likeliest one         (recorded)
                                        --> sampled, or forced, token t
     t --decode--> hidden' [D], cache with n + 1 tokens
 
 So every token's distribution is recorded before the token is drawn, and the
-score's is among them wherever the CoT ends. The host says per row where the
+score's is among them wherever the CoT ends. Scores of several tokens are read
+once, after the CoT, by `make_read_tree`. The host says per row where the
 next token goes (`Control`): a smaller place than before rewinds the row. A
 rewound row's hidden state is that of a later token, so its next token must be
 forced; the state is right again after it.
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tract_jax import types
+from tract_jax.objectives import score_tree
 from tract_jax.sampling import cot_end
 from tract_jax.sampling import logits as logits_lib
 
@@ -85,7 +87,7 @@ class Control:
 
 @functools.partial(
   _pytree,
-  data_fields=['tokens', 'score_probs', 'greedy_tokens', 'finite', 'counts'],
+  data_fields=['tokens', 'score_probs', 'greedy_indices', 'finite', 'counts'],
 )
 @dataclasses.dataclass(frozen=True)
 class StepRecords:
@@ -94,15 +96,17 @@ class StepRecords:
   Attributes:
     tokens: [steps, B] int32, sampled or forced.
     score_probs: [steps, B, Y] float32, probabilities of the score tokens in
-      that token's place, softmax over the whole vocabulary of raw logits.
-    greedy_tokens: [steps, B] int32, the likeliest token there.
+      that token's place, softmax over the whole vocabulary of raw logits; of
+      scores of several tokens none is recorded.
+    greedy_indices: [steps, B] int32, the score that is the likeliest token
+      there; -1 where that is no score.
     finite: [steps, B] bool, whether the logits there are all finite.
     counts: [B] int32, tokens of each row in this call.
   """
 
   tokens: types.Array
   score_probs: types.Array
-  greedy_tokens: types.Array
+  greedy_indices: types.Array
   finite: types.Array
   counts: types.Array
 
@@ -120,15 +124,19 @@ def score_distribution(
     num_valid_tokens: tokens that the tokenizer knows.
 
   Returns:
-    score_probs [B, Y] float32, softmax over the whole vocabulary; the likeliest
-    valid token [B] int32; whether the valid tokens' logits are finite [B].
+    score_probs [B, Y] float32, softmax over the whole vocabulary; the score
+    that is the likeliest valid token [B] int32, -1 where that is no score;
+    whether the valid tokens' logits are finite [B].
   """
   # In float32, padded rows included: the distribution that training sees.
   log_mass = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-  score_probs = jnp.exp(logits[:, jnp.asarray(score_ids)] - log_mass)
+  ids = jnp.asarray(score_ids, jnp.int32)
+  score_probs = jnp.exp(logits[:, ids] - log_mass)
   valid = logits[:, :num_valid_tokens]
-  greedy_tokens = jnp.argmax(valid, axis=-1).astype(jnp.int32)
-  return score_probs, greedy_tokens, jnp.isfinite(valid).all(axis=-1)
+  is_greedy = jnp.argmax(valid, axis=-1)[:, None] == ids[None]
+  numbers = jnp.arange(1, len(score_ids) + 1, dtype=jnp.int32)[None]
+  greedy_indices = jnp.sum(jnp.where(is_greedy, numbers, 0), axis=-1) - 1
+  return score_probs, greedy_indices, jnp.isfinite(valid).all(axis=-1)
 
 
 def make_prefill(
@@ -168,13 +176,52 @@ def make_score(
   Returns:
     (params, tokens [B, L], lengths [B]) -> see `score_distribution`.
   """
+  if cot_format.score_tree is not None:
+    read_tree = make_read_tree(fns, cot_format.score_tree, num_valid_tokens)
 
   def score(params, tokens, lengths):
-    hidden, _ = fns.prefill(params, tokens, lengths, tokens.shape[1])
+    hidden, cache = fns.prefill(params, tokens, lengths, tokens.shape[1])
+    if cot_format.score_tree is not None:
+      last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
+      return read_tree(params, cache, last, lengths)
     logits = fns.project(params, hidden)
     return score_distribution(logits, cot_format.score_ids, num_valid_tokens)
 
   return score
+
+
+def make_read_tree(
+  fns: types.ModelFns, tree: types.TokenTree, num_valid_tokens: int
+) -> Callable[..., tuple[types.Array, types.Array, types.Array]]:
+  """The function that reads the distribution over scores of several tokens.
+
+  One pass over all nodes of the tree, from the cache of what stands before
+  them; that is neither copied nor changed.
+
+  Args:
+    fns: the model.
+    tree: the scores, each with the end token.
+    num_valid_tokens: tokens that the tokenizer knows.
+
+  Returns:
+    (params, cache, last tokens [B], lengths [B]) -> as `score_distribution`,
+    for rows of `lengths` tokens that end in `last`.
+  """
+
+  def read_tree(params, cache, last, lengths):
+    # The last token is read anew: a row may have gone on, and only its keys
+    # and values are left, not its hidden state.
+    past = dataclasses.replace(cache, lengths=lengths - 1)
+    logits = fns.project(params, fns.decode_tree(params, last, tree, past))
+    valid = logits[..., :num_valid_tokens]
+    greedy_tokens = jnp.argmax(valid, axis=-1).astype(jnp.int32)
+    return (
+      jnp.exp(score_tree.log_probs(logits, tree)),
+      score_tree.greedy_index(greedy_tokens, tree),
+      jnp.isfinite(valid).all(axis=(-2, -1)),
+    )
+
+  return read_tree
 
 
 def make_decode_steps(
@@ -247,7 +294,7 @@ def _make_step(
     records = StepRecords(
       tokens=records.tokens.at[i].set(tokens),
       score_probs=records.score_probs.at[i].set(probs),
-      greedy_tokens=records.greedy_tokens.at[i].set(greedy),
+      greedy_indices=records.greedy_indices.at[i].set(greedy),
       finite=records.finite.at[i].set(finite),
       counts=records.counts + is_running,
     )
@@ -295,7 +342,7 @@ def _empty_records(num_steps: int, num_rows: int, grid_size: int):
   return StepRecords(
     tokens=jnp.zeros(shape, jnp.int32),
     score_probs=jnp.zeros((*shape, grid_size), jnp.float32),
-    greedy_tokens=jnp.zeros(shape, jnp.int32),
+    greedy_indices=jnp.zeros(shape, jnp.int32),
     finite=jnp.zeros(shape, bool),
     counts=jnp.zeros((num_rows,), jnp.int32),
   )

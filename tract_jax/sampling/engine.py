@@ -101,6 +101,16 @@ class Engine:
     self._decode_steps = jax.jit(decode_steps, donate_argnums=1)
     score = decode_loop.make_score(fns, cot_format, num_valid_tokens)
     self._score = jax.jit(score)
+    self._read_tree = None
+    if cot_format.score_tree is not None:
+      self._read_tree = jax.jit(
+        decode_loop.make_read_tree(fns, cot_format.score_tree, num_valid_tokens)
+      )
+
+  @property
+  def longest_context(self) -> int:
+    """Most tokens before a score that leave room for the longest one."""
+    return self._max_length - self._format.longest_score
 
   def sample(
     self,
@@ -131,7 +141,7 @@ class Engine:
       Samples in the order of the requests. Prompts that leave no room for a
       token, the fixed words and the score are "too_long"; a row whose logits
       are not finite before its score is known is "non_finite"; both have NaN
-      for score_probs and -1 for greedy_token, and do not disturb the others.
+      for score_probs and -1 for greedy_index, and do not disturb the others.
 
     Raises:
       ValueError: an empty prompt, or a format without marker.
@@ -168,7 +178,7 @@ class Engine:
     if not self._format.marker:
       raise ValueError('CotFormat.marker is empty: there is no CoT to sample')
     most = min(max_length, self._max_length)
-    room = most - len(self._format.lead_ids) - 1
+    room = most - len(self._format.lead_ids) - self._format.longest_score
     return np.minimum(self._max_new_tokens, room - lengths)
 
   def score(
@@ -182,27 +192,26 @@ class Engine:
         CoT with `prefix_ids`, or prompts with CoT and fixed words.
 
     Returns:
-      score_probs [n, Y] float32, softmax over the whole vocabulary at the score
-      tokens; greedy_tokens [n] int32, the likeliest token. NaN and -1 for a
-      sequence that leaves no room for the score, or whose logits are not
-      finite.
+      score_probs [n, Y] float32 and greedy_indices [n] int32, as in
+      `types.CotSample`. NaN and -1 for a sequence that leaves no room for the
+      score, or whose logits are not finite.
 
     Raises:
       ValueError: an empty sequence.
     """
-    num_scores = len(self._format.score_ids)
+    num_scores = len(self._format.score_sequences)
     score_probs = np.full((len(sequences), num_scores), np.nan, np.float32)
-    greedy_tokens = np.full(len(sequences), -1, np.int32)
+    greedy_indices = np.full(len(sequences), -1, np.int32)
     lengths = _lengths(sequences)
-    for batch in self._batches(lengths, lengths < self._max_length):
+    for batch in self._batches(lengths, lengths <= self.longest_context):
       rows = self._padded_rows([sequences[i] for i in batch])
       probs, greedy, finite = jax.device_get(
         self._score(params, *self._place_rows(rows))
       )
       n = len(batch)
       score_probs[batch] = np.where(finite[:n, None], probs[:n], np.nan)
-      greedy_tokens[batch] = np.where(finite[:n], greedy[:n], -1)
-    return score_probs, greedy_tokens
+      greedy_indices[batch] = np.where(finite[:n], greedy[:n], -1)
+    return score_probs, greedy_indices
 
   def _sample_batch(
     self,
@@ -234,7 +243,25 @@ class Engine:
       control = self._place_rows(tracker.control)
       state, records = self._decode_steps(params, state, control)
       tracker.absorb(jax.device_get(records))
-    return [tracker.outcomes[row] for row in range(len(prompts))]
+    outcomes = [tracker.outcomes[row] for row in range(len(prompts))]
+    return self._with_tree_scores(params, state.cache, prompts, outcomes)
+
+  def _with_tree_scores(
+    self,
+    params: types.PyTree,
+    cache: types.KVCache,
+    prompts: list[np.ndarray],
+    outcomes: list[row_tracker.Outcome],
+  ) -> list[row_tracker.Outcome]:
+    """Reads scores of several tokens, where there are, behind all rows."""
+    if self._read_tree is None:
+      return outcomes
+    ends = row_tracker.ends(prompts, outcomes, self._num_rows)
+    read = self._read_tree(params, cache, *self._place_rows(ends))
+    of_rows = zip(*jax.device_get(read), strict=True)
+    # Rows that only fill the batch have no outcome.
+    pairs = zip(outcomes, of_rows, strict=False)
+    return [row_tracker.scored(outcome, *row) for outcome, row in pairs]
 
   def _batches(
     self, lengths: np.ndarray, is_wanted: np.ndarray
@@ -261,7 +288,7 @@ class Engine:
     return tokens, lengths
 
   def _too_long(self, request: CotRequest) -> types.CotSample:
-    num_scores = len(self._format.score_ids)
+    num_scores = len(self._format.score_sequences)
     return types.CotSample(
       example_id=request.example_id,
       cot_index=request.cot_index,
@@ -269,7 +296,7 @@ class Engine:
       num_sampled_tokens=0,
       finish_reason='too_long',
       score_probs=np.full(num_scores, np.nan, np.float32),
-      greedy_token=-1,
+      greedy_index=-1,
     )
 
 
@@ -342,7 +369,8 @@ def _check_tokens(
     raise ValueError(
       f"num_valid_tokens={num_valid_tokens}: more than the model's {vocab_size}"
     )
-  wanted = (*cot_format.score_ids, *cot_format.lead_ids, cot_format.eos_id)
+  scores = (token for ids in cot_format.score_sequences for token in ids)
+  wanted = (*scores, *cot_format.lead_ids, cot_format.eos_id)
   for token in wanted:
     if not 0 <= token < num_valid_tokens:
       raise ValueError(

@@ -23,13 +23,58 @@ from tract_jax.sampling import cot_end, decode_loop
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What a finished row gives; see `types.CotSample` for the fields."""
+  """What a finished row gives; see `types.CotSample` for the fields.
+
+  Scores of several tokens are not read yet: `score_probs` has no entries.
+  """
 
   tokens: np.ndarray
   num_sampled_tokens: int
   finish_reason: str
   score_probs: np.ndarray
-  greedy_token: int
+  greedy_index: int
+
+
+def ends(
+  prompts: Sequence[np.ndarray], outcomes: Sequence[Outcome], num_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The last token before each row's score, and how many there are up to it.
+
+  Args:
+    prompts: tokens of each row's prompt.
+    outcomes: of the rows.
+    num_rows: B, at least as many; those that fill the batch have one token.
+
+  Returns:
+    ([B], [B]) int32.
+  """
+  last, lengths = np.zeros(num_rows, np.int32), np.ones(num_rows, np.int32)
+  for row, outcome in enumerate(outcomes):
+    tokens = np.concatenate([prompts[row], outcome.tokens])
+    last[row], lengths[row] = tokens[-1], len(tokens)
+  return last, lengths
+
+
+def scored(
+  outcome: Outcome, score_probs: np.ndarray, greedy_index: int, finite: bool
+) -> Outcome:
+  """An outcome with the distribution over scores that was read after it.
+
+  Args:
+    outcome: of a finished row.
+    score_probs: [Y] float32.
+    greedy_index: the score that greedy decoding writes, or -1.
+    finite: whether the logits were finite.
+
+  Returns:
+    The outcome; "non_finite" with NaN and -1 where it, or the reading, was.
+  """
+  if outcome.finish_reason == 'non_finite' or not finite:
+    outcome = dataclasses.replace(outcome, finish_reason='non_finite')
+    score_probs, greedy_index = np.full_like(score_probs, np.nan), -1
+  return dataclasses.replace(
+    outcome, score_probs=score_probs, greedy_index=int(greedy_index)
+  )
 
 
 class RowTracker:
@@ -82,7 +127,7 @@ class RowTracker:
       forced_counts=np.zeros(num_rows, np.int32),
     )
     self._tokens = np.zeros((num_rows, width), np.int32)
-    self._greedy_tokens = np.zeros((num_rows, width), np.int32)
+    self._greedy_indices = np.zeros((num_rows, width), np.int32)
     self._finite = np.zeros((num_rows, width), bool)
     grid_size = len(cot_format.score_ids)
     self._score_probs = np.zeros((num_rows, width, grid_size), np.float32)
@@ -106,7 +151,7 @@ class RowTracker:
     steps, rows = np.nonzero(is_new)
     columns = written[rows] + steps
     self._tokens[rows, columns] = records.tokens[steps, rows]
-    self._greedy_tokens[rows, columns] = records.greedy_tokens[steps, rows]
+    self._greedy_indices[rows, columns] = records.greedy_indices[steps, rows]
     self._finite[rows, columns] = records.finite[steps, rows]
     self._score_probs[rows, columns] = records.score_probs[steps, rows]
     written += records.counts
@@ -208,7 +253,7 @@ class RowTracker:
         if is_finite
         else np.full(len(self._format.score_ids), np.nan, np.float32)
       ),
-      greedy_token=int(self._greedy_tokens[row, place]) if is_finite else -1,
+      greedy_index=int(self._greedy_indices[row, place]) if is_finite else -1,
     )
     self._closing.pop(row, None)
     self.control.stops[row] = 0
