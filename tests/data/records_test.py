@@ -273,49 +273,6 @@ def test_read_examples_names_file_and_line(tmp_path):
   assert len(examples) == report.num_rows == 2
 
 
-def make_examples(num):
-  return [types.Example(f'id{i}', 'p', 1.0) for i in range(num)]
-
-
-def test_split_depends_on_ids_alone():
-  examples = make_examples(1000)
-  rest, held = records.split(examples, 0.2, seed=0, salt='validation')
-  assert len(held) == pytest.approx(200, abs=50)
-  assert {e.example_id for e in rest}.isdisjoint(e.example_id for e in held)
-  assert len(rest) + len(held) == 1000
-  # Neither the order nor the other examples move an example.
-  part = list(reversed(examples))[:400]
-  _, part_held = records.split(part, 0.2, seed=0, salt='validation')
-  assert part_held == [e for e in part if e in held]
-
-
-def test_split_differs_with_seed_and_salt():
-  examples = make_examples(200)
-  splits = [
-    tuple(e.example_id for e in records.split(examples, 0.3, seed, salt)[1])
-    for seed, salt in [(0, 'a'), (1, 'a'), (0, 'b')]
-  ]
-  assert len(set(splits)) == 3
-
-
-@pytest.mark.parametrize('num', [2, 3, 10])
-@pytest.mark.parametrize('fraction', [0.001, 0.5, 0.999])
-def test_split_leaves_no_side_empty(num, fraction):
-  for seed in range(20):
-    rest, held = records.split(make_examples(num), fraction, seed, 'v')
-    assert rest
-    assert held
-
-
-def test_split_at_its_limits():
-  examples = make_examples(3)
-  assert records.split(examples, 0, 0, 'v') == (examples, [])
-  with pytest.raises(types.InputError, match='cannot be held out of 1'):
-    records.split(examples[:1], 0.1, 0, 'v')
-  with pytest.raises(types.InputError, match=r'fraction 1 is not in \[0, 1\)'):
-    records.split(examples, 1, 0, 'v')
-
-
 @pytest.mark.skipif(not MT_BENCH.exists(), reason=f'{MT_BENCH} is not here')
 def test_real_judgements():
   examples, report = records.read_examples(str(MT_BENCH), GRID, role='eval')

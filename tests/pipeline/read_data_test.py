@@ -146,3 +146,13 @@ def test_prompts_of_training_and_scoring_are_the_same_tokens(setup):
   for row, tokens in zip(encoded, given, strict=True):
     score = int(np.flatnonzero(row.score_mask)[0])
     np.testing.assert_array_equal(row.inputs[: score + 1], tokens)
+
+
+def test_shuffled_scores_are_those_of_training_alone(setup):
+  plain = read_data.read_data(setup)
+  control = read_data.read_data(with_data(setup, shuffle_scores=True))
+  for kind in ('train', 'validation'):
+    rows, others = getattr(plain, kind), getattr(control, kind)
+    assert [e.prompt for e in rows] == [e.prompt for e in others]
+  assert [e.score for e in plain.train] != [e.score for e in control.train]
+  assert plain.benchmarks == control.benchmarks

@@ -160,52 +160,6 @@ def examples_from_rows(
   return examples, ReadReport(name, len(examples), **counts)
 
 
-def split(
-  examples: Sequence[types.Example], fraction: float, seed: int, salt: str
-) -> tuple[list[types.Example], list[types.Example]]:
-  """Holds out a share of the examples, each by a hash of its own id.
-
-  An example's side depends on nothing but its id, the seed and the salt: not on
-  the order, nor on which others are there. So a row that was held out of one
-  stage is held out of the next, too. The share is met on average. If no example
-  falls on one of the sides, the one nearest to it goes there.
-
-  Args:
-    examples: with unique ids.
-    fraction: to hold out, in [0, 1); 0 holds out nothing.
-    seed: of the split.
-    salt: what the split is for; splits with different salts are independent.
-
-  Returns:
-    (rest, held_out), each in the given order, neither empty unless fraction
-    is 0.
-
-  Raises:
-    types.InputError: a fraction out of range, or fewer than two examples.
-  """
-  if not 0 <= fraction < 1:
-    raise types.InputError(f'{salt}: fraction {fraction} is not in [0, 1)')
-  if fraction == 0:
-    return list(examples), []
-  if len(examples) < 2:
-    raise types.InputError(
-      f'{salt}: a fraction of {fraction} cannot be held out of '
-      f'{len(examples)} examples'
-    )
-  draws = [_draw(example.example_id, seed, salt) for example in examples]
-  # The least draw is always held out and the largest never.
-  limit = min(max(fraction, math.nextafter(min(draws), 1)), max(draws))
-  rest = [e for e, draw in zip(examples, draws, strict=True) if draw >= limit]
-  held = [e for e, draw in zip(examples, draws, strict=True) if draw < limit]
-  return rest, held
-
-
-def _draw(example_id: str, seed: int, salt: str) -> float:
-  """A number in [0, 1) that the arguments determine."""
-  digest = hashlib.sha256(f'{salt}\0{seed}\0{example_id}'.encode()).digest()
-  return int.from_bytes(digest[:6], 'big') / 2**48
-
-
 def _example_ids(
   rows: Sequence[Mapping[str, Any]],
 ) -> tuple[list[str], dict[int, str]]:

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from tract_jax import types
-from tract_jax.data import encoding, manifest, records, synthetic
+from tract_jax.data import encoding, manifest, records, splits, synthetic
 from tract_jax.objectives import targets
 from tract_jax.pipeline import build, progress
 from tract_jax.pipeline import config as config_lib
@@ -69,6 +69,9 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
     benchmarks = {name: rows[:limit] for name, rows in benchmarks.items()}
   kind = setup.config.train.score_target
   train = [targets.with_target(example, kind) for example in train]
+  if data.shuffle_scores:
+    progress.say('negative control: training scores are shuffled among rows')
+    train = splits.shuffle_scores(train, data.split_seed)
   train, validation = _split_validation(data, train)
   progress.say(
     f'data: {len(train)} training and {len(validation)} validation rows; '
@@ -221,7 +224,7 @@ def _split_validation(data, train):
   fraction, limit = data.validation_fraction, data.max_train_examples
   if not train:  # Only models as they are will be judged.
     return [], []
-  train, validation = records.split(
+  train, validation = splits.split(
     train, fraction, data.split_seed, 'validation'
   )
   if limit and limit < len(train):
@@ -233,7 +236,7 @@ def _split_validation(data, train):
 def _hold_out(setup, train, judged):
   """Training rows, and the rows held out of the same file, as judged."""
   data = setup.config.data
-  train, held_out = records.split(
+  train, held_out = splits.split(
     train, data.held_out_fraction, data.split_seed, 'held_out'
   )
   ids = {e.example_id for e in held_out}
