@@ -291,8 +291,8 @@ class CotSample:
     score_probs: [Y] float32, softmax over the whole vocabulary at the score
       position, at the score tokens, or the product of several such, the end
       token's included; NaN for "too_long" and "non_finite".
-    greedy_index: which score of the grid greedy decoding writes there, by the
-      likeliest token, or by each of several; -1 where it is none of them.
+    greedy_index: which score of the grid greedy decoding writes there, as the
+      likeliest token or the likeliest of each of several; -1 where none.
   """
 
   example_id: str

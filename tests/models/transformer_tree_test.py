@@ -178,7 +178,7 @@ def test_the_past_is_not_copied_for_each_sequence():
     ).compile()
     return memory.memory_analysis().temp_size_in_bytes
 
-  # A node's scores have 4 heads x 4096 places x 4 bytes, in a few copies; the
-  # past's keys and values of a layer have 2 x 2 heads x 8 x 4096 x 4 bytes.
+  # A node's scores have 4 heads x 4096 places x 4 bytes, and stand there twice;
+  # the keys alone of a layer's past have 2 heads x 8 x 4096 x 4 bytes.
   growth = (num_bytes(40) - num_bytes(8)) / 32
-  assert growth < 2 * 2 * 8 * 4096 * 4
+  assert growth < 2 * 8 * 4096 * 4

@@ -58,6 +58,7 @@ _MODEL: dict[str, Any] = {
   'initializer_range': 0.02,
 }
 _SCORE: dict[str, Any] = {
+  # Any ascending numbers: 0 to 10, halves, -4 to 4.
   'grid': (1.0, 2.0, 3.0, 4.0, 5.0),
   # Text of a score, a format of Python.
   'format': '{:g}',
