@@ -40,6 +40,7 @@ _MAY_TOUCH_FILES = (
   'models/gguf_weights',
   'models/hf_export',
   'models/hf_weights',
+  'models/json_file',
   'models/peft_adapter',
   'models/remote_files',
   'models/safetensors_file',

@@ -10,6 +10,7 @@ CoTs per input.
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import numbers
 import os
 from typing import Any
 
@@ -94,16 +95,15 @@ class Judge:
   def load(
     cls,
     path: str | os.PathLike[str],
-    *,
-    revision: str = '',
+    revision: str | None = None,
     dtype: str = 'float32',
     settings: Mapping[str, Any] | None = None,
   ) -> 'Judge':
     """Loads a judge, or any model of the family; its weights are read now.
 
     What a judge.json in the folder says takes the place of the defaults. A
-    model without one is used zero-shot, after a CoT. One that cannot judge,
-    because it has no tokenizer, is loaded all the same and has logits only.
+    model without one is used zero-shot, after a CoT. One without a tokenizer
+    is loaded all the same and has logits only.
 
     Args:
       path: whatever config.model.path may be: a Hugging Face folder, local or
@@ -125,21 +125,18 @@ class Judge:
         'org/name', revision='0123abc', settings={'sampling.top_p': 0.8}
       )
     """
-    config = _config(os.fspath(path), revision, dtype, settings or {})
+    config = _config(os.fspath(path), revision or '', dtype, settings or {})
     sources = model_source.find_model(config.model)
     config, method = judge_file.applied(config, sources.judge_folder)
     grid = prompts.make_score_grid(config.score.grid, config.score.format)
     model = base_model.from_source(sources, config)
     sampler, logits_only = None, ''
-    try:
+    if tokenizer_lib.has_tokenizer(sources.folder):
       tokenizer = tokenizer_lib.load_tokenizer(str(sources.folder))
       setup = build.join(config, tokenizer, model, method)
       sampler = sample.Sampler(setup, should_stop=lambda: False)
-    except types.InputError as error:
-      reasons = str(error).splitlines()
-      logits_only = '\n'.join(
-        f'{sources.name}: has logits only: {reason}' for reason in reasons
-      )
+    else:
+      logits_only = f'{sources.name}: has logits only: there is no tokenizer'
       progress.say(logits_only)
     params = base_model.read_weights(model)
     return cls(model, params, method, grid, sampler, logits_only)
@@ -186,8 +183,8 @@ class Judge:
       self._params,
       dataclasses.replace(self.method, predictor=predictor),
       examples,
-      num_cots=num_cots,
-      seed=seed,
+      num_cots=int(num_cots),
+      seed=int(seed),
     )
 
   def logits(
@@ -234,14 +231,14 @@ def _config(path: str, revision: str, dtype: str, settings: Mapping[str, Any]):
 
 def _check_arguments(num_cots, predictor, seed, with_cot: bool) -> None:
   problems = []
-  if type(num_cots) is not int or num_cots < 1:
+  if not _is_integer(num_cots) or num_cots < 1:
     problems.append(f'num_cots: {num_cots!r} is not an integer of at least 1')
   elif num_cots > 1 and not with_cot:
     problems.append(f'num_cots: {num_cots}, but this judge has no CoT; set 1')
   if predictor not in predictors.PREDICTORS:
     names = ', '.join(predictors.PREDICTORS)
     problems.append(f'predictor: {predictor!r} is not one of {names}')
-  if type(seed) is not int or seed < 0:
+  if not _is_integer(seed) or seed < 0:
     problems.append(f'seed: {seed!r} is not an integer of at least 0')
   if problems:
     raise types.InputError('\n'.join(problems))
@@ -265,6 +262,11 @@ def _read_rows(rows, setup: build.Setup) -> list[types.Example]:
     )
   read_data.check_prompts(setup, {name: examples})
   return examples
+
+
+def _is_integer(value) -> bool:
+  """Also one of numpy."""
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _make_logits(fns: types.ModelFns):

@@ -105,7 +105,9 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
   as_judge = _is_as_judge(values.task, config)
   if not files and not as_judge:
     raise types.InputError(_ONE_CONFIG)
-  config_check.check(config, as_judge=as_judge)
+  config_check.check(
+    config, as_judge=as_judge, needs_rows=values.task != 'inspect'
+  )
   workdir = values.workdir or f'runs/{config.name}'
   return values.task, workdir, config
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import math
+import numbers
 from typing import Any
 
 from tract_jax import types
@@ -164,34 +165,38 @@ def _example_ids(
   rows: Sequence[Mapping[str, Any]],
 ) -> tuple[list[str], dict[int, str]]:
   """An id for each row, and the problems of explicit ids by row."""
-  numbers = [str(i) for i in range(1, len(rows) + 1)]
+  row_numbers = [str(i) for i in range(1, len(rows) + 1)]
   if not all(isinstance(row, Mapping) for row in rows):
-    return numbers, {}
+    return row_numbers, {}
   for column in _ID_COLUMNS:
     if any(column in row for row in rows):
-      return _explicit_ids(rows, column, numbers)
+      return _explicit_ids(rows, column, row_numbers)
   pairs = [(row.get('idx'), row.get('response_source')) for row in rows]
   joined = [f'{idx}-{source}' for idx, source in pairs]
   if any(None in pair for pair in pairs) or len(set(joined)) < len(joined):
-    return numbers, {}
+    return row_numbers, {}
   return joined, {}
 
 
 def _explicit_ids(
-  rows: Sequence[Mapping[str, Any]], column: str, numbers: list[str]
+  rows: Sequence[Mapping[str, Any]], column: str, row_numbers: list[str]
 ) -> tuple[list[str], dict[int, str]]:
-  ids, problems = list(numbers), {}
+  ids, problems = list(row_numbers), {}
   first: dict[str, int] = {}
   for i, row in enumerate(rows):
     value = row.get(column)
     if (
-      isinstance(value, bool) or not isinstance(value, int | str) or value == ''
+      isinstance(value, bool)
+      or not isinstance(value, numbers.Integral | str)
+      or value == ''
     ):
       problems[i] = f'{column} {value!r} is no text and no whole number'
       continue
     ids[i] = str(value)
     if ids[i] in first:
-      problems[i] = f'{column} stands in row {numbers[first[ids[i]]]} already'
+      problems[i] = (
+        f'{column} stands in row {row_numbers[first[ids[i]]]} already'
+      )
     first.setdefault(ids[i], i)
   return ids, problems
 
@@ -317,7 +322,7 @@ def _text(value: Any, what: str) -> str:
 
 def _score(value: Any, grid: types.ScoreGrid) -> float:
   """A rating as a number within the grid."""
-  if isinstance(value, bool) or not isinstance(value, int | float | str):
+  if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
     raise _RowError(f'score {value!r} is no number')
   try:
     number = float(value)

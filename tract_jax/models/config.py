@@ -11,6 +11,9 @@ from typing import Any
 
 from tract_jax import types
 
+# A file that says more would fill the memory with names of weights.
+_MAX_LAYERS = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class LinearRope:
@@ -163,6 +166,11 @@ def _problems(config: ModelConfig) -> list[str]:
       problems += _value_problems('model', field, value)
   if problems:
     return problems
+  if config.num_layers > _MAX_LAYERS:
+    problems.append(
+      f'model.num_layers={config.num_layers}: more than {_MAX_LAYERS}, which'
+      ' no model has'
+    )
   if config.num_heads % config.num_kv_heads:
     problems.append(
       f'model.num_kv_heads={config.num_kv_heads}: must divide '

@@ -11,6 +11,7 @@ What the family here cannot compute is refused by name, never ignored.
 """
 
 from collections.abc import Container, Mapping
+import re
 from typing import Any
 
 from tract_jax import types
@@ -146,15 +147,29 @@ def config_from_hf(hf_config: Mapping[str, Any]) -> config_lib.ModelConfig:
   if fields['head_dim'] is None and family != 'qwen3':
     fields['head_dim'] = fields['hidden_size'] // fields['num_attention_heads']
   attention_bias = fields.get('attention_bias', False)
-  return config_lib.ModelConfig(
-    rope_theta=theta,
-    rope_scaling=scaling,
-    sliding_window=_window_from_hf(fields),
-    qkv_bias=True if family == 'qwen2' else attention_bias,
-    output_bias=attention_bias,
-    mlp_bias=fields.get('mlp_bias', False),
-    qk_norm=family == 'qwen3',
-    **{name: fields[hf_name] for hf_name, name in _SHARED_FIELDS.items()},
+  try:
+    return config_lib.ModelConfig(
+      rope_theta=theta,
+      rope_scaling=scaling,
+      sliding_window=_window_from_hf(fields),
+      qkv_bias=True if family == 'qwen2' else attention_bias,
+      output_bias=attention_bias,
+      mlp_bias=fields.get('mlp_bias', False),
+      qk_norm=family == 'qwen3',
+      **{name: fields[hf_name] for hf_name, name in _SHARED_FIELDS.items()},
+    )
+  except types.InputError as error:
+    raise types.InputError(_in_their_words(str(error))) from error
+
+
+def _in_their_words(lines: str) -> str:
+  """Names in problems of a `ModelConfig`, as config.json has them."""
+  theirs = {name: hf_name for hf_name, name in _SHARED_FIELDS.items()}
+  theirs |= {'qkv_bias': 'attention_bias', 'output_bias': 'attention_bias'}
+  named = re.sub(r'\w+', lambda word: theirs.get(word[0], word[0]), lines)
+  unique = dict.fromkeys(named.splitlines())
+  return '\n'.join(
+    f'config.json: {line.removeprefix("model.")}' for line in unique
   )
 
 

@@ -16,7 +16,6 @@ refused by name, never ignored. Pickles (`adapter_model.bin`) are never opened.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -30,6 +29,7 @@ from tract_jax import types
 from tract_jax.models import (
   hf_export,
   hf_weights,
+  json_file,
   lora,
   peft_targets,
   remote_files,
@@ -42,7 +42,6 @@ PICKLE_FILE = 'adapter_model.bin'
 
 _PREFIX = 'base_model.model.'
 _TENSOR_ENDS = {'lora_a': 'lora_A.weight', 'lora_b': 'lora_B.weight'}
-_MAX_CONFIG_BYTES = 2**20
 _MAX_RANK = 2**16
 _MAX_ALPHA = 1e9
 
@@ -166,7 +165,7 @@ def read_config(folder: str | os.PathLike[str]) -> AdapterConfig:
       not supported; a line for each problem.
   """
   path = pathlib.Path(folder, CONFIG_FILE)
-  fields = _read_json(path)
+  fields = json_file.read(path)
   if fields.get('peft_type') != 'LORA':
     raise types.InputError(
       f'{path}: peft_type={fields.get("peft_type")!r} is not supported;'
@@ -288,22 +287,6 @@ def _check_leaves(
       raise ValueError(
         f'{"/".join(path)} has rank {rank}, but config says {config.rank}'
       )
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    content = path.read_bytes()
-  except OSError as error:
-    raise types.InputError(f'{path}: cannot be read ({error})') from error
-  if len(content) > _MAX_CONFIG_BYTES:
-    raise types.InputError(f'{path}: {len(content)} bytes: is no configuration')
-  try:
-    fields = json.loads(content)
-  except (ValueError, RecursionError) as error:
-    raise types.InputError(f'{path}: not JSON ({error})') from error
-  if not isinstance(fields, dict):
-    raise types.InputError(f'{path}: not a JSON object')
-  return fields
 
 
 def _problems(fields: Mapping[str, Any]) -> list[str]:

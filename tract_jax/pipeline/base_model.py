@@ -22,6 +22,7 @@ from tract_jax.models import config as model_config_lib
 from tract_jax.models import (
   hf_config,
   hf_weights,
+  json_file,
   lora,
   peft_adapter,
   quantization,
@@ -32,8 +33,8 @@ from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.parallel import partition
 from tract_jax.pipeline import model_source, progress
 
-# Rotary angles need no table: a model from scratch has no longest row.
-_ANY_POSITION = 1 << 20
+# Of a model from scratch; its rotary angles would serve any length.
+_LONGEST_ROW = 1 << 15
 
 # (path of a leaf, the leaf as it is stored) -> the leaf as it is used.
 _Finish = Callable[[tuple[str, ...], jax.Array], types.PyTree]
@@ -81,7 +82,7 @@ def from_source(
     types.InputError: an architecture that is not supported, or a mesh that
       does not fit the devices.
   """
-  fields = model_source.read_json(sources.base.folder, 'config.json')
+  fields = json_file.read(sources.folder / 'config.json')
   try:
     architecture = hf_config.config_from_hf(fields)
   except types.InputError as error:
@@ -118,7 +119,7 @@ def from_scratch(
     head_dim=model.hidden_size // model.num_heads,
     rope_theta=model.rope_theta,
     initializer_range=model.initializer_range,
-    max_position_embeddings=_ANY_POSITION,
+    max_position_embeddings=_LONGEST_ROW,
     tie_word_embeddings=True,
   )
   return _make(architecture, None, config)

@@ -13,18 +13,30 @@ from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
 
 
-def check(config: ml_collections.ConfigDict, *, as_judge: bool = False) -> None:
+def check(
+  config: ml_collections.ConfigDict,
+  *,
+  as_judge: bool = False,
+  needs_rows: bool = True,
+) -> None:
   """Checks every value, before anything is read or allocated.
 
   Args:
     config: with every key, as `config.merge` gives it.
     as_judge: whether nothing is trained, so that nothing for it is asked for.
+    needs_rows: whether there must be any data.
 
   Raises:
     types.InputError: one line for each bad value.
   """
   problems = list(_problems(config))
   problems += list(_joint_problems(config, as_judge))
+  data = config.data
+  has_rows = data.source != 'files' or data.train_path or data.benchmarks
+  if needs_rows and not has_rows:
+    problems.append(
+      'config.data.benchmarks: is empty, and so is train_path; no rows'
+    )
   if problems:
     raise types.InputError('\n'.join(problems))
 
@@ -87,6 +99,8 @@ def _above(low) -> tuple[Callable, str]:
 
 _AT_LEAST_1 = _numbers(1, kind=int)
 _NOT_NEGATIVE = _numbers(0, kind=int)
+# Of a row or of a CoT; no model of the family reads more.
+_MAX_TOKENS = 2**20
 
 _RULES = {
   'name': (
@@ -124,7 +138,7 @@ _RULES = {
   'data.split_seed': _NOT_NEGATIVE,
   'data.max_train_examples': _NOT_NEGATIVE,
   'data.max_eval_examples': _NOT_NEGATIVE,
-  'data.max_length': _numbers(2, kind=int),
+  'data.max_length': _numbers(2, _MAX_TOKENS, kind=int),
   'data.length_multiple': _AT_LEAST_1,
   'data.too_long': _one_of('error', 'drop'),
   'data.synthetic_train': _AT_LEAST_1,
@@ -160,10 +174,10 @@ _RULES = {
   'train.checkpoint_every': _AT_LEAST_1,
   'train.max_checkpoints': _AT_LEAST_1,
   'sampling.temperature': _numbers(0),
-  'sampling.top_k': _NOT_NEGATIVE,
+  'sampling.top_k': _numbers(0, 2**31 - 1, kind=int),
   'sampling.top_p': (lambda v: 0 < v <= 1, 'is not in (0, 1]'),
   'sampling.repetition_penalty': _above(0),
-  'sampling.max_new_tokens': _AT_LEAST_1,
+  'sampling.max_new_tokens': _numbers(1, _MAX_TOKENS, kind=int),
   'sampling.rows': _AT_LEAST_1,
   'sampling.chunk_size': _AT_LEAST_1,
   'sampling.steps_per_call': _AT_LEAST_1,
@@ -198,8 +212,6 @@ def _joint_problems(config, as_judge: bool) -> Iterator[str]:
       if m in methods_lib.METHODS
     ):
       yield 'config.data.train_path: is empty; give the file of training rows'
-  if data.source == 'files' and not data.train_path and not data.benchmarks:
-    yield 'config.data.benchmarks: is empty, and so is train_path; no rows'
   if data.source == 'files' and not model.path:
     yield (
       'config.model.path: is empty; a model from scratch has a tokenizer for '

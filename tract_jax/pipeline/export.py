@@ -18,7 +18,7 @@ from etils import epath
 
 from tract_jax import types
 from tract_jax.data import manifest
-from tract_jax.models import hf_export, lora, peft_adapter
+from tract_jax.models import hf_export, json_file, lora, peft_adapter
 from tract_jax.pipeline import (
   base_model,
   build,
@@ -27,7 +27,6 @@ from tract_jax.pipeline import (
   fingerprint,
   judge_file,
   model_card,
-  model_source,
   progress,
 )
 from tract_jax.pipeline import methods as methods_lib
@@ -221,15 +220,27 @@ def _base_json(sources, name: str) -> dict[str, Any] | None:
   """A JSON file of the seed model's folder; None where it has none."""
   if sources is None or not (sources.folder / name).exists():
     return None
-  return model_source.read_json(sources.folder, name)
+  return json_file.read(sources.folder / name)
 
 
 def _base_reference(setup: build.Setup) -> tuple[str, str]:
-  """The seed model's name and, of a hub model, its commit."""
+  """The seed model's name and, of a hub model, its commit.
+
+  A local folder is named by its whole path: an adapter is used from elsewhere.
+  """
   sources = setup.model.sources
   if sources is None:
     return '', ''
-  return sources.base.reference
+  name, commit = sources.base.reference
+  is_local = sources.base.weights == epath.Path(sources.base.folder)
+  return (
+    (name, commit)
+    if commit or not is_local
+    else (
+      str(sources.base.folder.absolute()),
+      '',
+    )
+  )
 
 
 def _card_facts(setup: build.Setup, run: ExportRun) -> model_card.CardFacts:

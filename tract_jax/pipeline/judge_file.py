@@ -14,7 +14,6 @@ every field is checked, and none but these is read.
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import json
 import re
 from typing import Any
 
@@ -23,6 +22,7 @@ import ml_collections
 
 from tract_jax import types
 from tract_jax.data import manifest
+from tract_jax.models import json_file
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import config_check
@@ -31,8 +31,6 @@ from tract_jax.text import prompts
 
 FILE = 'judge.json'
 SCHEMA = 1
-_MAX_BYTES = 1 << 16
-_MAX_DIGITS = 15
 # Attributes are out of a format's reach, and so are widths that fill memory.
 _FORMAT = re.compile(r'(?!.*\d{3})[^{}]{0,20}\{0?(:[^{}]{0,20})?\}[^{}]{0,20}')
 
@@ -97,7 +95,7 @@ def read(folder: epath.PathLike) -> JudgeFile | None:
   path = epath.Path(folder) / FILE
   if not path.exists():
     return None
-  return _parsed(path, _read_json(path))
+  return _parsed(path, json_file.read(path))
 
 
 def write(folder: epath.PathLike, judge_file: JudgeFile) -> None:
@@ -200,27 +198,6 @@ def applied(
     predictor=judge_file.predictor,
     with_cot=judge_file.with_cot,
   )
-
-
-def _read_json(path: epath.Path) -> Any:
-  try:
-    with path.open('rb') as file:
-      content = file.read(_MAX_BYTES + 1)
-  except OSError as error:
-    reason = error.strerror or error
-    raise types.InputError(f'{path}: cannot be read: {reason}') from error
-  if len(content) > _MAX_BYTES:
-    raise types.InputError(f'{path}: is larger than {_MAX_BYTES} bytes')
-  try:
-    return json.loads(content, parse_int=_integer)
-  except (ValueError, RecursionError) as error:
-    raise types.InputError(f'{path}: not JSON: {error}') from error
-
-
-def _integer(text: str) -> int:
-  if len(text) > _MAX_DIGITS:
-    raise ValueError(f'a number of {len(text)} digits')
-  return int(text)
 
 
 def _parsed(path: epath.Path, content: Any) -> JudgeFile:

@@ -20,7 +20,6 @@ from tract_jax.evaluation import tables
 
 NOT_STATED = 'not stated'
 _PAPER = 'https://arxiv.org/abs/2503.04381'
-_HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*', re.ASCII)
 # Identifiers that the hub knows; any other licence is "other" with a name.
 _HUB_LICENCES = frozenset((
   'afl-3.0', 'agpl-3.0', 'apache-2.0', 'bigcode-openrail-m',
@@ -214,7 +213,8 @@ def _front_matter(card: CardFacts) -> str:
     'library_name': 'peft' if card.as_adapter else 'transformers',
     'pipeline_tag': 'text-generation',
   }
-  if _HUB_ID.fullmatch(card.base_model):
+  # A folder may be named like a model of the hub; only that has a commit.
+  if card.base_revision:
     fields['base_model'] = card.base_model
     relation = 'adapter' if card.as_adapter else 'finetune'
     fields['base_model_relation'] = relation

@@ -16,14 +16,11 @@ Only data is fetched: no `*.bin`, which is a pickle, and no `*.py`.
 import atexit
 import dataclasses
 import fnmatch
-import json
-import math
 import os
 import pathlib
 import re
 import shutil
 import tempfile
-from typing import Any
 import urllib.parse
 
 from etils import epath
@@ -51,7 +48,6 @@ _HUB_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*')
 _COMMIT = re.compile(r'[0-9a-f]{40}')
 _FILE_NAME = re.compile(r'[A-Za-z0-9_-][A-Za-z0-9._-]*')
 _MAX_SMALL_FILE_BYTES = 64 * 2**20
-_MAX_JSON_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,45 +161,6 @@ def find_model(model: ml_collections.ConfigDict) -> Sources:
   return Sources(_base_of(source), source)
 
 
-def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
-  """Reads a small JSON file, such as config.json.
-
-  Args:
-    folder: a Source's.
-    name: of the file.
-
-  Returns:
-    The object in it.
-
-  Raises:
-    types.InputError: missing, larger than 16 MiB, not JSON, no object, or with
-      a number that is not finite.
-  """
-  path = folder / name
-  try:
-    with path.open('rb') as file:
-      content = file.read(_MAX_JSON_BYTES + 1)
-  except OSError as error:
-    raise types.InputError(f'{path}: {error.strerror}') from error
-  if len(content) > _MAX_JSON_BYTES:
-    raise types.InputError(
-      f'{path}: more than {_MAX_JSON_BYTES} bytes, which no such file has'
-    )
-  try:
-    value = json.loads(
-      content, parse_constant=_finite_float, parse_float=_finite_float
-    )
-  except RecursionError as error:
-    raise types.InputError(f'{path}: not JSON (nested too deeply)') from error
-  except ValueError as error:
-    raise types.InputError(f'{path}: not JSON ({error})') from error
-  if not isinstance(value, dict):
-    raise types.InputError(
-      f'{path}: holds a {type(value).__name__} where an object is expected'
-    )
-  return value
-
-
 def _base_of(source: Source) -> Source:
   """The base that an adapter names."""
   adapter = peft_adapter.read_config(source.folder)
@@ -224,13 +181,6 @@ def _base_of(source: Source) -> Source:
       ' first'
     )
   return base
-
-
-def _finite_float(text: str) -> float:
-  number = float(text)
-  if not math.isfinite(number):
-    raise ValueError(f'{text} is not a finite number')
-  return number
 
 
 def _check_no_revision(path: str, revision: str) -> None:

@@ -255,6 +255,11 @@ class Tokenizer:
     return text
 
 
+def has_tokenizer(folder: pathlib.Path) -> bool:
+  """Whether any of a tokenizer's files lies in a folder."""
+  return any((folder / name).is_file() for name in _FILES)
+
+
 def load_tokenizer(path: str) -> Tokenizer:
   """Loads the tokenizer of a Hugging Face folder.
 
@@ -273,7 +278,7 @@ def load_tokenizer(path: str) -> Tokenizer:
     raise types.InputError(
       f'{path}: no such folder; it has to hold a tokenizer'
     )
-  if not any((folder / name).is_file() for name in _FILES):
+  if not has_tokenizer(folder):
     raise types.InputError(
       f'{path}: holds no tokenizer, none of {", ".join(_FILES)}'
     )
