@@ -147,11 +147,17 @@ def test_score_outside_the_grid_names_file_row_and_value(
   assert 'score 7 is outside the grid 1..5' in lines[0]
 
 
-def test_score_of_two_tokens_names_its_pieces(capsys, tmp_path, model_folder):
-  rows = write_rows(tmp_path / 'rows.json', [1, 2])
-  grid = '--config.score.grid=(1.0, 10.0)'
-  lines = errors(capsys, *run_files(tmp_path, model_folder, rows, grid))
-  assert any('score 10 is 2 tokens' in line for line in lines)
+def test_score_of_two_tokens_is_shown_with_both(capsys, tmp_path, model_folder):
+  rows = write_rows(tmp_path / 'rows.json', [1, 10] * 20)
+  more = ('--config.score.grid=(1.0, 10.0)', '--task=inspect')
+  assert main_lib.main([*run_files(tmp_path, model_folder, rows, *more)]) == 0
+  line = next(
+    line
+    for line in capsys.readouterr().out.splitlines()
+    if line.startswith('score tokens: ')
+  )
+  one, ten = line.removeprefix('score tokens: ').split()[:2]
+  assert ten.startswith(f'10={one.removeprefix("1=")}+')
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,7 @@ from tests.models import fake_gcs
 from tests.models import hf_weights_test as good
 from tests.pipeline import fake_hub
 from tract_jax import types
-from tract_jax.models import hf_export, hf_weights
+from tract_jax.models import hf_export, hf_weights, json_file
 from tract_jax.pipeline import model_source, seed_model
 
 COMMIT = fake_hub.COMMIT
@@ -227,7 +227,7 @@ def test_model_in_a_bucket(bucket, folder):
   source = model_source.find('gs://models/judge/')
   assert source.name == str(source.weights) == 'gs://models/judge'
   assert names_in(source.folder) == _WANTED
-  read = model_source.read_json(source.folder, 'config.json')
+  read = json_file.read(source.folder / 'config.json')
   assert read == {'name': 'config.json'}
   assert not any('safetensors' in name for name, _ in bucket.reads)
   assert_loads(source)
@@ -274,39 +274,6 @@ def test_address_of_another_kind(path):
 def test_library_for_buckets_is_missing(monkeypatch):
   fake_gcs.hide_library(monkeypatch)
   assert 'pip install tract_jax[gcs]' in find_error('gs://bucket/model')
-
-
-@pytest.mark.parametrize(
-  'content, said',
-  [
-    (None, 'No such file'),
-    (b'', 'not JSON'),
-    (b'{', 'not JSON'),
-    (b'\xff\xfe{', 'not JSON'),
-    (b'[1]', 'holds a list where an object is expected'),
-    (b'null', 'holds a NoneType'),
-    (b'{"a": NaN}', 'not JSON (NaN is not a finite number)'),
-    (b'{"a": -Infinity}', 'not JSON (-Infinity is not a finite number)'),
-    (b'{"a": 1e999}', 'not JSON (1e999 is not a finite number)'),
-    (b'{"a": ' + b'1' * 5000 + b'}', 'not JSON'),
-    (b'{"a":' * 100_000, 'nested too deeply'),
-    (b'{"a": "' + b'x' * 50_000_000 + b'"}', 'more than 16777216 bytes'),
-  ],
-)
-def test_json_that_is_refused(tmp_path, content, said):
-  if content is not None:
-    (tmp_path / 'config.json').write_bytes(content)
-  with pytest.raises(types.InputError) as caught:
-    model_source.read_json(tmp_path, 'config.json')
-  (line,) = str(caught.value).splitlines()
-  assert line.startswith(f'{tmp_path}/config.json: ') and said in line
-
-
-def test_json_that_is_read(tmp_path):
-  value = {'a': [1, 2.5, None, 'ä'], 'b': {}}
-  text = json.dumps(value, ensure_ascii=False)
-  (tmp_path / 'config.json').write_text(text, encoding='utf-8')
-  assert model_source.read_json(tmp_path, 'config.json') == value
 
 
 def settings(path, adapter='', revision=''):

@@ -103,11 +103,12 @@ def test_steps_learn_scores_of_several_tokens_through_the_tree_alone():
   found = []
   for _ in range(50):
     state, metrics = trainer.step(state, frozen, batch)
-    found.append(metrics)
-  first, last = found[0], found[-1]
-  assert float(first.grid_mass) < 1e-6
-  assert 0.5 < float(last.grid_mass) <= 1
-  assert float(last.score_mse) < 0.5 * float(first.score_mse)
+    # One step at a time: the virtual devices share a few threads.
+    found.append((float(metrics.grid_mass), float(metrics.score_mse)))
+  (first_mass, first_mse), (last_mass, last_mse) = found[0], found[-1]
+  assert first_mass < 1e-6
+  assert 0.5 < last_mass <= 1
+  assert last_mse < 0.5 * first_mse
   assert trainer.step._cache_size() == 1
 
 
