@@ -74,7 +74,7 @@ def test_logits_are_those_of_transformers_without_a_tokenizer(tmp_path, capsys):
   np.testing.assert_allclose(logits, expected, atol=1e-5)
   np.testing.assert_array_equal(judge.logits(ids.tolist()), logits)
   assert judge.model_config.num_layers == 2
-  assert 'holds no tokenizer' in capsys.readouterr().out
+  assert 'there is no tokenizer' in capsys.readouterr().out
   line = problem_of(judge.score, ROWS)
   assert 'has logits only' in line
   assert 'holds no tokenizer' in line

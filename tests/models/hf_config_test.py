@@ -178,7 +178,7 @@ def test_null_sizes_follow_from_the_others(family):
   base = MODELS[family]
   assert from_hf(base, num_key_value_heads=None).num_kv_heads == 4
   if family == 'qwen3':
-    assert 'model.head_dim=None' in error_of(base, head_dim=None)
+    assert 'config.json: head_dim=None' in error_of(base, head_dim=None)
   else:
     assert from_hf(base, head_dim=None).head_dim == 8
 
@@ -238,7 +238,7 @@ def test_windows_are_those_of_transformers(base, fields, window):
       {'use_sliding_window': True, 'max_window_layers': None},
       'max_window_layers=None: must be a whole number',
     ),
-    ({**WINDOWED, 'sliding_window': 0}, 'model.sliding_window=0'),
+    ({**WINDOWED, 'sliding_window': 0}, 'config.json: sliding_window=0'),
   ],
 )
 def test_other_windows_are_refused(fields, words):
@@ -267,11 +267,13 @@ def test_other_windows_are_refused(fields, words):
     (LLAMA, 'rope_interleaved', True, 'rope_interleaved=True'),
     (LLAMA, 'model_type', 'phi3', "model_type='phi3'"),
     (LLAMA, 'model_type', ['llama'], "model_type=['llama']"),
-    (LLAMA, 'num_key_value_heads', 3, 'num_kv_heads=3'),
+    (LLAMA, 'num_key_value_heads', 3, 'num_key_value_heads=3: must divide'),
     (LLAMA, 'num_attention_heads', 0, 'num_attention_heads=0'),
     (LLAMA, 'head_dim', 7, 'head_dim=7'),
     (LLAMA, 'vocab_size', '64', "vocab_size='64'"),
-    (LLAMA, 'rms_norm_eps', 0, 'norm_eps=0'),
+    (LLAMA, 'rms_norm_eps', 0, 'config.json: rms_norm_eps=0'),
+    (LLAMA, 'attention_bias', 'x', "config.json: attention_bias='x'"),
+    (LLAMA, 'num_hidden_layers', 10**12, 'config.json: num_hidden_layers=1000'),
     (LLAMA, 'hidden_size', None, 'hidden_size is missing'),
     (MISTRAL, 'attention_bias', True, 'attention_bias=True'),
     (MISTRAL, 'mlp_bias', True, 'mlp_bias=True'),

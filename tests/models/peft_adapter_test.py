@@ -250,8 +250,10 @@ def test_stopped_amid_the_weights_is_no_adapter(written, monkeypatch):
     ({'of_tomorrow': 'yes'}, "of_tomorrow='yes' is not supported"),
     ({'r': 0}, 'r=0: must be a whole number from 1'),
     ({'r': True}, 'r=True: must be a whole number from 1'),
-    ({'r': 10**30}, f'r={10**30}: must be a whole number'),
-    ({'lora_alpha': float('nan')}, 'lora_alpha=nan: must be a number'),
+    ({'r': 10**9}, f'r={10**9}: must be a whole number'),
+    ({'r': 10**30}, 'a number of 31 digits'),
+    ({'lora_alpha': 1e30}, 'lora_alpha=1e+30: must be a number'),
+    ({'lora_alpha': float('nan')}, 'NaN is not a finite number'),
     ({'lora_alpha': '6'}, "lora_alpha='6': must be a number"),
     ({'use_rslora': 'no'}, "use_rslora='no': must be true or false"),
     ({'revision': 3}, 'revision=3: must be text'),
@@ -288,8 +290,7 @@ def test_fields_that_a_new_peft_writes_are_neutral(tmp_path):
   [
     ('{', 'not JSON'),
     ('[' * 100_000, 'not JSON'),
-    ('[]', 'not a JSON object'),
-    (' ' * 2**21, 'is no configuration'),
+    ('[]', 'holds a list where an object is expected'),
     (None, 'cannot be read'),
   ],
 )

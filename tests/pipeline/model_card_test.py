@@ -87,7 +87,11 @@ def test_header():
   }
   header = header_of(
     card_text(
-      as_adapter=True, base_model='/data/base', base_licence='Our Licence 2.0'
+      as_adapter=True,
+      # A folder, although a model of the hub may have that name.
+      base_model='data/base',
+      base_revision='',
+      base_licence='Our Licence 2.0',
     )
   )
   assert header['library_name'] == 'peft'

@@ -117,12 +117,7 @@ def config_from_hf(hf_config: Mapping[str, Any]) -> config_lib.ModelConfig:
     types.InputError: for a value that is not supported or a field that is not
       known and not neutral (None, False, 0 or empty); a line for each.
   """
-  family = hf_config.get('model_type')
-  if not isinstance(family, str) or family not in _FAMILY_DEFAULTS:
-    raise types.InputError(
-      f'config.json: model_type={family!r} is not supported; allowed: '
-      + ', '.join(sorted(_FAMILY_DEFAULTS))
-    )
+  family = _checked_family(hf_config)
   known = _SHARED_FIELDS.keys() | _FAMILY_DEFAULTS[family].keys()
   fields = _FAMILY_DEFAULTS[family] | {
     name: hf_config[name] for name in known if name in hf_config
@@ -160,6 +155,16 @@ def config_from_hf(hf_config: Mapping[str, Any]) -> config_lib.ModelConfig:
     )
   except types.InputError as error:
     raise types.InputError(_in_their_words(str(error))) from error
+
+
+def _checked_family(hf_config: Mapping[str, Any]) -> str:
+  family = hf_config.get('model_type')
+  if not isinstance(family, str) or family not in _FAMILY_DEFAULTS:
+    raise types.InputError(
+      f'config.json: model_type={family!r} is not supported; allowed: '
+      + ', '.join(sorted(_FAMILY_DEFAULTS))
+    )
+  return family
 
 
 def _in_their_words(lines: str) -> str:
