@@ -77,7 +77,7 @@ def test_logits_are_those_of_transformers_without_a_tokenizer(tmp_path, capsys):
   assert 'there is no tokenizer' in capsys.readouterr().out
   line = problem_of(judge.score, ROWS)
   assert 'has logits only' in line
-  assert 'holds no tokenizer' in line
+  assert 'there is no tokenizer' in line
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_null_rotary_fields_are_as_if_left_out():
       'linear',
       "rope_scaling='linear': must be an",
     ),
-    (models.LLAMA, 'rope_theta', [1e4], 'model.rope_theta=[10000.0]'),
+    (models.LLAMA, 'rope_theta', [1e4], 'config.json: rope_theta=[10000.0]'),
     (
       models.LLAMA,
       'rope_scaling',

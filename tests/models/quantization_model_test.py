@@ -172,6 +172,7 @@ def _task():
     cot_mask=~score_mask & (np.arange(L) > 3)[None],
     score_mask=score_mask,
     score_values=np.where(score_mask, scores, 0).astype(np.float32),
+    target_probs=np.eye(3, dtype=np.float32)[scores.astype(int) - 1],
   )
 
 

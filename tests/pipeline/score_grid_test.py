@@ -8,7 +8,7 @@ import pytest
 
 from tract_jax.data import loader as loader_lib
 from tract_jax.models import lora
-from tract_jax.pipeline import build, inspect_data, read_data, sample
+from tract_jax.pipeline import base_model, build, inspect_data, read_data, sample
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 from tract_jax.pipeline import run as run_lib
@@ -73,7 +73,7 @@ def test_training_and_prediction_read_the_same_distribution(name):
   examples = read_data.read_data(setup).train[:8]
   objective = objective_lib.make_objective(setup.config, 'cot_raft')
   trainer, batch = make_trainer(setup, examples, objective)
-  params = build.init_params(setup, seed=0)
+  params = base_model.init_params(setup.model, seed=0)
   terms = trainer.evaluate(*params, batch)
   sampler = sample.Sampler(setup, lambda: False)
   given = sampler.given(lora.merge(*params), examples, with_cot=True)
@@ -98,7 +98,7 @@ def test_steps_learn_scores_of_several_tokens_through_the_tree_alone():
   examples = read_data.read_data(setup).train[:8]
   objective = objective_lib.make_objective(config, 'raft')
   trainer, batch = make_trainer(setup, examples, objective)
-  trainable, frozen = build.init_params(setup, seed=0)
+  trainable, frozen = base_model.init_params(setup.model, seed=0)
   state = trainer.init_state(trainable)
   found = []
   for _ in range(50):
