@@ -22,6 +22,8 @@ CONFIG = config_lib.ModelConfig(
   max_position_embeddings=64,
 )
 WINDOW = dataclasses.replace(CONFIG, sliding_window=4)
+# Its attention factor is part of every rotation.
+YARN = dataclasses.replace(CONFIG, rope_scaling=config_lib.YarnRope(4.0, 16))
 # A tree of depth 3 with two branches at its first and its second token.
 SEQUENCES = ((5, 9), (5, 6, 9), (5, 6, 7, 9), (8, 9))
 TREE = token_tree.make_tree(SEQUENCES)
@@ -67,7 +69,7 @@ def _last_hidden(fns, params, rows):
   return hidden[np.arange(len(rows)), lengths - 1]
 
 
-@pytest.mark.parametrize('config', [CONFIG, WINDOW])
+@pytest.mark.parametrize('config', [CONFIG, WINDOW, YARN])
 def test_every_node_is_as_if_its_path_stood_in_the_row(config):
   fns, params = _model(config)
   rows = _rows()
@@ -96,7 +98,7 @@ def test_trees_of_packed_examples_see_their_own_example():
   np.testing.assert_allclose(nodes, wanted, atol=2e-5)
 
 
-@pytest.mark.parametrize('config', [CONFIG, WINDOW])
+@pytest.mark.parametrize('config', [CONFIG, WINDOW, YARN])
 def test_tree_behind_a_cache_equals_the_tree_in_a_row(config):
   fns, params = _model(config)
   rows = _rows()
