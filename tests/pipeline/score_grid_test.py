@@ -8,7 +8,13 @@ import pytest
 
 from tract_jax.data import loader as loader_lib
 from tract_jax.models import lora
-from tract_jax.pipeline import base_model, build, inspect_data, read_data, sample
+from tract_jax.pipeline import (
+  base_model,
+  build,
+  inspect_data,
+  read_data,
+  sample,
+)
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 from tract_jax.pipeline import run as run_lib
