@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -257,11 +258,23 @@ def test_bad_arguments(judge, argument, message):
     ({'model.dtype': 'float32'}, "is the argument 'dtype' of Judge.load"),
     ({'seeds': (1,)}, "config.seeds: is the argument 'seed' of Judge.score"),
     ({'score.grid': ()}, 'score.grid: is empty'),
+    ('score.grid', 'settings: is str; give a dictionary'),
   ],
 )
 def test_bad_settings(folder, settings, message):
   load = judge_lib.Judge.load
   assert message in problem_of(load, folder, settings=settings)
+
+
+def test_dtype_is_a_name_or_a_dtype(folder, judge):
+  exact = judge.logits([[1, 2, 3]])
+  for dtype in (jnp.bfloat16, np.float32, 'bfloat16'):
+    found = judge_lib.Judge.load(folder, None, dtype).logits([[1, 2, 3]])
+    is_exact = np.array_equal(found, exact)
+    assert found.dtype == np.float32
+    assert is_exact == (dtype is np.float32)
+    np.testing.assert_allclose(found, exact, atol=0.2)
+  assert 'dtype: ' in problem_of(judge_lib.Judge.load, folder, None, object())
 
 
 def test_load_names_what_is_missing(tmp_path):

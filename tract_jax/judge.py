@@ -96,7 +96,7 @@ class Judge:
     cls,
     path: str | os.PathLike[str],
     revision: str | None = None,
-    dtype: str = 'float32',
+    dtype: Any = 'float32',
     settings: Mapping[str, Any] | None = None,
   ) -> 'Judge':
     """Loads a judge, or any model of the family; its weights are read now.
@@ -110,7 +110,8 @@ class Judge:
         gs://, an exported judge, a PEFT adapter's folder, a hub id, or the name
         of a prepared seed model.
       revision: the commit of a hub model.
-      dtype: of the weights and the computation, "float32" or "bfloat16".
+      dtype: of the weights and the computation, float32 or bfloat16, by name
+        or as a dtype.
       settings: any other keys of the configuration, dotted.
 
     Returns:
@@ -209,8 +210,12 @@ class Judge:
     return np.asarray(self._logits(self._params, tokens))
 
 
-def _config(path: str, revision: str, dtype: str, settings: Mapping[str, Any]):
+def _config(path: str, revision: str, dtype: Any, settings: Mapping[str, Any]):
   """The configuration of a judge, checked."""
+  if not isinstance(settings, Mapping):
+    raise types.InputError(
+      f'settings: is {type(settings).__name__}; give a dictionary of keys'
+    )
   problems = [
     f'config.{key}: is the argument {arguments[key]!r} of Judge.{function}'
     for function, arguments in (
@@ -223,6 +228,10 @@ def _config(path: str, revision: str, dtype: str, settings: Mapping[str, Any]):
     raise types.InputError('\n'.join(sorted(problems)))
   if not path:
     raise types.InputError("path: is empty; give a model's folder or name")
+  try:
+    dtype = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+  except TypeError as error:
+    raise types.InputError(f'dtype: {error}') from error
   given = dict(zip(_LOAD_ARGUMENTS, (path, revision, dtype), strict=True))
   config = config_lib.merge({'name': 'judge', **settings, **given})
   config_check.check_values(config)
