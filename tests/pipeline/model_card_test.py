@@ -124,7 +124,9 @@ def test_says_how_it_was_trained():
   untrained = card_text(stages=())
   assert '- None: the base model as it is.' in untrained
   assert 'LoRA' not in untrained
-  assert 'from random weights, by' in card_text(base_model='').lower()
+  text = card_text(base_model='', base_licence='')
+  assert 'from random weights, by' in text.lower()
+  assert '- Base model: none\n' in text
   without_cot = card_text(with_cot=False)
   assert 'So the overall score is' not in without_cot
   assert 'generate' not in without_cot

@@ -156,7 +156,7 @@ def model_card(card: CardFacts) -> str:
     '## Results',
     _results(card),
     '## Licences',
-    f'- Base model: {_known(card.base_licence)}\n'
+    f'- Base model: {_known(card.base_licence) if card.base_model else "none"}\n'
     f'- Training data: {_known(card.data_licence)}',
     '## Limits',
     '- It knows no score off its grid, and prompts worded otherwise than its '
