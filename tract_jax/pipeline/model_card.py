@@ -144,6 +144,7 @@ def model_card(card: CardFacts) -> str:
   Returns:
     YAML header and Markdown; the same for the same facts.
   """
+  base = _known(card.base_licence) if card.base_model else 'none'
   sections = [
     _front_matter(card),
     f'# {tables.escaped(card.title)}',
@@ -156,8 +157,7 @@ def model_card(card: CardFacts) -> str:
     '## Results',
     _results(card),
     '## Licences',
-    f'- Base model: {_known(card.base_licence) if card.base_model else "none"}\n'
-    f'- Training data: {_known(card.data_licence)}',
+    f'- Base model: {base}\n- Training data: {_known(card.data_licence)}',
     '## Limits',
     '- It knows no score off its grid, and prompts worded otherwise than its '
     'training rows are out of its domain.\n'
