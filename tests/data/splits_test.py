@@ -54,7 +54,7 @@ def test_shuffled_scores_are_dealt_anew():
     types.Example(f'id{i}', f'p{i}', float(i), cot=f'c{i}', ratings=(float(i),))
     for i in range(50)
   ]
-  shuffled = splits.shuffle_scores(examples, 0)
+  shuffled = splits.shuffle_scores(examples, 0, 'a')
   assert sorted(e.score for e in shuffled) == [e.score for e in examples]
   unmoved = [
     a for a, b in zip(examples, shuffled, strict=True) if a.score == b.score
@@ -63,5 +63,6 @@ def test_shuffled_scores_are_dealt_anew():
   for before, after in zip(examples, shuffled, strict=True):
     assert (after.prompt, after.cot) == (before.prompt, before.cot)
     assert after.ratings == (after.score,)
-  assert splits.shuffle_scores(examples, 0) == shuffled
-  assert splits.shuffle_scores(examples, 1) != shuffled
+  assert splits.shuffle_scores(examples, 0, 'a') == shuffled
+  assert splits.shuffle_scores(examples, 1, 'a') != shuffled
+  assert splits.shuffle_scores(examples, 0, 'b') != shuffled

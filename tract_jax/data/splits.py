@@ -51,19 +51,22 @@ def split(
 
 
 def shuffle_scores(
-  examples: Sequence[types.Example], seed: int
+  examples: Sequence[types.Example], seed: int, salt: str
 ) -> list[types.Example]:
   """Deals the scores anew among the examples: a negative control.
 
   Args:
-    examples: training rows.
+    examples: rows of one file.
     seed: of the shuffle.
+    salt: what the rows are; shuffles with different salts are independent.
 
   Returns:
     The examples in order, each with score and ratings of another one, or by
     chance its own; its prompt and CoT are kept.
   """
-  order = np.random.default_rng(seed).permutation(len(examples))
+  order = np.random.default_rng([seed, *salt.encode()]).permutation(
+    len(examples)
+  )
   return [
     dataclasses.replace(e, score=examples[i].score, ratings=examples[i].ratings)
     for e, i in zip(examples, order, strict=True)

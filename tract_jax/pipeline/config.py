@@ -75,8 +75,8 @@ _DATA: dict[str, Any] = {
   # Never trained on, in no stage; their loss is reported.
   'validation_fraction': 0.05,
   'split_seed': 0,
-  # Negative control: training rows swap their scores, so that no method has
-  # anything to learn.
+  # Negative control: rows swap their scores, in training and in each benchmark,
+  # so that no method can predict them.
   'shuffle_scores': False,
   # 0: all rows.
   'max_train_examples': 0,

@@ -70,8 +70,12 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
   kind = setup.config.train.score_target
   train = [targets.with_target(example, kind) for example in train]
   if data.shuffle_scores:
-    progress.say('negative control: training scores are shuffled among rows')
-    train = splits.shuffle_scores(train, data.split_seed)
+    progress.say('negative control: scores are shuffled among the rows')
+    train = splits.shuffle_scores(train, data.split_seed, 'train')
+    benchmarks = {
+      name: splits.shuffle_scores(rows, data.split_seed, name)
+      for name, rows in benchmarks.items()
+    }
   train, validation = _split_validation(data, train)
   progress.say(
     f'data: {len(train)} training and {len(validation)} validation rows; '
