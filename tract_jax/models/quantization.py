@@ -123,15 +123,7 @@ def quantize(params: types.PyTree, kind: str) -> types.PyTree:
   Raises:
     types.InputError: an unknown kind, or an input axis without a block.
   """
-  _check_kind(kind)
-
-  def leaf(path, array):
-    if not _is_target(path):
-      return array
-    _check_block(path, array.shape, kind)
-    return _quantized(array, kind)
-
-  return _mapped(leaf, params)
+  return _targets_mapped(lambda array: _quantized(array, kind), params, kind)
 
 
 def abstract(abstract_params: types.PyTree, kind: str) -> types.PyTree:
@@ -148,16 +140,27 @@ def abstract(abstract_params: types.PyTree, kind: str) -> types.PyTree:
   Raises:
     types.InputError: an unknown kind, or an input axis without a block.
   """
+
+  def shapes(array):
+    bare = jax.ShapeDtypeStruct(array.shape, array.dtype)
+    return jax.eval_shape(functools.partial(_quantized, kind=kind), bare)
+
+  return _targets_mapped(shapes, abstract_params, kind)
+
+
+def _targets_mapped(
+  fn: Callable[[Any], Any], params: types.PyTree, kind: str
+) -> types.PyTree:
+  """The tree with fn(leaf) in place of each leaf that is to be quantised."""
   _check_kind(kind)
 
   def leaf(path, array):
     if not _is_target(path):
       return array
     _check_block(path, array.shape, kind)
-    bare = jax.ShapeDtypeStruct(array.shape, array.dtype)
-    return jax.eval_shape(functools.partial(_quantized, kind=kind), bare)
+    return fn(array)
 
-  return _mapped(leaf, abstract_params)
+  return _mapped(leaf, params)
 
 
 def logical_axes(
