@@ -36,8 +36,9 @@ def get_config() -> ml_collections.ConfigDict:
     'max_length': 64,
     'length_multiple': 16,
   }
+  config.pretrain = {'num_rows': 4000}
   config.train = {
-    'lr': 3e-3,
+    'lr': 1e-3,
     'b2': 0.98,
     'num_epochs': 3,
     'batch_size': 16,

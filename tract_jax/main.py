@@ -33,6 +33,7 @@ from tract_jax.pipeline import (
   interruption,
   progress,
   read_data,
+  tasks,
 )
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
@@ -45,7 +46,7 @@ _ONE_CONFIG = (
   'give one --config=FILE, such as configs/demo.py; only a model that is used '
   'as it is needs none'
 )
-TASKS = (*run_lib.TASKS, 'inspect')
+TASKS = (*tasks.TASKS, 'inspect')
 _TRAIN_NOTHING = ('predict', 'evaluate', 'inspect')
 
 
@@ -155,7 +156,7 @@ def _execute(task: str, folder: epath.Path, config) -> int:
       setup, data = _setup_and_data(config, as_judge)
       inspect_data.say_model(setup)
       run = run_lib.Run(setup, data, folder, stop.requested)
-      run_lib.execute(run, task, as_judge=as_judge)
+      tasks.execute(run, task, as_judge=as_judge)
   except types.InputError as error:
     return _fail(error)
   except (loop.Interrupted, KeyboardInterrupt) as error:

@@ -12,8 +12,7 @@ from tract_jax import types
 from tract_jax.data import manifest, synthetic
 from tract_jax.judge import Judge
 from tract_jax.models import quantization
-from tract_jax.pipeline import base_model
-from tract_jax.pipeline import run as run_lib
+from tract_jax.pipeline import base_model, tasks
 
 TOKENS = np.arange(24).reshape(2, 12) % 7 + 20
 MESH = {'data': 8, 'fsdp': 1, 'tensor': 1}
@@ -46,8 +45,8 @@ def scratch(tmp_path_factory):
   """A model from scratch, predicted, reported and exported."""
   folder = tmp_path_factory.mktemp('scratch')
   run = trained(folder, num_cots=2)
-  run_lib.execute(run, 'run')
-  run_lib.execute(run, 'export')
+  tasks.execute(run, 'run')
+  tasks.execute(run, 'export')
   return folder
 
 
@@ -101,11 +100,11 @@ def test_export_again_does_nothing_and_a_new_report_renews_the_card(
 ):
   folder = scratch / 'export' / 'cot_raft'
   before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-  run_lib.execute(trained(scratch, num_cots=2), 'export')
+  tasks.execute(trained(scratch, num_cots=2), 'export')
   assert 'nothing to do' in capsys.readouterr().out
   assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
   (folder / 'README.md').write_text('another')
-  run_lib.execute(trained(scratch, num_cots=2), 'export')
+  tasks.execute(trained(scratch, num_cots=2), 'export')
   after = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
   assert {n for n in after if after[n] != before[n]} == {'README.md'}
 
@@ -113,7 +112,7 @@ def test_export_again_does_nothing_and_a_new_report_renews_the_card(
 def test_other_settings_are_refused_by_name(scratch):
   run = trained(scratch, num_cots=2, export={'dtype': 'bfloat16'})
   with pytest.raises(types.InputError, match='export.dtype: recorded'):
-    run_lib.execute(run, 'export')
+    tasks.execute(run, 'export')
 
 
 def test_folder_of_somebody_else_is_left_alone(scratch, tmp_path):
@@ -122,13 +121,13 @@ def test_folder_of_somebody_else_is_left_alone(scratch, tmp_path):
   folder.mkdir(parents=True)
   (folder / 'notes.txt').write_text('mine')
   with pytest.raises(types.InputError, match='not empty'):
-    run_lib.execute(run, 'export')
+    tasks.execute(run, 'export')
   assert [p.name for p in folder.iterdir()] == ['notes.txt']
 
 
 def test_unfinished_export_is_made_again(scratch, tmp_path):
   run = trained(tmp_path)
-  run_lib.execute(run, 'export')
+  tasks.execute(run, 'export')
   folder = tmp_path / 'export' / 'cot_raft'
   weights = (folder / 'model.safetensors').read_bytes()
   (folder / 'model.safetensors').write_bytes(b'cut')
@@ -136,7 +135,7 @@ def test_unfinished_export_is_made_again(scratch, tmp_path):
   manifest.write_manifest(
     folder, content['kind'], content['fingerprint'], finished=False
   )
-  run_lib.execute(trained(tmp_path), 'export')
+  tasks.execute(trained(tmp_path), 'export')
   assert (folder / 'model.safetensors').read_bytes() == weights
   assert manifest.is_finished(folder)
 
@@ -144,13 +143,13 @@ def test_unfinished_export_is_made_again(scratch, tmp_path):
 def test_zero_shot_has_no_export(tmp_path):
   run = trained(tmp_path, methods=('zero_shot',))
   with pytest.raises(types.InputError, match="'zero_shot' trains nothing"):
-    run_lib.execute(run, 'export')
+    tasks.execute(run, 'export')
 
 
 @pytest.mark.parametrize('kind', ['', 'int8', 'nf4'])
 def test_adapters_are_merged_into_the_unquantised_base(base, tmp_path, kind):
   run = trained(tmp_path, model=lora_on(base, base_quantization=kind))
-  run_lib.execute(run, 'export')
+  tasks.execute(run, 'export')
   folder = tmp_path / 'export' / 'cot_raft'
   found = Judge.load(folder, settings=ONE_DEVICE).logits(TOKENS)
   np.testing.assert_allclose(
@@ -168,7 +167,7 @@ def test_exported_adapter_is_that_of_the_merged_judge(base, tmp_path):
   model = lora_on(base, lora_targets=('q_proj', 'down_proj'))
   for form in ('merged', 'adapter'):
     run = trained(tmp_path / form, model=model, export={'format': form})
-    run_lib.execute(run, 'export')
+    tasks.execute(run, 'export')
   merged, adapter = (
     tmp_path / form / 'export' / 'cot_raft' for form in ('merged', 'adapter')
   )
@@ -186,13 +185,13 @@ def test_an_adapter_on_an_adapter_is_not_exported(base, tmp_path):
   run = trained(
     tmp_path / 'first', model=lora_on(base), export={'format': 'adapter'}
   )
-  run_lib.execute(run, 'export')
+  tasks.execute(run, 'export')
   first = tmp_path / 'first' / 'export' / 'cot_raft'
   run = trained(
     tmp_path / 'second', model=lora_on(first), export={'format': 'adapter'}
   )
   with pytest.raises(types.InputError, match="use 'merged'"):
-    run_lib.execute(run, 'export')
+    tasks.execute(run, 'export')
 
 
 def test_quantised_base_is_what_a_run_trains_on(base, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from tract_jax import types
 from tract_jax.data import manifest
-from tract_jax.pipeline import build, methods, read_data
+from tract_jax.pipeline import build, methods, read_data, tasks
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import run as run_lib
 from tract_jax.training import loop
@@ -52,7 +52,7 @@ def make_run(folder, should_stop=lambda: False, **more):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
-  run_lib.execute(make_run(folder), 'run')
+  tasks.execute(make_run(folder), 'run')
   return folder
 
 
@@ -110,7 +110,7 @@ def test_evaluating_again_gives_the_same_bytes(finished):
   before = (finished / 'report' / 'metrics.json').read_bytes()
   assert report(finished)['cot_gap']
   (finished / 'report' / 'manifest.json').unlink()
-  run_lib.execute(make_run(finished), 'evaluate')
+  tasks.execute(make_run(finished), 'evaluate')
   assert (finished / 'report' / 'metrics.json').read_bytes() == before
 
 
@@ -121,7 +121,7 @@ def test_lost_predictions_are_not_passed_over(finished):
   lost.unlink()
   try:
     with pytest.raises(types.InputError, match='4 of 6 predictions are there'):
-      run_lib.execute(make_run(finished), 'predict')
+      tasks.execute(make_run(finished), 'predict')
   finally:
     lost.write_text(text)
 
@@ -139,7 +139,7 @@ def test_chosen_lambda_is_predicted_with_and_its_curve_reported(tmp_path):
     'evaluation': {'gap_examples': 0, 'num_resamples': 100},
   }
   run = make_run(tmp_path, **more)
-  run_lib.execute(run, 'run')
+  tasks.execute(run, 'run')
   points = report(tmp_path)['lambda_curve']
   assert [p['lambda_value'] for p in points] == [0.0, 30.0]
   best = min(points, key=lambda p: p['score_rmse'])
@@ -148,7 +148,7 @@ def test_chosen_lambda_is_predicted_with_and_its_curve_reported(tmp_path):
   assert folder.name == str(best['lambda_value'])
   assert '## Choice of lambda' in (tmp_path / 'report/report.md').read_text()
   again = make_run(tmp_path, **more)
-  run_lib.execute(again, 'run')
+  tasks.execute(again, 'run')
   assert again.num_worked == 0
 
 
@@ -156,14 +156,14 @@ def test_zero_shot_needs_no_training_rows(tmp_path):
   config = make_config(methods=('zero_shot',))
   setup = build.build(config)
   benchmarks = read_data.read_data(setup).benchmarks
-  data = read_data.RunData([], [], benchmarks)
+  data = read_data.RunData([], [], benchmarks, [])
   run = run_lib.Run(setup, data, epath.Path(tmp_path), lambda: False)
-  run_lib.execute(run, 'run')
+  tasks.execute(run, 'run')
   assert {r['method'] for r in report(tmp_path)['rows']} == {'zero_shot'}
 
 
 def test_stop_amid_sampling_is_obeyed(tmp_path):
   with pytest.raises(loop.Interrupted, match='stopped'):
     run = make_run(tmp_path, lambda: True, methods=('zero_shot',))
-    run_lib.execute(run, 'run')
+    tasks.execute(run, 'run')
   assert not (tmp_path / 'report').exists()

@@ -1,5 +1,6 @@
 """Scores of several tokens through the pipeline, on the demo's tiny world."""
 
+import dataclasses
 import json
 
 from etils import epath
@@ -14,6 +15,7 @@ from tract_jax.pipeline import (
   inspect_data,
   read_data,
   sample,
+  tasks,
 )
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
@@ -122,9 +124,7 @@ def test_inspect_shows_the_tokens_of_a_score(capsys):
   setup = build.build(make_config('0 to 10'))
   data = read_data.read_data(setup)
   best = [e for e in data.train if e.score == 10]
-  inspect_data.inspect(
-    setup, read_data.RunData(best, data.validation, data.benchmarks)
-  )
+  inspect_data.inspect(setup, dataclasses.replace(data, train=best))
   printed = capsys.readouterr().out
   one, zero = setup.cot_scores.sequences[-1]
   assert f'10={one}+{zero}' in printed
@@ -141,7 +141,7 @@ def test_a_whole_run(name, tmp_path):
   run = run_lib.Run(
     setup, read_data.read_data(setup), epath.Path(tmp_path), lambda: False
   )
-  run_lib.execute(run, 'run')
+  tasks.execute(run, 'run')
   for method in config.methods:
     path = tmp_path / 'predictions' / method / 'synthetic.jsonl'
     rows = [json.loads(line) for line in path.read_text().splitlines()]

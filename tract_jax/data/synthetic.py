@@ -93,7 +93,7 @@ _RUBRIC = ' one.\n\n###Score Rubrics:\n[{criteria}]\n{rows}\n\n###Feedback:'
 
 # The splits share the world but no prompt: a prompt's hash says whose it is.
 _SPLIT_TENTHS = python_types.MappingProxyType(
-  {'train': range(8), 'validation': range(8, 9), 'test': range(9, 10)}
+  {'train': range(8), 'pretrain': range(8, 9), 'test': range(9, 10)}
 )
 
 
@@ -114,7 +114,7 @@ def make_rows(
   Args:
     num_rows: how many rows.
     seed: of this draw.
-    split: 'train', 'validation' or 'test'.
+    split: 'train', 'pretrain' or 'test'.
     grid: the scores that the rater gives.
     noise: probabilities of the rater's deviation from the quality, as
       `synthetic_rater.ideal_pearson` takes them.

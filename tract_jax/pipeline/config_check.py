@@ -144,6 +144,9 @@ _RULES = {
   'data.synthetic_train': _AT_LEAST_1,
   'data.synthetic_test': _AT_LEAST_1,
   'data.synthetic_seed': _NOT_NEGATIVE,
+  'pretrain.num_rows': _NOT_NEGATIVE,
+  'pretrain.lr': _above(0),
+  'pretrain.num_epochs': _AT_LEAST_1,
   'train.lr': _above(0),
   'train.warmup_fraction': _numbers(0, 1),
   'train.b1': _numbers(0, 1),
@@ -216,6 +219,12 @@ def _joint_problems(config, as_judge: bool) -> Iterator[str]:
     yield (
       'config.model.path: is empty; a model from scratch has a tokenizer for '
       'config.data.source="synthetic" only'
+    )
+  if config.pretrain.num_rows and (model.path or data.source != 'synthetic'):
+    yield (
+      f'config.pretrain.num_rows: {config.pretrain.num_rows} rows of the '
+      'synthetic world are for a model from scratch; with config.model.path or '
+      'config.data.source="files" set 0'
     )
   if model.base_quantization and not model.lora_rank and not as_judge:
     yield (

@@ -24,11 +24,14 @@ class RunData:
     train: what every stage trains on.
     validation: what no stage trains on; the same in both stages.
     benchmarks: {name: examples} to predict.
+    pretrain: what a model from scratch is made the seed model with; [] where
+      it is as it was drawn, or read from a folder.
   """
 
   train: list[types.Example]
   validation: list[types.Example]
   benchmarks: dict[str, list[types.Example]]
+  pretrain: list[types.Example]
 
 
 def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
@@ -45,7 +48,8 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
     types.InputError: a missing file or bad rows, a line each.
   """
   data = setup.config.data
-  benchmarks = {}
+  benchmarks: dict[str, list[types.Example]] = {}
+  pretrain: list[types.Example] = []
   if data.source == 'synthetic':
     make_rows = functools.partial(
       synthetic.make_rows, seed=data.synthetic_seed, grid=setup.grid
@@ -54,6 +58,9 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
     train = _from_rows(setup, rows, 'train', 'synthetic train')
     rows = make_rows(data.synthetic_test, split='test')
     benchmarks['synthetic'] = _from_rows(setup, rows, 'eval', 'synthetic test')
+    if num_rows := setup.config.pretrain.num_rows:
+      rows = make_rows(num_rows, split='pretrain')
+      pretrain = _from_rows(setup, rows, 'train', 'synthetic pretrain')
   else:
     paths = config_lib.parse_benchmarks(data.benchmarks)
     role = 'judge' if as_judge else 'eval'
@@ -83,7 +90,7 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
   )
   _warn_of_leaks([*train, *validation], benchmarks)
   check_prompts(setup, benchmarks)
-  return RunData(train, validation, benchmarks)
+  return RunData(train, validation, benchmarks, pretrain)
 
 
 def check_prompts(

@@ -1,10 +1,8 @@
-"""Runs and resumes the whole method; safe to repeat.
-
-  for each seed, for each method:  stages (with self-CoTs between) -> gap
-    -> predictions on every benchmark;  then the report over all of them.
+"""A run's parts: stages, self-CoTs, gaps, predictions, exports.
 
 Each part looks at its manifest first: finished parts are skipped, interrupted
-ones continue, and weights are read only when a part needs them.
+ones continue, and weights are read only when a part needs them. `tasks` says in
+which order a run has them.
 """
 
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from tract_jax.pipeline import (
   lambda_choice,
   objective,
   predict,
+  pretrain,
   progress,
   read_data,
   sample,
@@ -35,8 +34,6 @@ from tract_jax.pipeline import (
 )
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.training import loop
-
-TASKS = ('run', 'train', 'self_cot', 'predict', 'evaluate', 'export')
 
 
 class Run:
@@ -274,30 +271,55 @@ class Run:
         ]
       )
     )
-    self._held = (None, None)
-    trainable, frozen = base_model.init_params(self.setup.model, run.seed)
+    start = self._seed_params(run.seed)
     if stage.start == 'previous':
-      trainable = finetune.load_trained(previous, self.setup)
+      start = finetune.load_trained(previous, self.setup), start[1]
     trained = finetune.finetune(
-      self.setup,
-      run,
-      rows,
-      (trainable, frozen),
-      self._make_trainer,
-      self._should_stop,
+      self.setup, run, rows, start, self._make_trainer, self._should_stop
     )
-    self._held = (run.folder, lora.merge(trained, frozen))
+    self._held = (run.folder, lora.merge(trained, start[1]))
 
   def _params(self, stage: finetune.StageRun | None, seed: int):
     """The whole model after a stage; the last one asked for is kept."""
     key = stage.folder if stage else ('seed', seed)
     if self._held[0] != key:
-      self._held = (None, None)
-      trainable, frozen = base_model.init_params(self.setup.model, seed)
+      trainable, frozen = self._seed_params(seed)
       if stage:
         trainable = finetune.load_trained(stage, self.setup)
       self._held = (key, lora.merge(trainable, frozen))
     return self._held[1]
+
+  def _seed_model(self, seed: int) -> finetune.StageRun | None:
+    """The stage that makes a model from scratch a seed model, if there is."""
+    key = (pretrain.FOLDER, 0, seed)
+    if self.data.pretrain and key not in self._stages:
+      self._stages[key], is_new = pretrain.trained(
+        self.setup,
+        self.data.pretrain,
+        self.workdir,
+        seed,
+        self._model_fields,
+        self._should_stop,
+      )
+      self.num_worked += is_new
+    return self._stages.get(key)
+
+  def _seed_params(self, seed: int) -> tuple[types.PyTree, types.PyTree]:
+    """(trainable, frozen) of the seed model; what was held is let go."""
+    self._held = (None, None)
+    seed_model = self._seed_model(seed)
+    trainable, frozen = base_model.init_params(self.setup.model, seed)
+    if seed_model:
+      trainable = finetune.load_trained(seed_model, self.setup)
+    return trainable, frozen
+
+  def _seed_fields(self, seed: int) -> dict[str, Any]:
+    """The seed model, and what made it that."""
+    seed_model = self._seed_model(seed)
+    if not seed_model:
+      return self._model_fields
+    digest = manifest.read_results(seed_model.folder)['params_digest']
+    return self._model_fields | {'pretrained': digest}
 
   def _counted(self, make: Callable[[], types.PyTree]):
     def counted():
@@ -308,7 +330,7 @@ class Run:
 
   def _stage_fields(self, stage, seed: int) -> dict[str, Any]:
     return (
-      self._model_fields
+      self._seed_fields(seed)
       | fingerprint.train_fields(self.setup, stage.objective)
       | {
         'objective': stage.objective,
@@ -325,7 +347,7 @@ class Run:
     trained = 'seed model'
     if stage:
       trained = manifest.read_results(stage.folder)['params_digest']
-    fields = self._model_fields | {'params': trained, 'seed': seed}
+    fields = self._seed_fields(seed) | {'params': trained, 'seed': seed}
     if with_cot:
       fields |= fingerprint.sampling_fields(self.setup)
     return fields
@@ -337,54 +359,3 @@ class Run:
   def _parts(self, method: str, benchmark: str, seed: int) -> epath.Path:
     folder = self.workdir / 'predictions' / method / 'parts'
     return folder / benchmark / f'seed{seed}'
-
-
-def execute(run: Run, task: str, *, as_judge: bool = False) -> None:
-  """Does one task, with all that it needs.
-
-  Args:
-    run: of the configuration.
-    task: one of TASKS; "train" stops after the stages, "self_cot" after the
-      self-CoTs, "predict" after the predictions; "evaluate" only makes the
-      report from predictions that are there; "export" trains and exports the
-      first seed.
-    as_judge: whether nothing is trained, and the model predicts as it is.
-
-  Raises:
-    types.InputError: an artefact was made from something else.
-    loop.Interrupted: stopped; the same call goes on.
-  """
-  config = run.setup.config
-  for seed in config.seeds if task not in ('evaluate', 'export') else ():
-    for method in config.methods:
-      if as_judge:
-        run.judge(method, seed)
-        continue
-      stages = methods_lib.METHODS[method].stages
-      if task == 'self_cot':
-        if any(s.cot_source in ('self', 'mixed') for s in stages):
-          run.self_cots(method, seed)
-        continue
-      for index in range(len(stages)):
-        run.stage(method, index, seed)
-      if task in ('run', 'predict'):
-        run.predict(method, seed)
-  if task == 'export':
-    for method in config.methods:
-      run.export(method)
-  if task in ('run', 'predict'):
-    for method in config.methods:
-      run.join_predictions(method)
-  if task in ('run', 'evaluate'):
-    gaps = run.gaps(only_measured=task == 'evaluate')
-    new = evaluate.evaluate(
-      config,
-      run.setup.grid,
-      run.workdir,
-      list(run.data.benchmarks),
-      gaps,
-      lambda_choice.curves(config, run.stage_folder),
-    )
-    run.num_worked += new
-  if not run.num_worked:
-    progress.say(f'nothing to do: all that was asked is in {run.workdir}')

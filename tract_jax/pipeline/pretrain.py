@@ -1,0 +1,85 @@
+"""The seed model of a run from scratch: a model that has seen the world.
+
+Every method of the paper starts from a language model that can already read
+and that knows scores as words; RAFT, whose gradient vanishes where scores have
+no probability, depends on it. A model from scratch becomes such a seed model by
+cross-entropy on rows of its own, without CoT, which no stage trains on.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from tract_jax import types
+from tract_jax.pipeline import (
+  base_model,
+  build,
+  finetune,
+  fingerprint,
+  objective,
+  progress,
+  read_data,
+)
+
+FOLDER = 'seed_model'
+
+
+def trained(
+  setup: build.Setup,
+  examples: Sequence[types.Example],
+  workdir: epath.Path,
+  seed: int,
+  model_fields: dict[str, Any],
+  should_stop: Callable[[], bool],
+) -> tuple[finetune.StageRun, bool]:
+  """Trains the seed model on `examples`, where that is not done.
+
+  Args:
+    setup: of the run; its config.pretrain has the numbers.
+    examples: at least one.
+    workdir: of the run; the stage lies under `seed_model/seed<k>`.
+    seed: of the initial values and of the order of the data.
+    model_fields: of `fingerprint.model_fields`.
+    should_stop: asked before each update.
+
+  Returns:
+    The finished stage, and whether it was trained just now.
+
+  Raises:
+    types.InputError: it was finished with other data or numbers.
+    loop.Interrupted: stopped; the same call goes on.
+  """
+  setup = _with_pretraining_numbers(setup)
+  run = finetune.StageRun(
+    label=f'seed model seed {seed}',
+    folder=workdir / FOLDER / f'seed{seed}',
+    seed=seed,
+    objective=objective.make_objective(setup.config, 'ce'),
+    with_cot=False,
+    fields=model_fields
+    | fingerprint.train_fields(setup, 'ce')
+    | {'train': read_data.digest(examples), 'seed': seed},
+  )
+  if finetune.is_done(run):
+    progress.say(f'{run.label}: done before')
+    return run, False
+  encoded = read_data.encode_for_stage(setup, examples, 'none', [], run.label)
+  finetune.finetune(
+    setup,
+    run,
+    finetune.StageRows(encoded, []),
+    base_model.init_params(setup.model, seed),
+    lambda *args: build.make_trainer(setup, *args),
+    should_stop,
+  )
+  return run, True
+
+
+def _with_pretraining_numbers(setup: build.Setup) -> build.Setup:
+  """The setup with config.pretrain's numbers in place of config.train's."""
+  config = setup.config.copy_and_resolve_references()
+  config.train.lr = config.pretrain.lr
+  config.train.num_epochs = config.pretrain.num_epochs
+  return dataclasses.replace(setup, config=config)

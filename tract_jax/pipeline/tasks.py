@@ -1,0 +1,64 @@
+"""The tasks of the command line; each is safe to repeat.
+
+A whole run is
+
+  for each seed, for each method:  stages (with self-CoTs between) -> gap
+    -> predictions on every benchmark;  then the report over all of them.
+"""
+
+from tract_jax.pipeline import evaluate, lambda_choice, progress
+from tract_jax.pipeline import methods as methods_lib
+from tract_jax.pipeline import run as run_lib
+
+TASKS = ('run', 'train', 'self_cot', 'predict', 'evaluate', 'export')
+
+
+def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
+  """Does one task, with all that it needs.
+
+  Args:
+    run: of the configuration.
+    task: one of TASKS; "train" stops after the stages, "self_cot" after the
+      self-CoTs, "predict" after the predictions; "evaluate" only makes the
+      report from predictions that are there; "export" trains and exports the
+      first seed.
+    as_judge: whether nothing is trained, and the model predicts as it is.
+
+  Raises:
+    types.InputError: an artefact was made from something else.
+    loop.Interrupted: stopped; the same call goes on.
+  """
+  config = run.setup.config
+  for seed in config.seeds if task not in ('evaluate', 'export') else ():
+    for method in config.methods:
+      if as_judge:
+        run.judge(method, seed)
+        continue
+      stages = methods_lib.METHODS[method].stages
+      if task == 'self_cot':
+        if any(s.cot_source in ('self', 'mixed') for s in stages):
+          run.self_cots(method, seed)
+        continue
+      for index in range(len(stages)):
+        run.stage(method, index, seed)
+      if task in ('run', 'predict'):
+        run.predict(method, seed)
+  if task == 'export':
+    for method in config.methods:
+      run.export(method)
+  if task in ('run', 'predict'):
+    for method in config.methods:
+      run.join_predictions(method)
+  if task in ('run', 'evaluate'):
+    gaps = run.gaps(only_measured=task == 'evaluate')
+    new = evaluate.evaluate(
+      config,
+      run.setup.grid,
+      run.workdir,
+      list(run.data.benchmarks),
+      gaps,
+      lambda_choice.curves(config, run.stage_folder),
+    )
+    run.num_worked += new
+  if not run.num_worked:
+    progress.say(f'nothing to do: all that was asked is in {run.workdir}')
