@@ -46,7 +46,7 @@ def test_same_arguments_give_the_same_rows(rows):
 
 def test_splits_share_no_prompt_and_no_id():
   prompt_sets, id_sets = [], []
-  for split in ('train', 'validation', 'test'):
+  for split in ('train', 'pretrain', 'test'):
     drawn = synthetic.make_rows(1500, seed=0, split=split)
     prompt_sets.append({row['instruction'] for row in drawn})
     id_sets.append({row['example_id'] for row in drawn})
@@ -204,7 +204,7 @@ def test_bad_noise_is_an_input_error(noise):
 
 
 def test_unknown_split_is_an_input_error():
-  with pytest.raises(types.InputError, match="'dev'.*train, validation, test"):
+  with pytest.raises(types.InputError, match="'dev'.*train, pretrain, test"):
     synthetic.make_rows(1, 0, 'dev')
 
 

@@ -208,8 +208,10 @@ class TestDifferences:
     assert second.mean is None
     assert second.reason == 'flask: constant predictions'
 
-  def test_no_tract_no_default(self):
-    assert _report(_systems(('raft', 'ce'))).differences == ()
+  def test_without_tract_the_next_of_the_family_stands_in(self):
+    (difference,) = _report(_systems(('raft', 'ce'))).differences
+    assert (difference.a.method, difference.b.method) == ('raft', 'ce')
+    assert _report(_systems(('ce_cot', 'ce'))).differences == ()
 
   def test_primary_predictor_and_fewest_cots(self):
     systems = [

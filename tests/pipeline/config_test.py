@@ -104,6 +104,9 @@ def test_values_of_another_type_are_named():
     ('data.held_out_fraction', 1.0),
     ('data.max_length', 1),
     ('data.too_long', 'cut'),
+    ('pretrain.num_rows', -1),
+    ('pretrain.lr', 0.0),
+    ('pretrain.num_epochs', 0),
     ('train.lr', 0.0),
     ('train.lr', float('nan')),
     ('train.warmup_fraction', 1.5),
@@ -146,6 +149,25 @@ def test_all_problems_are_reported_at_once():
   found = problems(config)
   assert len(found) == 2
   assert '4 does not divide config.train.batch_size 6; 3 does' in found[1]
+
+
+def test_only_a_model_from_scratch_is_pretrained():
+  config = valid_config()
+  config.pretrain.num_rows = 8
+  config_check.check(config)
+  config.model.path = 'folder'
+  assert problems(config) == [
+    'config.pretrain.num_rows: 8 rows of the synthetic world are for a model '
+    'from scratch; with config.model.path or config.data.source="files" set 0'
+  ]
+
+
+def test_variants_of_the_demo():
+  config = config_lib.read_config(f'{CONFIGS / "demo.py"}:raft')
+  config_check.check(config)
+  assert config.methods == ('ce', 'raft')
+  with pytest.raises(types.InputError, match="variant 'rafd'"):
+    config_lib.read_config(f'{CONFIGS / "demo.py"}:rafd')
 
 
 def test_candidate_lambdas_need_validation_rows():

@@ -22,7 +22,8 @@ from tract_jax.evaluation import intervals, lambda_curve, metrics, tables
 SCHEMA = 1
 METRICS_FILE = 'metrics.json'
 MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
-_OURS = 'tract'  # What the default comparisons are with.
+# The first of them that was run is compared with every other method.
+_OURS = ('tract', 'cot_raft', 'raft')
 
 _Name = tuple[str, str]  # method, predictor
 _Cells = tuple[list[str], list[list]]
@@ -73,7 +74,8 @@ def make_report(
     bootstrap: how intervals are made.
     comparisons: pairs of (method, predictor); each difference is the first
       minus the second, each with the fewest CoTs it was run with. None
-      compares "tract", where it was run, with every other method.
+      compares the first of "tract", "cot_raft" and "raft" that was run with
+      every other method.
     primary_predictors: predictor per method for that; where it has no
       predictions "rail" stands in, or else the first by name.
     cot_gaps: errors on training inputs, by annotator and own CoTs.
@@ -291,7 +293,7 @@ def _pairs(
     for m in sorted({s.method for s in systems}):
       had = sorted({s.predictor for s in systems if s.method == m})
       names[m] = m, next(p for p in (primary.get(m), 'rail', *had) if p in had)
-    ours = names.pop(_OURS, None)
+    ours = next((names.pop(name) for name in _OURS if name in names), None)
     comparisons = [(ours, name) for name in names.values()] if ours else []
   known = ', '.join('/'.join(name) for name in sorted(fewest_cots))
   for name in itertools.chain(*comparisons):

@@ -195,7 +195,7 @@ _RULES = {
 
 def _joint_problems(config, as_judge: bool) -> Iterator[str]:
   """Problems of several keys together."""
-  train, data, model = config.train, config.data, config.model
+  train, data = config.train, config.data
   micro = train.micro_batch_size or train.batch_size
   if train.batch_size >= 1 and micro >= 1 and train.batch_size % micro:
     valid = [d for d in range(1, micro + 1) if train.batch_size % d == 0]
@@ -215,6 +215,12 @@ def _joint_problems(config, as_judge: bool) -> Iterator[str]:
       if m in methods_lib.METHODS
     ):
       yield 'config.data.train_path: is empty; give the file of training rows'
+  yield from _model_problems(config, as_judge)
+
+
+def _model_problems(config, as_judge: bool) -> Iterator[str]:
+  """Problems of a model's keys with others."""
+  data, model = config.data, config.model
   if data.source == 'files' and not model.path:
     yield (
       'config.model.path: is empty; a model from scratch has a tokenizer for '
