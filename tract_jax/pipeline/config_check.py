@@ -258,6 +258,6 @@ def _length_problems(config) -> Iterator[str]:
   with_cot = methods_lib.any_with_cot(config.methods)
   if config.data.too_long == 'truncate' and with_cot and most <= cot_tokens:
     yield (
-      f'config.data.max_length: {most} leaves a truncated prompt no room beside '
-      f'config.sampling.max_new_tokens {cot_tokens}'
+      f'config.data.max_length: {most} leaves a truncated prompt no room '
+      f'beside config.sampling.max_new_tokens {cot_tokens}'
     )

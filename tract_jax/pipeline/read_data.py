@@ -239,8 +239,8 @@ def _fitted(setup, data: RunData) -> RunData:
     return rows
 
   return RunData(
-    train=fit('training', data.train, True),
-    validation=fit('validation', data.validation, True),
+    train=fit('training rows', data.train, True),
+    validation=fit('validation rows', data.validation, True),
     benchmarks={n: fit(n, rows, False) for n, rows in data.benchmarks.items()},
     fits=fits,
   )
