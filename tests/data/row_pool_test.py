@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 def where(context, chunk):
   """What one chunk gives: runs in a process of the pool."""
   main = getattr(sys.modules['__main__'], '__file__', None)
-  return os.getpid(), context, chunk, main
+  ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+  return os.getpid(), context, chunk, main, ignored
 
 
 def slowly(context, chunk):
@@ -56,6 +57,8 @@ def test_results_keep_the_order_and_processes_end():
   assert os.getpid() not in processes
   # The main module, which may import much, is none of their business.
   assert {f[3] for f in found} == {None}
+  # So is Ctrl-C, which a terminal sends to all.
+  assert {f[4] for f in found} == {True}
   for process in processes:
     with pytest.raises(ProcessLookupError):
       os.kill(process, 0)
@@ -75,10 +78,13 @@ def test_killed_process_is_told_in_a_line():
 
 
 _RUN = """
+import signal
 from tests.data import row_pool_test
 from tract_jax.data import row_pool
 
 if __name__ == '__main__':
+  # Whoever starts the tests may have it ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   work = row_pool.map_chunks(row_pool_test.slowly, None, list(range(5000)), 2)
   for done in work:
     print(done, flush=True)

@@ -76,6 +76,8 @@ def test_only_headings_at_a_lines_start_count_and_the_last_rubric():
   assert prompt[high:] == TAIL
   found = cut(prompt, num_tokens(prompt) - 500)
   assert found.startswith(HEAD + quoted) and found.endswith(TAIL)
+  behind = f'{prompt}\nSee the ###Score Rubrics above.'
+  assert truncation.cuttable(behind) == (low, high)
   inline = f'Say ###The instruction to evaluate: or not. {WORDS}'
   low, _ = truncation.cuttable(inline)
   assert low >= len(inline) // 4

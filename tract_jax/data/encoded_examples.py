@@ -52,6 +52,11 @@ class EncodedExamples(Sequence[types.EncodedExample]):
     # The first token of all is no target, even where there is no prompt.
     return self.lengths + 1 - np.maximum(self.num_prompt, 1)
 
+  @property
+  def nbytes(self) -> int:
+    """Bytes of all arrays together."""
+    return sum(array.nbytes for array in vars(self).values())
+
   def __len__(self) -> int:
     return len(self.scores)
 

@@ -83,7 +83,8 @@ def fit(
       example = dataclasses.replace(example, prompt=prompt)
     kept.append(example)
   report = FitReport(tuple(cut), tuple(unfit))
-  _say(name, report, trained)
+  if examples:
+    _say(name, report, trained)
   return kept, report
 
 

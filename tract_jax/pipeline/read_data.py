@@ -21,6 +21,9 @@ from tract_jax.pipeline import config as config_lib
 
 # Samples without a distribution cannot be trained on.
 UNUSABLE = ('too_long', 'non_finite')
+# What lines call the two kinds of rows that are no benchmark's.
+TRAINING = 'training rows'
+VALIDATION = 'validation rows'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,8 +242,8 @@ def _fitted(setup, data: RunData) -> RunData:
     return rows
 
   return RunData(
-    train=fit('training rows', data.train, True),
-    validation=fit('validation rows', data.validation, True),
+    train=fit(TRAINING, data.train, True),
+    validation=fit(VALIDATION, data.validation, True),
     benchmarks={n: fit(n, rows, False) for n, rows in data.benchmarks.items()},
     fits=fits,
   )
