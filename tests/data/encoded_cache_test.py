@@ -126,10 +126,11 @@ def test_everything_that_changes_rows_changes_the_digest():
   def with_row(**fields):
     return [dataclasses.replace(EXAMPLES[0], **fields), *EXAMPLES[1:]]
 
-  def templated(template):
+  def templated(template, start=None):
     tokenizer = small_tokenizers.byte_level()
     hf = tokenizer.hf.__class__(tokenizer_object=tokenizer.hf.backend_tokenizer)
     hf.eos_token = '<|endoftext|>'
+    hf.bos_token = start
     hf.chat_template = template
     return type(tokenizer)(hf)
 
@@ -142,6 +143,9 @@ def test_everything_that_changes_rows_changes_the_digest():
     {'marker': 'It is'},
     {'tokenizer': small_tokenizers.byte_level(split_digits=False)},
     {'tokenizer': templated(None)},
+    {'tokenizer': templated(None, '<|im_start|>')},
+    {'tokenizer': small_tokenizers.characters([])},
+    {'tokenizer': small_tokenizers.characters([('x', 'y')])},
     {'tokenizer': templated(small_tokenizers.CHATML + ' ')},
     {'samples': samples},
     {'samples': [np.array([1, 3]), *samples[1:]]},

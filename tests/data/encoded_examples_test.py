@@ -72,16 +72,20 @@ def test_row_without_prompt_learns_all_but_its_first_token():
   assert encoding.num_targets(row) == 1
 
 
-def test_parts_are_put_together_and_let_go():
+def test_parts_are_put_together():
   parts = [
     encoded_examples.pack(ROWS[:1]),
     encoded_examples.pack([]),
     encoded_examples.pack(ROWS[1:]),
   ]
-  check_same(encoded_examples.concatenate(parts), ROWS)
-  assert not parts
+  whole = encoded_examples.concatenate(parts)
+  check_same(whole, ROWS)
+  one = encoded_examples.pack(ROWS)
+  for name, array in vars(one).items():
+    assert getattr(whole, name).dtype == array.dtype
+    np.testing.assert_array_equal(getattr(whole, name), array)
   assert len(encoded_examples.concatenate([])) == 0
-  check_same(encoded_examples.concatenate([encoded_examples.pack(ROWS)]), ROWS)
+  assert encoded_examples.concatenate([one]) is one
 
 
 def test_a_token_takes_four_bytes():

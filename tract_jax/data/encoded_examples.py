@@ -12,6 +12,7 @@ In: records, or arrays from a file (memory-mapped ones, too). Out: records.
 Axes: T tokens of all n examples, Y score grid.
 """
 
+import array
 from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import overload
@@ -28,7 +29,8 @@ class EncodedExamples(Sequence[types.EncodedExample]):
   Attributes:
     tokens: [T] int32, each example's tokens, the end token included.
     starts: [n + 1] int64, where each example begins, and T.
-    num_prompt: [n] int32, tokens of the prompt.
+    num_prompt: [n] int32, tokens of the prompt; at least 1, since an example's
+      first token is no target.
     num_score_tokens: [n] int32, tokens of the score, right before the end.
     scores: [n] float64, y*.
     target_probs: [n, Y] float32.
@@ -49,13 +51,12 @@ class EncodedExamples(Sequence[types.EncodedExample]):
   @property
   def num_targets(self) -> np.ndarray:
     """[n] int64 targets that are learnt in each: CoT, score and end."""
-    # The first token of all is no target, even where there is no prompt.
-    return self.lengths + 1 - np.maximum(self.num_prompt, 1)
+    return self.lengths + 1 - self.num_prompt
 
   @property
   def nbytes(self) -> int:
     """Bytes of all arrays together."""
-    return sum(array.nbytes for array in vars(self).values())
+    return sum(x.nbytes for x in vars(self).values())
 
   def __len__(self) -> int:
     return len(self.scores)
@@ -159,30 +160,49 @@ def pack(examples: Sequence[types.EncodedExample]) -> EncodedExamples:
   )
 
 
-def concatenate(parts: list[EncodedExamples]) -> EncodedExamples:
-  """Puts parts one after another.
+class Builder:
+  """Puts parts one after another, without any beside the whole.
 
-  Args:
-    parts: any number. They are taken off the list one by one, so that they
-      need not all stand in memory beside the whole.
-
-  Returns:
-    All examples, in order.
+  Parts may come and go one at a time: the one buffer grows in place.
   """
-  parts[:] = [part for part in parts if len(part)]
-  if len(parts) <= 1:
-    return parts.pop() if parts else pack([])
-  starts = np.zeros(1 + sum(map(len, parts)), np.int64)
-  np.cumsum(np.concatenate([p.lengths + 1 for p in parts]), out=starts[1:])
-  small = {
-    name: np.concatenate([getattr(part, name) for part in parts])
-    for name in ('num_prompt', 'num_score_tokens', 'scores', 'target_probs')
-  }
-  tokens = np.empty(starts[-1], np.int32)
-  begin = 0
-  parts.reverse()
-  while parts:
-    part = parts.pop()
-    tokens[begin : begin + len(part.tokens)] = part.tokens
-    begin += len(part.tokens)
-  return EncodedExamples(tokens, starts, **small)
+
+  def __init__(self):
+    self._tokens = array.array('i')
+    self._columns: dict[str, list[np.ndarray]] = {
+      name: []
+      for name in (
+        'lengths',
+        'num_prompt',
+        'num_score_tokens',
+        'scores',
+        'target_probs',
+      )
+    }
+
+  def add(self, part: EncodedExamples) -> None:
+    """Copies the examples of a part."""
+    if len(part):
+      tokens = np.ascontiguousarray(part.tokens, np.int32)
+      self._tokens.frombytes(tokens.view(np.uint8).data)
+      for name, column in self._columns.items():
+        column.append(getattr(part, name))
+
+  def examples(self) -> EncodedExamples:
+    """All examples, in order; call it once, after the last part."""
+    if not self._columns['lengths']:
+      return pack([])
+    columns = {k: np.concatenate(v) for k, v in self._columns.items()}
+    lengths = columns.pop('lengths') + 1
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.frombuffer(self._tokens, np.int32)
+    return EncodedExamples(tokens, starts, **columns)
+
+
+def concatenate(parts: Sequence[EncodedExamples]) -> EncodedExamples:
+  """All examples of the parts, in order; a single part is not copied."""
+  if len(parts) == 1:
+    return parts[0]
+  builder = Builder()
+  for part in parts:
+    builder.add(part)
+  return builder.examples()

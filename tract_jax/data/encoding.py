@@ -164,11 +164,12 @@ def encode_all(
     )
   chunks = _chunks(examples, samples)
   context = (tokenizer, score_tokens, max_length)
-  parts, dropped, problems, longest = [], [], [], 0
+  builder = encoded_examples.Builder()
+  dropped, problems, longest = [], [], 0
   work = row_pool.map_chunks(_encode_chunk, context, chunks, num_processes)
   with contextlib.closing(work):
     for (rows, _), chunk in zip(chunks, work, strict=True):
-      parts.append(chunk.encoded)
+      builder.add(chunk.encoded)
       longest = max(longest, chunk.longest)
       if too_long == 'drop':
         dropped += [rows[i].example_id for i in chunk.too_long]
@@ -177,7 +178,7 @@ def encode_all(
       on_rows(len(rows), len(chunk.encoded.tokens))
   if problems:
     raise types.InputError(_lines(problems))
-  encoded = encoded_examples.concatenate(parts)
+  encoded = builder.examples()
   return encoded, EncodeReport(
     num_examples=len(examples),
     num_kept=len(encoded),

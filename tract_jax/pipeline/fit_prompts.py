@@ -5,7 +5,7 @@ import dataclasses
 
 from tract_jax import types
 from tract_jax.data import row_pool, truncation
-from tract_jax.pipeline import build, progress
+from tract_jax.pipeline import build, progress, shown_text
 from tract_jax.pipeline import methods as methods_lib
 
 _SHOWN_IDS = 10
@@ -118,4 +118,4 @@ def _say(name: str, report: FitReport, trained: bool) -> None:
   if unfit:
     what = 'left out' if trained else 'kept as they are'
     line += f'; {len(unfit)} cannot be made to fit, {what}{shown(unfit)}'
-  progress.say(line)
+  progress.say(shown_text.wrapped(line))
