@@ -17,7 +17,7 @@ help:  ## Lists these targets.
 
 venv: $(STAMP)  ## Makes .venv with the locked versions.
 
-$(STAMP): requirements/lock.txt requirements/torch.txt
+$(STAMP): requirements/lock.txt requirements/torch.txt requirements/tokenizers.txt
 	@test -n '$(PYTHON)' || { \
 	  echo 'No Python 3.11 found: give its path, make PYTHON=...' >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
@@ -27,6 +27,10 @@ $(STAMP): requirements/lock.txt requirements/torch.txt
 	  --no-deps -r requirements/torch.txt 2>$(VENV)/torch.log || \
 	  echo 'PyTorch (CPU build) could not be had: tests of parity with it' \
 	    'will be skipped. The reason stands in $(VENV)/torch.log.'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+	  --no-deps -r requirements/tokenizers.txt 2>$(VENV)/tokenizers.log || \
+	  echo 'mistral-common and llama-models could not be had: tests with their' \
+	    'tables will be skipped. The reason: $(VENV)/tokenizers.log.'
 	$(BIN)/pip install -qq --disable-pip-version-check --no-index \
 	  --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -26,6 +26,7 @@ from tract_jax.pipeline import (
   base_model,
   build,
   config_check,
+  fit_prompts,
   judge_file,
   model_source,
   predict,
@@ -270,6 +271,8 @@ def _read_rows(rows, setup: build.Setup) -> list[types.Example]:
       list(rows), setup.grid, role='judge', marker=marker, name=name
     )
   read_data.check_prompts(setup, {name: examples})
+  if setup.config.data.too_long == 'truncate':
+    examples, _ = fit_prompts.fit(setup, examples, name, trained=False)
   return examples
 
 

@@ -234,7 +234,7 @@ def test_encode_all_names_every_long_example():
   lines = str(error.value).splitlines()
   assert lines[0] == (
     'example e0: 5 tokens are more than data.max_length 4; raise it or set '
-    'data.too_long=drop'
+    'data.too_long to drop or truncate'
   )
   assert len(lines) == 21
   assert lines[-1] == 'and 2 more examples'

@@ -1,5 +1,7 @@
 """The table of methods, against the paper's rows."""
 
+import pytest
+
 from tract_jax.pipeline import methods
 
 
@@ -38,3 +40,16 @@ def test_methods_that_share_a_stage_share_its_artefacts():
     assert methods.self_cot_owner(name) == 'tract'
   assert methods.stage_owner('ce_cot', 0) == 'ce_cot'
   assert methods.METHODS['tract_warm'].stages[1].start == 'previous'
+
+
+@pytest.mark.parametrize(
+  ('names', 'expected'),
+  [
+    (('raft', 'ce'), False),
+    (('raft', 'ce_cot'), True),
+    (('zero_shot',), True),
+    (('none such',), False),
+  ],
+)
+def test_methods_that_need_room_for_a_cot(names, expected):
+  assert methods.any_with_cot(names) == expected

@@ -156,7 +156,7 @@ def test_zero_shot_needs_no_training_rows(tmp_path):
   config = make_config(methods=('zero_shot',))
   setup = build.build(config)
   benchmarks = read_data.read_data(setup).benchmarks
-  data = read_data.RunData([], [], benchmarks, [])
+  data = read_data.RunData([], [], benchmarks)
   run = run_lib.Run(setup, data, epath.Path(tmp_path), lambda: False)
   tasks.execute(run, 'run')
   assert {r['method'] for r in report(tmp_path)['rows']} == {'zero_shot'}

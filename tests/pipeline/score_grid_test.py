@@ -128,8 +128,9 @@ def test_inspect_shows_the_tokens_of_a_score(capsys):
   printed = capsys.readouterr().out
   one, zero = setup.cot_scores.sequences[-1]
   assert f'10={one}+{zero}' in printed
-  assert f'[score, {one} "1" + {zero} "0" at position 39, 2 tokens]\n10\n' in (
-    printed
+  assert (
+    f'[score, {one} "1" + {zero} "0" at position 39, 2 tokens]\n  10\n'
+    in (printed)
   )
 
 

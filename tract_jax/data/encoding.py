@@ -1,4 +1,4 @@
-"""Examples as tokens: the one place where inputs and targets are shifted.
+"""Examples as tokens, in one process or several.
 
 In: examples (text), a tokenizer and its score tokens. Out: EncodedExample,
 numpy arrays in which position i predicts targets[i]:
@@ -11,16 +11,19 @@ numpy arrays in which position i predicts targets[i]:
   cot_mask    target is of "CoT, marker, prefix" or the end
   score_mask  target is the score, of one token or several
 
-Nothing is ever cut: what is too long is an error or dropped and listed. Axes:
-l tokens.
+Nothing is cut here: what is too long is an error or dropped and listed (long
+prompts are cut where data is read, by `truncation`). Axes: l tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from tract_jax import types
+from tract_jax.data import encoded_examples, row_pool
 from tract_jax.objectives import targets as targets_lib
 from tract_jax.text import score_tokens as score_tokens_lib
 from tract_jax.text import tokenizer as tokenizer_lib
@@ -112,16 +115,10 @@ def encode_example(
   )
   score = score_tokens.sequences[score_tokens.grid.nearest(example.score)]
   ending = np.asarray([*score, tokenizer.eos_id], np.int32)
-  tokens = np.concatenate([before, ending])
-  # Aligned with targets: target i is token i + 1.
-  position = np.arange(1, len(tokens))
-  end = len(tokens) - 1
-  score_mask = (position >= len(before)) & (position < end)
-  return types.EncodedExample(
-    inputs=tokens[:-1],
-    targets=tokens[1:],
-    cot_mask=(position >= num_prompt) & ~score_mask,
-    score_mask=score_mask,
+  return encoded_examples.record(
+    np.concatenate([before, ending]),
+    num_prompt=num_prompt,
+    num_score_tokens=len(score),
     score=example.score,
     target_probs=targets_lib.grid_distribution(
       example.ratings or (example.score,), score_tokens.grid.values
@@ -137,7 +134,9 @@ def encode_all(
   max_length: int,
   too_long: str,
   samples: Sequence[np.ndarray] | None = None,
-) -> tuple[list[types.EncodedExample], EncodeReport]:
+  num_processes: int = 1,
+  on_rows: Callable[[int, int], None] = lambda rows, tokens: None,
+) -> tuple[encoded_examples.EncodedExamples, EncodeReport]:
   """Encodes examples and applies the policy for those that are too long.
 
   Args:
@@ -145,9 +144,12 @@ def encode_all(
     tokenizer: the tokenizer.
     score_tokens: of targets with CoT, or bare ones (marker "").
     max_length: inputs an example may have; the end token is no input.
-    too_long: "error" or "drop"; config.data.too_long.
+    too_long: "error" or "drop".
     samples: a self-CoT for each example, as for `encode_example`; None: the
       examples' own CoTs.
+    num_processes: that share the work; the result is the same.
+    on_rows: is told how many rows and tokens more are done; what it raises ends
+      the work.
 
   Returns:
     The encoded examples in order, without the dropped ones, and the report.
@@ -160,39 +162,118 @@ def encode_all(
     raise types.InputError(
       f'data.too_long: {too_long!r} is none of {", ".join(POLICIES)}'
     )
-  cots = [None] * len(examples) if samples is None else samples
-  kept, dropped, problems, longest = [], [], [], 0
-  for example, cot in zip(examples, cots, strict=True):
-    try:
-      encoded = encode_example(example, tokenizer, score_tokens, cot)
-    except types.InputError as error:
-      problems.append(str(error))
-      continue
-    length = len(encoded.inputs)
-    longest = max(longest, length)
-    if length <= max_length:
-      kept.append(encoded)
-    elif too_long == 'drop':
-      dropped.append(example.example_id)
-    else:
-      problems.append(
-        f'example {example.example_id}: {length} tokens are more than '
-        f'data.max_length {max_length}; raise it or set data.too_long=drop'
-      )
+  chunks = _chunks(examples, samples)
+  context = (tokenizer, score_tokens, max_length)
+  builder = encoded_examples.Builder()
+  dropped, problems, longest = [], [], 0
+  work = row_pool.map_chunks(_encode_chunk, context, chunks, num_processes)
+  with contextlib.closing(work):
+    for (rows, _), chunk in zip(chunks, work, strict=True):
+      builder.add(chunk.encoded)
+      longest = max(longest, chunk.longest)
+      if too_long == 'drop':
+        dropped += [rows[i].example_id for i in chunk.too_long]
+      for i, problem in sorted(_problems(chunk, too_long, max_length).items()):
+        problems.append(f'example {rows[i].example_id}: {problem}')
+      on_rows(len(rows), len(chunk.encoded.tokens))
   if problems:
     raise types.InputError(_lines(problems))
-  return kept, EncodeReport(
+  encoded = builder.examples()
+  return encoded, EncodeReport(
     num_examples=len(examples),
-    num_kept=len(kept),
+    num_kept=len(encoded),
     dropped_ids=tuple(dropped),
     longest_tokens=longest,
-    target_tokens=sum(num_targets(encoded) for encoded in kept),
+    target_tokens=int(encoded.num_targets.sum()),
   )
+
+
+def sizes(
+  examples: Sequence[types.EncodedExample],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Lengths and numbers of targets, of arrays or of single records.
+
+  Args:
+    examples: `EncodedExamples`, or any other sequence.
+
+  Returns:
+    [n] int64 inputs of each example, and [n] int64 targets that are learnt in
+    each: CoT, score and end.
+  """
+  if not isinstance(examples, encoded_examples.EncodedExamples):
+    lengths = [len(e.inputs) for e in examples]
+    targets = [num_targets(e) for e in examples]
+    return np.array(lengths, np.int64), np.array(targets, np.int64)
+  return examples.lengths, examples.num_targets
 
 
 def num_targets(encoded: types.EncodedExample) -> int:
   """How many of an example's targets are learnt: CoT, score and end."""
   return int(np.sum(encoded.cot_mask | encoded.score_mask))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+  """What became of the rows of one piece of work.
+
+  Attributes:
+    encoded: those that fit.
+    too_long: {index in the chunk: inputs} of those that do not.
+    problems: {index in the chunk: why it cannot be encoded}.
+  """
+
+  encoded: encoded_examples.EncodedExamples
+  too_long: dict[int, int]
+  problems: dict[int, str]
+
+  @property
+  def longest(self) -> int:
+    """Inputs of the longest row, whether it fits or not."""
+    return max([0, *self.encoded.lengths.tolist(), *self.too_long.values()])
+
+
+def _chunks(examples, samples) -> list[tuple]:
+  """(rows, their samples or None) of each piece of work."""
+  if samples is not None and len(samples) != len(examples):
+    raise ValueError(f'{len(samples)} samples for {len(examples)} examples')
+  size = row_pool.CHUNK_ROWS
+  return [
+    (examples[i : i + size], samples and samples[i : i + size])
+    for i in range(0, len(examples), size)
+  ]
+
+
+def _encode_chunk(context: Any, chunk: Any) -> _Chunk:
+  """Encodes some rows; runs in a process of the pool."""
+  tokenizer, score_tokens, max_length = context
+  examples, samples = chunk
+  kept: list[types.EncodedExample] = []
+  too_long: dict[int, int] = {}
+  problems: dict[int, str] = {}
+  cots = [None] * len(examples) if samples is None else samples
+  for i, (example, cot) in enumerate(zip(examples, cots, strict=True)):
+    try:
+      encoded = encode_example(example, tokenizer, score_tokens, cot)
+    except types.InputError as error:
+      problems[i] = str(error).removeprefix(f'example {example.example_id}: ')
+      continue
+    if len(encoded.inputs) > max_length:
+      too_long[i] = len(encoded.inputs)
+    else:
+      kept.append(encoded)
+  return _Chunk(encoded_examples.pack(kept), too_long, problems)
+
+
+def _problems(chunk: _Chunk, too_long: str, max_length: int) -> dict[int, str]:
+  """{index in the chunk: why the run cannot go on with it}."""
+  if too_long == 'drop':
+    return chunk.problems
+  lengths = {
+    i: f'{length} tokens are more than data.max_length {max_length}; raise it '
+    'or set data.too_long to drop or truncate'
+    for i, length in chunk.too_long.items()
+  }
+  return chunk.problems | lengths
 
 
 def _own_cot_ids(

@@ -82,9 +82,14 @@ _DATA: dict[str, Any] = {
   'max_train_examples': 0,
   'max_eval_examples': 0,
   # Tokens of prompt and target together, and what is done with a row
-  # that has more: "error" or "drop". Nothing is ever cut.
+  # that has more: "error", "drop", or "truncate": the middle of its prompt is
+  # cut, so that there is room for its own CoT and for one of max_new_tokens.
   'max_length': 3072,
   'too_long': 'error',
+  # Processes that encode many rows, at most; 0: as many as cores. What they
+  # made is kept for the next run under ~/.cache/tract_jax.
+  'encode_processes': 0,
+  'encode_cache': True,
   # Rows are padded to a multiple of it; 128 suits TPUs.
   'length_multiple': 128,
   # Rows of the synthetic world, and the seed that draws them.

@@ -7,6 +7,7 @@ import re
 import ml_collections
 
 from tract_jax import types
+from tract_jax.data import encoding
 from tract_jax.models import lora, quantization
 from tract_jax.objectives import losses, predictors, score_losses, targets
 from tract_jax.pipeline import config as config_lib
@@ -31,6 +32,7 @@ def check(
   """
   problems = list(_problems(config))
   problems += list(_joint_problems(config, as_judge))
+  problems += list(_length_problems(config))
   data = config.data
   has_rows = data.source != 'files' or data.train_path or data.benchmarks
   if needs_rows and not has_rows:
@@ -140,7 +142,8 @@ _RULES = {
   'data.max_eval_examples': _NOT_NEGATIVE,
   'data.max_length': _numbers(2, _MAX_TOKENS, kind=int),
   'data.length_multiple': _AT_LEAST_1,
-  'data.too_long': _one_of('error', 'drop'),
+  'data.too_long': _one_of(*encoding.POLICIES, 'truncate'),
+  'data.encode_processes': _NOT_NEGATIVE,
   'data.synthetic_train': _AT_LEAST_1,
   'data.synthetic_test': _AT_LEAST_1,
   'data.synthetic_seed': _NOT_NEGATIVE,
@@ -261,4 +264,15 @@ def _model_problems(config, as_judge: bool) -> Iterator[str]:
     yield (
       f'config.model.num_heads: {model.num_heads} heads do not fit '
       f'hidden_size {model.hidden_size} and {model.num_kv_heads} kv heads'
+    )
+
+
+def _length_problems(config) -> Iterator[str]:
+  """A limit that leaves prompts no room, whatever the tokenizer."""
+  most, cot_tokens = config.data.max_length, config.sampling.max_new_tokens
+  with_cot = methods_lib.any_with_cot(config.methods)
+  if config.data.too_long == 'truncate' and with_cot and most <= cot_tokens:
+    yield (
+      f'config.data.max_length: {most} leaves a truncated prompt no room '
+      f'beside config.sampling.max_new_tokens {cot_tokens}'
     )

@@ -5,6 +5,7 @@ function, `finetune`, runs every stage; methods that share their first stages
 share the artefacts of them.
 """
 
+from collections.abc import Iterable
 import dataclasses
 
 
@@ -57,6 +58,18 @@ METHODS = {
   ),
   'tract_mixed': Method((_STAGE_1, Stage('cot_raft', 'mixed')), 'rail', True),
 }
+
+
+def any_with_cot(names: Iterable[str]) -> bool:
+  """Whether any of the methods writes or learns CoTs.
+
+  Args:
+    names: of methods; a name that is not in the table has none.
+  """
+  methods = [METHODS[name] for name in names if name in METHODS]
+  return any(
+    m.with_cot or any(s.cot_source != 'none' for s in m.stages) for m in methods
+  )
 
 
 def stage_owner(method: str, stage_index: int) -> str:

@@ -100,12 +100,16 @@ class TrainProgress:
     )
 
 
-def row_progress(label: str, total: int) -> Callable[[int, int], None]:
+def row_progress(
+  label: str, total: int, num_processes: int = 0
+) -> Callable[[int, int], None]:
   """Lines of a job on rows: rows done, tokens per second, time left.
 
   Args:
     label: which job.
     total: rows of the whole job.
+    num_processes: that share the job, to tell the rows per second of each; 0:
+      not told.
 
   Returns:
     on_rows(num_rows, num_tokens), to be called after each piece of work; it
@@ -124,8 +128,12 @@ def row_progress(label: str, total: int) -> Callable[[int, int], None]:
     last = now
     secs = max(now - begin, 1e-9)
     left = secs / done * (total - done) if done else 0.0
+    shared = ''
+    if num_processes:
+      rate = done / secs / num_processes
+      shared = f'  {rate:,.0f} rows/s in each of {num_processes} processes'
     say(
-      f'{label}: {done}/{total} rows  {tokens / secs:,.0f} tokens/s'
+      f'{label}: {done}/{total} rows  {tokens / secs:,.0f} tokens/s{shared}'
       f'  {duration(left)} left'
     )
 

@@ -1,19 +1,30 @@
 """Reads what a run trains and is judged on, and encodes it for a stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 
 import numpy as np
 
 from tract_jax import types
-from tract_jax.data import encoding, manifest, records, splits, synthetic
+from tract_jax.data import (
+  encoded_examples,
+  encoding,
+  manifest,
+  records,
+  splits,
+  synthetic,
+)
 from tract_jax.objectives import targets
-from tract_jax.pipeline import build, progress
+from tract_jax.pipeline import build, encode_rows, fit_prompts, progress
 from tract_jax.pipeline import config as config_lib
 
 # Samples without a distribution cannot be trained on.
 UNUSABLE = ('too_long', 'non_finite')
+# What lines call the two kinds of rows that are no benchmark's.
+PRETRAINING = 'pretraining rows'
+TRAINING = 'training rows'
+VALIDATION = 'validation rows'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +37,16 @@ class RunData:
     benchmarks: {name: examples} to predict.
     pretrain: what a model from scratch is made the seed model with; [] where
       it is as it was drawn, or read from a folder.
+    fits: {name of the rows: what was cut or left out for its length}.
   """
 
   train: list[types.Example]
   validation: list[types.Example]
   benchmarks: dict[str, list[types.Example]]
-  pretrain: list[types.Example]
+  pretrain: list[types.Example] = dataclasses.field(default_factory=list)
+  fits: dict[str, fit_prompts.FitReport] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
@@ -90,7 +105,7 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
   )
   _warn_of_leaks([*train, *validation], benchmarks)
   check_prompts(setup, benchmarks)
-  return RunData(train, validation, benchmarks, pretrain)
+  return _fitted(setup, RunData(train, validation, benchmarks, pretrain))
 
 
 def check_prompts(
@@ -127,7 +142,8 @@ def encode_for_stage(
   cot_source: str,
   self_cots: Sequence[types.CotSample],
   label: str,
-) -> list[types.EncodedExample]:
+  should_stop: Callable[[], bool] = lambda: False,
+) -> encoded_examples.EncodedExamples:
   """Tokens of a stage's rows.
 
   Args:
@@ -136,9 +152,14 @@ def encode_for_stage(
     cot_source: "none", "annotator", "self" or "mixed".
     self_cots: sampled for these examples (others are passed over).
     label: names the rows in the counts that are printed.
+    should_stop: asked now and then.
 
   Returns:
     Encoded examples, in order of the examples; self-CoTs after annotators'.
+
+  Raises:
+    types.InputError: as `encoding.encode_all`.
+    loop.Interrupted: stopped; the same call starts again.
   """
   jobs: list[tuple[list[types.Example], list[np.ndarray] | None]] = []
   if cot_source in ('none', 'annotator', 'mixed'):
@@ -153,20 +174,19 @@ def encode_for_stage(
     jobs.append(
       ([by_id[s.example_id] for s in usable], [s.tokens for s in usable])
     )
-  data = setup.config.data
   kept = []
   for rows, cots in jobs:
-    encoded, report = encoding.encode_all(
+    encoded, report = encode_rows.encode_rows(
+      setup,
       rows,
-      setup.tokenizer,
       setup.bare_scores if cot_source == 'none' else setup.cot_scores,
-      max_length=data.max_length,
-      too_long=data.too_long,
-      samples=cots,
+      cots,
+      label,
+      should_stop,
     )
-    kept += encoded
+    kept.append(encoded)
     _say_encoded(label, len(examples), report)
-  return kept
+  return encoded_examples.concatenate(kept)
 
 
 def before_score(
@@ -190,11 +210,11 @@ def before_score(
 
 def _say_encoded(label, num_rows, report: encoding.EncodeReport) -> None:
   left_out = num_rows - report.num_kept
-  shown = ', '.join(report.dropped_ids[:10])
+  shown = fit_prompts.shown(report.dropped_ids)
   progress.say(
     f'{label}: {report.num_kept} encoded, the longest of '
     f'{report.longest_tokens} tokens, {report.target_tokens:,} target tokens; '
-    f'{left_out} left out' + (f' (too long: {shown})' if shown else '')
+    f'{left_out} left out' + (f', too long{shown}' if shown else '')
   )
 
 
@@ -217,6 +237,25 @@ def _from_rows(setup, rows, role: str, name: str) -> list[types.Example]:
     rows, setup.grid, role=role, marker=setup.config.score.marker, name=name
   )
   return examples
+
+
+def _fitted(setup, data: RunData) -> RunData:
+  """The rows with long prompts cut, where the config asks for it."""
+  if setup.config.data.too_long != 'truncate':
+    return data
+  fits = {}
+
+  def fit(name: str, rows, trained: bool) -> list[types.Example]:
+    rows, fits[name] = fit_prompts.fit(setup, rows, name, trained=trained)
+    return rows
+
+  return RunData(
+    train=fit(TRAINING, data.train, True),
+    validation=fit(VALIDATION, data.validation, True),
+    benchmarks={n: fit(n, rows, False) for n, rows in data.benchmarks.items()},
+    pretrain=fit(PRETRAINING, data.pretrain, True) if data.pretrain else [],
+    fits=fits,
+  )
 
 
 def _warn_of_leaks(trained, benchmarks) -> None:

@@ -263,7 +263,12 @@ class Run:
     rows = finetune.StageRows(
       *(
         read_data.encode_for_stage(
-          self.setup, examples, stage.cot_source, cots, f'{run.label}: {kind}'
+          self.setup,
+          examples,
+          stage.cot_source,
+          cots,
+          f'{run.label}: {kind}',
+          self._should_stop,
         )
         for kind, examples in [
           ('training rows', self.data.train),

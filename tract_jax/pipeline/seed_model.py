@@ -31,10 +31,10 @@ import zipfile
 import tokenizers
 
 from tract_jax import types
+from tract_jax.data import cache
 from tract_jax.models import gguf_weights, hf_export, hf_weights
 
 MANIFEST_FILE = 'manifest.json'
-CACHE_VARIABLE = 'TRACT_JAX_CACHE'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +75,6 @@ SEED_MODELS = {
 }
 
 
-def cache_folder() -> pathlib.Path:
-  """$TRACT_JAX_CACHE, or ~/.cache/tract_jax."""
-  configured = os.environ.get(CACHE_VARIABLE)
-  if configured:
-    return pathlib.Path(configured).expanduser()
-  return pathlib.Path.home() / '.cache' / 'tract_jax'
-
-
 def seed_model_path(name: str) -> pathlib.Path:
   """The folder that `model.path` means.
 
@@ -103,7 +95,7 @@ def seed_model_path(name: str) -> pathlib.Path:
       f'model.path: {name!r}: no such folder, nor a seed model'
       f' ({", ".join(SEED_MODELS)})'
     )
-  folder = cache_folder() / name
+  folder = cache.cache_folder() / name
   # Sizes only: digests take seconds, and the command above checks them.
   if problem := _damage(folder, with_digests=False):
     command = f'{__name__} {SEED_MODELS[name].command_name}'
@@ -134,7 +126,7 @@ def fetch(
       one, or a folder in the way that this command did not make.
   """
   model = SEED_MODELS[name]
-  folder = cache_folder() / name
+  folder = cache.cache_folder() / name
   damage = _damage(folder, with_digests=True)
   if damage is None:
     say(f'{folder}: there, and as its manifest says')
@@ -167,7 +159,7 @@ def _check_room(folder: pathlib.Path, needed_bytes: int) -> None:
   if free < needed_bytes:
     raise types.InputError(
       f'{folder}: {free / 2**20:.0f} MiB free, {needed_bytes / 2**20:.0f}'
-      f' needed; ${CACHE_VARIABLE} names another folder'
+      f' needed; ${cache.CACHE_VARIABLE} names another folder'
     )
 
 
