@@ -190,6 +190,23 @@ def encode_all(
   )
 
 
+def sizes(
+  examples: Sequence[types.EncodedExample],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Lengths and numbers of targets.
+
+  Args:
+    examples: any number of them.
+
+  Returns:
+    [n] int64 inputs of each example, and [n] int64 targets that are learnt in
+    each: CoT, score and end.
+  """
+  lengths = [len(e.inputs) for e in examples]
+  targets = [num_targets(e) for e in examples]
+  return np.array(lengths, np.int64), np.array(targets, np.int64)
+
+
 def num_targets(encoded: types.EncodedExample) -> int:
   """How many of an example's targets are learnt: CoT, score and end."""
   return int(np.sum(encoded.cot_mask | encoded.score_mask))
