@@ -235,4 +235,4 @@ def static_size(sizes: Sequence[int] | np.ndarray, multiple: int = 64) -> int:
   Returns:
     The static shape.
   """
-  return -(-int(max(sizes)) // multiple) * multiple
+  return -(-int(np.max(sizes)) // multiple) * multiple

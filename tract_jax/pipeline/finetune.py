@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -93,9 +92,10 @@ def finetune(
   """
   if not rows.train:
     raise types.InputError(f'{run.label}: no training rows are left')
-  loader, *validation = loaders = _loaders(setup, run, rows)
+  loader, validation = _loaders(setup, run, rows)
   num_targets = loader_lib.static_size(
-    [some.max_targets for some in loaders], TARGET_MULTIPLE
+    [some.max_targets for some in (loader, validation) if some],
+    TARGET_MULTIPLE,
   )
   trainer = make_trainer(
     run.objective, run.with_cot, loader.num_steps, num_targets
@@ -110,7 +110,7 @@ def finetune(
     state = _train(
       setup, run, trainer, loader, state, frozen, store, should_stop
     )
-  figures = _validate(run, trainer, (state.params, frozen), *validation)
+  figures = _validate(run, trainer, (state.params, frozen), validation)
   _finish(run, state.params, {'num_rows': len(rows.train), **figures})
   return state.params
 
@@ -144,8 +144,8 @@ def _finish(run: StageRun, trainable: types.PyTree, figures) -> None:
 
 def _loaders(
   setup: build.Setup, run: StageRun, rows: StageRows
-) -> list[loader_lib.Loader]:
-  """Batches of the training rows and, where there are any, validation rows."""
+) -> tuple[loader_lib.Loader, loader_lib.Loader | None]:
+  """Batches of the training rows and of the validation rows, of one shape."""
   train, data = setup.config.train, setup.config.data
   lengths = [
     encoding.sizes(examples)[0]
@@ -171,7 +171,7 @@ def _loaders(
     num_epochs=train.num_epochs,
   )
   if not rows.validation:
-    return [loader]
+    return loader, None
   # No micro-batch of nothing but padding.
   micro = train.micro_batch_size or train.batch_size
   num_micro = -(-min(plans[1].num_rows, train.batch_size) // micro)
@@ -183,7 +183,7 @@ def _loaders(
     seed=0,
     num_epochs=1,
   )
-  return [loader, validation]
+  return loader, validation
 
 
 def _restored(run, store, state) -> state_lib.TrainState:
@@ -227,7 +227,7 @@ def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
     writer.close()
 
 
-def _validate(run, trainer, params, validation=None):
+def _validate(run, trainer, params, validation):
   """Loss parts on the validation rows; none where there are none."""
   if validation is None:
     return {}
