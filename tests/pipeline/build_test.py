@@ -6,6 +6,7 @@ import pytest
 
 from tract_jax import types
 from tract_jax.data import loader as loader_lib
+from tract_jax.data import packing
 from tract_jax.models import lora
 from tract_jax.pipeline import base_model, build, read_data
 from tract_jax.pipeline import config as config_lib
@@ -43,13 +44,14 @@ def rows(setup):
 
 def make_trainer(setup, rows, num_steps=3):
   objective = objective_lib.make_objective(setup.config, 'cot_raft')
-  targets = loader_lib.max_targets(rows, 8)
+  targets = loader_lib.static_size([make_loader(rows).max_targets], 8)
   return build.make_trainer(setup, objective, True, num_steps, targets)
 
 
 def make_loader(rows):
+  plan = packing.one_each(len(rows))
   return loader_lib.Loader(
-    rows, batch_size=8, length=64, seed=0, num_epochs=1, max_targets=None
+    rows, plan, batch_size=8, length=64, seed=0, num_epochs=1
   )
 
 

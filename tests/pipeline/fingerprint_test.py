@@ -40,6 +40,17 @@ def test_numbers_that_change_the_result_are_in_it_and_speed_is_not():
     assert (other != fields) != (key in ('rows', 'steps_per_call')), key
 
 
+def test_packing_and_its_row_length_decide_what_an_update_sees():
+  setup = make_setup()
+  packed = changed(setup, 'data', 'packing', True)
+  before = fingerprint.train_fields(packed, 'ce')
+  assert before != fingerprint.train_fields(setup, 'ce')
+  for base, same in ((setup, True), (packed, False)):
+    before = fingerprint.train_fields(base, 'ce')
+    other = changed(base, 'data', 'length_multiple', 7)
+    assert (fingerprint.train_fields(other, 'ce') == before) == same
+
+
 def test_lambda_makes_no_other_cross_entropy():
   setup = make_setup()
   other = changed(setup, 'train', 'lambda_value', 5.0)

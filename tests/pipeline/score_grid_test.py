@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tract_jax.data import loader as loader_lib
+from tract_jax.data import packing
 from tract_jax.models import lora
 from tract_jax.pipeline import (
   base_model,
@@ -69,8 +70,9 @@ def make_config(name, **more):
 def make_trainer(setup, examples, objective):
   rows = read_data.encode_for_stage(setup, examples, 'annotator', [], 'rows')
   trainer = build.make_trainer(setup, objective, True, 50, 40)
+  plan = packing.one_each(len(rows))
   loader = loader_lib.Loader(
-    rows, batch_size=8, length=64, seed=0, num_epochs=1
+    rows, plan, batch_size=8, length=64, seed=0, num_epochs=1
   )
   return trainer, trainer.to_device(loader.batch(0))
 

@@ -162,6 +162,24 @@ def test_score_equals_a_pass_over_each_sequence():
     assert greedy[i] == fakes.index_of(logits)
 
 
+def test_rows_of_similar_length_are_read_together():
+  batches = []
+
+  def place_rows(rows):
+    batches.append(rows)
+    return rows
+
+  engine = cases.make_engine(length_multiple=8, place_rows=place_rows)
+  lengths = np.random.default_rng(0).permutation(np.arange(3, 60, 3))
+  engine.score(_PARAMS, [fakes.prompt(0, length) for length in lengths])
+  # 19 sequences and one row that only fills the last batch.
+  read = np.concatenate([row_lengths for _, row_lengths in batches])
+  assert read.tolist() == [*range(3, 60, 3), 1]
+  # No row is padded further than to the next multiple of the batch's longest.
+  sizes = [tokens.shape[1] for tokens, _ in batches]
+  assert sizes == [16, 24, 40, 48, 64]
+
+
 def test_progress():
   seen = []
   requests = [cases.make_request(1, name=str(i)) for i in range(5)]

@@ -1,10 +1,11 @@
-"""Batches by a global step number.
+"""Batches by a global step number, whole or a host's share of each.
 
-In: encoded examples. Out: types.Batch of numpy arrays, one example a row, of a
-fixed shape. Which rows batch `step` has is a function of (seed, step) alone, so
-the step number is the whole state: any step can be made at any time, after any
-restart and on any number of hosts. Axes: B rows, L query length, P target
-positions per row.
+In: encoded examples, and the plan of which of them share a row. Out:
+types.Batch of numpy arrays of a fixed shape. Which rows batch `step` has is a
+function of (seed, step) alone, so the step number is the whole state: any step
+can be made at any time, after any restart and on any number of hosts. Axes:
+B rows, L query length, P target positions per row, E examples per row, Y score
+grid.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,69 +17,95 @@ import grain
 import numpy as np
 
 from tract_jax import types
-from tract_jax.data import encoding
+from tract_jax.data import encoding, packing
 
 _PREFETCH_BATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loader:
-  """Shuffled epochs of encoded examples.
+  """Shuffled epochs of rows of encoded examples.
 
-  Every epoch has each example once, in an order of its own. Epochs follow one
+  Every epoch has each row once, in an order of its own. Epochs follow one
   another without a gap; only the last batch of all may have empty rows.
+
+  With several hosts, each makes its share of the rows of every batch, the first
+  host the first ones. A batch of 5 rows on 2 hosts, and the last one, of 2:
+
+    host 0    row row row        row row .
+    host 1    row row .          .   .   .
 
   Attributes:
     examples: the encoded examples, at least one.
-    batch_size: B.
-    length: L; no example may be longer.
+    plan: which of them share a row.
+    batch_size: B, rows of the global batch.
+    length: L; no row may have more tokens.
     seed: of the order, in [0, 2**32).
     num_epochs: how often each example is seen.
-    max_targets: P that the step was compiled for; no example may have more
-      targets. None: not checked.
+    shard_index: this host's number, in [0, shard_count).
+    shard_count: hosts that share a batch.
 
   Raises:
-    ValueError: no examples, a size below 1, or an example that does not fit.
+    ValueError: no examples, a plan of others, a size out of range, or a row
+      that does not fit.
   """
 
   examples: Sequence[types.EncodedExample]
+  plan: packing.Plan
   _: dataclasses.KW_ONLY
   batch_size: int
   length: int
   seed: int
   num_epochs: int
-  max_targets: int | None = None
+  shard_index: int = 0
+  shard_count: int = 1
 
   def __post_init__(self):
-    if not self.examples:
+    if not len(self.examples):
       raise ValueError('no examples to make batches of')
-    for name in ('batch_size', 'length', 'num_epochs'):
+    for name in ('batch_size', 'length', 'num_epochs', 'shard_count'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} {getattr(self, name)} is below 1')
-    limits = {'tokens': self.length, 'targets': self.max_targets}
-    for i, example in enumerate(self.examples):
-      sizes = {
-        'tokens': len(example.inputs),
-        'targets': encoding.num_targets(example),
-      }
-      for what, limit in limits.items():
-        if limit is not None and sizes[what] > limit:
-          raise ValueError(
-            f'example {i} has {sizes[what]} {what}, more than {limit}'
-          )
+    if not 0 <= self.shard_index < self.shard_count:
+      raise ValueError(f'no shard {self.shard_index} of {self.shard_count}')
+    if len(self.plan.indices) != len(self.examples):
+      raise ValueError(
+        f'a plan of {len(self.plan.indices)} examples for {len(self.examples)}'
+      )
+    row = int(np.argmax(self._tokens))
+    if self._tokens[row] > self.length:
+      raise ValueError(
+        f'row {row}, examples {self.plan.row(row)}, has {self._tokens[row]} '
+        f'tokens, more than {self.length}'
+      )
 
   @property
   def num_steps(self) -> int:
-    """Batches in all epochs together: ceil(n * num_epochs / batch_size)."""
-    return -(-len(self.examples) * self.num_epochs // self.batch_size)
+    """Batches in all epochs together: ceil(R * num_epochs / batch_size)."""
+    return -(-self.plan.num_rows * self.num_epochs // self.batch_size)
 
-  def indices(self, step: int) -> list[int]:
-    """Which examples batch `step` has, in row order, without empty rows."""
-    return self._batches[self._checked(step)]
+  @property
+  def share(self) -> int:
+    """Rows of this host in every batch: ceil(batch_size / shard_count)."""
+    return -(-self.batch_size // self.shard_count)
+
+  @property
+  def fill(self) -> float:
+    """Which part of an epoch's positions are tokens; the rest is padding."""
+    return float(np.mean(self._tokens) / self.length)
+
+  @property
+  def max_targets(self) -> int:
+    """The most targets that are learnt (CoT, score, end) in any row."""
+    return int(self.plan.totals(encoding.sizes(self.examples)[1]).max())
+
+  def rows(self, step: int) -> list[list[int]]:
+    """Examples of each of this host's rows in batch `step`, no empty rows."""
+    return self._shares[self._checked(step)]
 
   def batch(self, step: int) -> types.Batch:
-    """Batch `step`, counted from 0; [B, L] numpy arrays."""
-    return self._make(self.indices(step))
+    """This host's share of batch `step`, from 0; [share, L] numpy arrays."""
+    return self._make(self.rows(step))
 
   def iterate(self, start_step: int = 0) -> Iterator[tuple[int, types.Batch]]:
     """Yields (step, batch) to the end, made ahead of use in a thread.
@@ -91,22 +118,42 @@ class Loader:
     """
     if start_step == self.num_steps:
       return
-    rest = self._batches[self._checked(start_step) :].map(self._make)
+    rest = self._shares[self._checked(start_step) :].map(self._make)
     options = grain.ReadOptions(
       num_threads=1, prefetch_buffer_size=_PREFETCH_BATCHES
     )
     yield from enumerate(rest.to_iter_dataset(options), start_step)
 
   @functools.cached_property
-  def _batches(self) -> Any:
-    """A grain dataset of lists of example indices, one for each step."""
-    # grain draws the shuffle's seed from ours, and another one for each epoch.
-    order = grain.MapDataset.range(len(self.examples)).seed(self.seed).shuffle()
-    return order.repeat(self.num_epochs).batch(self.batch_size, batch_fn=list)
+  def _tokens(self) -> np.ndarray:
+    """[R] tokens of each row."""
+    return self.plan.totals(encoding.sizes(self.examples)[0])
 
-  def _make(self, indices: Sequence[int]) -> types.Batch:
-    rows = [self.examples[i] for i in indices]
-    return make_batch(rows, self.batch_size, self.length)
+  @functools.cached_property
+  def _shares(self) -> Any:
+    """A grain dataset of this host's rows, an entry for each step."""
+    # grain draws the shuffle's seed from ours, and another one for each epoch.
+    rows = grain.MapDataset.range(self.plan.num_rows).seed(self.seed)
+    batches = rows.shuffle().repeat(self.num_epochs)
+    begin = self.shard_index * self.share
+    return batches.batch(self.batch_size, batch_fn=list).map(
+      lambda batch: [
+        self.plan.row(row) for row in batch[begin : begin + self.share]
+      ]
+    )
+
+  def _make(self, rows: Sequence[Sequence[int]]) -> types.Batch:
+    return make_batch(
+      [[self.examples[i] for i in row] for row in rows],
+      batch_size=self.share,
+      length=self.length,
+      max_examples=self.plan.max_examples,
+      num_scores=self._num_scores,
+    )
+
+  @functools.cached_property
+  def _num_scores(self) -> int:
+    return len(self.examples[0].target_probs)
 
   def _checked(self, step: int) -> int:
     # grain would take any number, modulo the length.
@@ -116,23 +163,31 @@ class Loader:
 
 
 def make_batch(
-  rows: Sequence[types.EncodedExample], batch_size: int, length: int
+  rows: Sequence[Sequence[types.EncodedExample]],
+  *,
+  batch_size: int,
+  length: int,
+  max_examples: int,
+  num_scores: int,
 ) -> types.Batch:
-  """Puts one example in each row; what is left over is padding.
+  """Puts the examples of each row one after another; the rest is padding.
 
-  For examples of 2 and 3 tokens, batch_size 3 and length 4:
+  For rows of 2 and 3 tokens and of 4, batch_size 3 and length 6:
 
-    segment_ids   1 1 0 0    positions   0 1 0 0
-                  1 1 1 0                0 1 2 0
-                  0 0 0 0                0 0 0 0
+    segment_ids   1 1 2 2 2 0    positions   0 1 0 1 2 0
+                  1 1 1 1 0 0                0 1 2 3 0 0
+                  0 0 0 0 0 0                0 0 0 0 0 0
 
   Args:
-    rows: at most batch_size examples of at most `length` tokens.
+    rows: at most batch_size rows, each of at most max_examples examples with
+      at most `length` tokens together.
     batch_size: B.
     length: L.
+    max_examples: E.
+    num_scores: Y.
 
   Returns:
-    [B, L] numpy arrays, and [B, 1, Y] for the distributions. Padding is 0 in
+    [B, L] numpy arrays, and [B, E, Y] for the distributions. Padding is 0 in
     all of them.
   """
   dtypes: dict[str, Any] = {
@@ -148,49 +203,36 @@ def make_batch(
     name: np.zeros((batch_size, length), dtype)
     for name, dtype in dtypes.items()
   }
-  for row, example in enumerate(rows):
-    num_tokens = len(example.inputs)
-    values = {
-      'inputs': example.inputs,
-      'targets': example.targets,
-      'positions': np.arange(num_tokens),
-      'segment_ids': 1,
-      'cot_mask': example.cot_mask,
-      'score_mask': example.score_mask,
-      'score_values': np.where(example.score_mask, example.score, 0),
-    }
-    for name, value in values.items():
-      fields[name][row, :num_tokens] = value
-  # One example a row: the first of the row's distributions is its own.
-  width = len(rows[0].target_probs) if rows else 0
-  target_probs = np.zeros((batch_size, 1, width), np.float32)
-  for row, example in enumerate(rows):
-    target_probs[row, 0] = example.target_probs
+  target_probs = np.zeros((batch_size, max_examples, num_scores), np.float32)
+  for row, examples in enumerate(rows):
+    start = 0
+    for segment, example in enumerate(examples):
+      stop = start + len(example.inputs)
+      values = {
+        'inputs': example.inputs,
+        'targets': example.targets,
+        'positions': np.arange(stop - start),
+        'segment_ids': segment + 1,
+        'cot_mask': example.cot_mask,
+        'score_mask': example.score_mask,
+        'score_values': np.where(example.score_mask, example.score, 0),
+      }
+      for name, value in values.items():
+        fields[name][row, start:stop] = value
+      target_probs[row, segment] = example.target_probs
+      start = stop
   return types.Batch(**fields, target_probs=target_probs)
 
 
-def row_length(
-  examples: Sequence[types.EncodedExample], multiple: int = 64
-) -> int:
-  """L that fits the longest example, rounded up to a multiple."""
-  return _round_up(max(len(e.inputs) for e in examples), multiple)
-
-
-def max_targets(
-  examples: Sequence[types.EncodedExample], multiple: int = 64
-) -> int:
-  """P that fits the example with the most targets, rounded up to a multiple.
+def static_size(sizes: Sequence[int] | np.ndarray, multiple: int = 64) -> int:
+  """What fits the largest of all sizes, rounded up to a multiple.
 
   Args:
-    examples: at least one.
+    sizes: of the rows, such as their tokens (for L) or targets (for P); at
+      least one. The targets of a row, rounded up, may be more than L.
     multiple: the static shape is a multiple of it.
 
   Returns:
-    The most targets that are learnt (CoT, score, end) in any row, rounded up;
-    may be more than L.
+    The static shape.
   """
-  return _round_up(max(encoding.num_targets(e) for e in examples), multiple)
-
-
-def _round_up(number: int, multiple: int) -> int:
-  return -(-number // multiple) * multiple
+  return -(-int(np.max(sizes)) // multiple) * multiple

@@ -156,7 +156,7 @@ def loss_terms(
     objective: names the terms, and the targets of the cross-entropy.
     score_target: the grid's tokens and values.
     num_targets: the most target positions that any row has (static). Rows
-      with more would lose targets: the loader checks them.
+      with more would lose targets: the loader knows the most.
     chunk_size: target positions per row whose logits exist at a time.
     grid_log_probs: [B, E, Y] log p(str(y) | ...) of each example; None where
       they are read off the logits, a score being one token.

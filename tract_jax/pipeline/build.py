@@ -305,9 +305,7 @@ def _to_device(setup: Setup, batch: types.Batch) -> types.Batch:
   train = setup.config.train
   micro = train.micro_batch_size or train.batch_size
   sharding = partition.micro_batch_sharding(setup.model.mesh)
-  return jax.tree.map(
-    lambda x: jax.device_put(
-      np.reshape(x, (-1, micro, *x.shape[1:])), sharding
-    ),
-    batch,
+  return jax.device_put(
+    jax.tree.map(lambda x: np.reshape(x, (-1, micro, *x.shape[1:])), batch),
+    sharding,
   )

@@ -92,6 +92,11 @@ _DATA: dict[str, Any] = {
   'encode_cache': True,
   # Rows are padded to a multiple of it; 128 suits TPUs.
   'length_multiple': 128,
+  # Fills each row of max_length tokens (rounded up to length_multiple) with
+  # several examples, by a plan over all of them. The batch sizes below then
+  # count rows, not examples: an update sees more examples, and an epoch has
+  # fewer updates.
+  'packing': False,
   # Rows of the synthetic world, and the seed that draws them.
   'synthetic_train': 4000,
   'synthetic_test': 400,

@@ -7,10 +7,11 @@ from typing import Any
 
 from etils import epath
 import jax
+import numpy as np
 
 from tract_jax import numerics, types
+from tract_jax.data import encoding, manifest, orbax_store, packing
 from tract_jax.data import loader as loader_lib
-from tract_jax.data import manifest, orbax_store
 from tract_jax.models import lora, quantization
 from tract_jax.objectives import losses
 from tract_jax.parallel import distributed
@@ -91,16 +92,10 @@ def finetune(
   """
   if not rows.train:
     raise types.InputError(f'{run.label}: no training rows are left')
-  train = setup.config.train
-  everything = [*rows.train, *rows.validation]
-  num_targets = loader_lib.max_targets(everything, TARGET_MULTIPLE)
-  loader = loader_lib.Loader(
-    rows.train,
-    batch_size=train.batch_size,
-    length=loader_lib.row_length(everything, setup.config.data.length_multiple),
-    seed=run.seed,
-    num_epochs=train.num_epochs,
-    max_targets=num_targets,
+  loader, validation = _loaders(setup, run, rows)
+  num_targets = loader_lib.static_size(
+    [some.max_targets for some in (loader, validation) if some],
+    TARGET_MULTIPLE,
   )
   trainer = make_trainer(
     run.objective, run.with_cot, loader.num_steps, num_targets
@@ -109,15 +104,13 @@ def finetune(
   state = trainer.init_state(trainable)
   _say_sizes(run, loader, state, frozen)
   with orbax_store.Store(
-    run.folder / 'checkpoints', max_to_keep=train.max_checkpoints
+    run.folder / 'checkpoints', max_to_keep=setup.config.train.max_checkpoints
   ) as store:
     state = _restored(run, store, state)
     state = _train(
       setup, run, trainer, loader, state, frozen, store, should_stop
     )
-  figures = _validate(
-    setup, run, trainer, (state.params, frozen), rows.validation, loader
-  )
+  figures = _validate(run, trainer, (state.params, frozen), validation)
   _finish(run, state.params, {'num_rows': len(rows.train), **figures})
   return state.params
 
@@ -147,6 +140,50 @@ def _finish(run: StageRun, trainable: types.PyTree, figures) -> None:
   digest = fingerprint.params_digest(trainable)
   results = {'params_digest': digest, **figures}
   manifest.write_manifest(run.folder, 'stage', run.fields, results=results)
+
+
+def _loaders(
+  setup: build.Setup, run: StageRun, rows: StageRows
+) -> tuple[loader_lib.Loader, loader_lib.Loader | None]:
+  """Batches of the training rows and of the validation rows, of one shape."""
+  train, data = setup.config.train, setup.config.data
+  lengths = [
+    encoding.sizes(examples)[0]
+    for examples in (rows.train, rows.validation)
+    if examples
+  ]
+  length = loader_lib.static_size(
+    [data.max_length] if data.packing else np.concatenate(lengths),
+    data.length_multiple,
+  )
+  plans = [
+    packing.best_fit(sizes, length)
+    if data.packing
+    else packing.one_each(len(sizes))
+    for sizes in lengths
+  ]
+  loader = loader_lib.Loader(
+    rows.train,
+    plans[0],
+    batch_size=train.batch_size,
+    length=length,
+    seed=run.seed,
+    num_epochs=train.num_epochs,
+  )
+  if not rows.validation:
+    return loader, None
+  # No micro-batch of nothing but padding.
+  micro = train.micro_batch_size or train.batch_size
+  num_micro = -(-min(plans[1].num_rows, train.batch_size) // micro)
+  validation = loader_lib.Loader(
+    rows.validation,
+    plans[1],
+    batch_size=num_micro * micro,
+    length=length,
+    seed=0,
+    num_epochs=1,
+  )
+  return loader, validation
 
 
 def _restored(run, store, state) -> state_lib.TrainState:
@@ -190,23 +227,12 @@ def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
     writer.close()
 
 
-def _validate(setup, run, trainer, params, validation, loader):
+def _validate(run, trainer, params, validation):
   """Loss parts on the validation rows; none where there are none."""
-  if not validation:
+  if validation is None:
     return {}
-  # No micro-batch of nothing but padding.
-  micro = setup.config.train.micro_batch_size or loader.batch_size
-  num_micro = -(-min(len(validation), loader.batch_size) // micro)
-  rows = loader_lib.Loader(
-    validation,
-    batch_size=num_micro * micro,
-    length=loader.length,
-    seed=0,
-    num_epochs=1,
-    max_targets=loader.max_targets,
-  )
   terms = losses.no_terms()
-  for _, batch in rows.iterate(0):
+  for _, batch in validation.iterate():
     more = trainer.evaluate(*params, trainer.to_device(batch))
     terms = numerics.tree_add(terms, more)
   loss = losses.objective_loss(
@@ -224,7 +250,9 @@ def _validate(setup, run, trainer, params, validation, loader):
   if terms.ce_count:
     results['validation_ce'] = terms.ce_sum / terms.ce_count
   shown = ', '.join(f'{k} {v:.4f}' for k, v in results.items() if v is not None)
-  progress.say(f'{run.label}: {len(validation)} validation rows: {shown}')
+  progress.say(
+    f'{run.label}: {len(validation.examples)} validation rows: {shown}'
+  )
   return results
 
 
@@ -243,4 +271,9 @@ def _say_sizes(run, loader, state, frozen) -> None:
     f'{run.label}: {trained:,} trained and {kept:,} frozen parameters, {size}'
     f' with the optimizer; {loader.num_steps} steps of {loader.batch_size} x'
     f' {loader.length} tokens'
+  )
+  num_rows, num_examples = loader.plan.num_rows, len(loader.examples)
+  progress.say(
+    f'{run.label}: {num_examples} examples in {num_rows} rows,'
+    f' {num_examples / num_rows:.2f} in each, {loader.fill:.1%} full'
   )

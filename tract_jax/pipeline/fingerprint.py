@@ -88,10 +88,10 @@ def train_fields(setup: build.Setup, objective: str) -> dict[str, Any]:
     for key, value in train.items()
     if key not in _TRAIN_SPEED | unused
   }
-  return fields | {
-    'data.max_length': data.max_length,
-    'data.too_long': data.too_long,
-  }
+  keys = ['max_length', 'too_long']
+  if data.packing:  # They decide which examples share a row, and an update.
+    keys += ['packing', 'length_multiple']
+  return fields | {f'data.{key}': data[key] for key in keys}
 
 
 def sampling_fields(setup: build.Setup) -> dict[str, Any]:
