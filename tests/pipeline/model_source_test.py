@@ -16,7 +16,7 @@ from tests.models import hf_weights_test as good
 from tests.pipeline import fake_hub
 from tract_jax import types
 from tract_jax.models import hf_export, hf_weights, json_file
-from tract_jax.pipeline import model_source, seed_model
+from tract_jax.pipeline import model_source, prepared_folder
 
 COMMIT = fake_hub.COMMIT
 TOKEN = 'hf_abcdefghijklmnopqrstuvwxyz'
@@ -111,7 +111,7 @@ def test_revision_of_a_folder_is_refused(folder, path):
 
 
 def test_seed_model_that_was_not_fetched(tmp_path, monkeypatch):
-  monkeypatch.setenv(seed_model.CACHE_VARIABLE, str(tmp_path))
+  monkeypatch.setenv(prepared_folder.CACHE_VARIABLE, str(tmp_path))
   line = find_error('smollm2-135m-instruct')
   assert 'to fetch it run: python -m tract_jax.pipeline.seed_model' in line
 

@@ -9,7 +9,7 @@ import numpy as np
 from tract_jax import types
 from tract_jax.data import encoding, manifest, records, splits, synthetic
 from tract_jax.objectives import targets
-from tract_jax.pipeline import build, progress
+from tract_jax.pipeline import build, prepared_folder, progress
 from tract_jax.pipeline import config as config_lib
 
 # Samples without a distribution cannot be trained on.
@@ -192,6 +192,7 @@ def _say_encoded(label, num_rows, report: encoding.EncodeReport) -> None:
 
 
 def _read(setup, path: str, role: str) -> list[types.Example]:
+  path = prepared_folder.data_path(path)
   examples, report = records.read_examples(
     path, setup.grid, role=role, marker=setup.config.score.marker
   )
