@@ -3,7 +3,7 @@
 In: the files of Hutto and Gilbert's VADER data ("VADER: A Parsimonious
 Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014), as
 bytes. Out: rows in the plain form of data/records: a prompt with its rubric,
-the ratings as a list, and a rationale. The score is the mean of 14 to 99
+the ratings as a list, and a rationale. The score is the mean of 15 to 99
 people's ratings, whole numbers from -4 to 4: no LLM has judged anything here.
 
   <source>_GroundTruth.txt      id, mean, text           tab-separated, CRLF

@@ -3,7 +3,7 @@
     python -m tract_jax.pipeline.sentiment
 
 About 23,500 tweets, product reviews, movie reviews and editorials, each rated
-from -4 to 4 by 14 to 99 people, come out of the source distribution of the PyPI
+from -4 to 4 by 15 to 99 people, come out of the source distribution of the PyPI
 package vaderSentiment 3.3.2 (MIT licence), which carries the data of Hutto and
 Gilbert (ICWSM 2014). They stand afterwards as train.jsonl and test.jsonl in the
 folder "sentiment" under $TRACT_JAX_CACHE or ~/.cache/tract_jax; a config names
