@@ -118,8 +118,9 @@ def read_texts(
       if i not in other
     ]
   kept, left_out = [], []
-  for text_id in texts.keys() & rated.keys() if problems else texts:
-    line, (mean, text) = texts[text_id]
+  for text_id, (line, (mean, text)) in texts.items():
+    if text_id not in rated:
+      continue
     values, problem = _ratings(rated[text_id][1][-1])
     if problem:
       problems.append(f'{names[1]}: line {rated[text_id][0]}: {problem}')
