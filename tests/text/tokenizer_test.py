@@ -80,6 +80,48 @@ def test_start_token_where_the_template_leaves_it_out():
   )
 
 
+def test_template_without_a_system_role_gets_none():
+  refusing = (
+    "{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('no system role') }}{% endif %}"
+  )
+  tokenizer = small_tokenizers.sentence_piece(
+    template=refusing + small_tokenizers.INST
+  )
+  plain = small_tokenizers.sentence_piece()
+  np.testing.assert_array_equal(
+    tokenizer.prompt_ids('It is'), plain.prompt_ids('It is')
+  )
+  assert tokenizer.eos_id == plain.eos_id
+  # A template that has a system turn of its own keeps it.
+  own = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nIt is<|im_end|>\n' }}{% endif %}"
+  )
+  backend = small_tokenizers.byte_level().hf.backend_tokenizer
+  tokenizer = small_tokenizers.wrap(
+    backend, own + small_tokenizers.CHATML, bos_token='<|im_start|>'
+  )
+  assert tokenizer.decode(tokenizer.prompt_ids('a')) == (
+    '<|im_start|>system\nIt is<|im_end|>\n'
+    '<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n'
+  )
+
+
+def test_start_token_that_the_tokenizer_would_add_again():
+  # INST writes "<s>", and so does the tokenizer before any text.
+  tokenizer = small_tokenizers.sentence_piece()
+  rendered = tokenizer.hf.apply_chat_template(
+    [{'role': 'user', 'content': 'It is'}],
+    tokenize=False,
+    add_generation_prompt=True,
+  )
+  assert tokenizer.hf(rendered)['input_ids'][:2] == [1, 1]
+  assert tokenizer.prompt_ids('It is').tolist() == [
+    *tokenizer.hf(rendered)['input_ids'][1:]
+  ]
+
+
 def test_without_template_start_token_and_text():
   tokenizer = small_tokenizers.word_level('a b')
   assert tokenizer.prompt_ids('b a c').tolist() == [1, 4, 3, 0]

