@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 import difflib
 import importlib.util
 import pathlib
+import re
 from typing import Any
 
 import ml_collections
 
 from tract_jax import types
-from tract_jax.data import manifest
+from tract_jax.data import manifest, row_kinds
 from tract_jax.models import lora
 
 _RUN: dict[str, Any] = {
@@ -75,6 +76,20 @@ _DATA: dict[str, Any] = {
   # Never trained on, in no stage; their loss is reported.
   'validation_fraction': 0.05,
   'split_seed': 0,
+  # "ours=column,ours=column": names of ours (data/row_kinds.FIELDS) for columns
+  # of the files, such as score=human_score; of training rows and benchmarks.
+  'fields': '',
+  # A text file with {instruction} {response} {reference_answer} {rubric} {best}
+  # {scores}, rendered in place of formatted prompts; `template` is its text,
+  # which an exported judge carries. Empty: text/prompt_template.DEFAULT for
+  # rows without a formatted prompt.
+  'template_path': '',
+  'template': '',
+  # Whether reference answers stand in prompts.
+  'use_reference': True,
+  # The system turn of every prompt; put before the user's text where the model
+  # has no such turn.
+  'system_prompt': '',
   # Negative control: rows swap their scores, in training and in each benchmark,
   # so that no method can predict them.
   'shuffle_scores': False,
@@ -291,13 +306,45 @@ def parse_benchmarks(text: str) -> dict[str, str]:
   for part in filter(None, (p.strip() for p in text.split(','))):
     name, equals, path = part.partition('=')
     if not equals:
-      name, path = part.rsplit('/', 1)[-1].split('.')[0], part
+      name, path = re.split('[.@]', part.rsplit('/', 1)[-1])[0], part
     manifest.checked_name(name)
     if name in found:
       raise types.InputError(
         f'config.data.benchmarks: {name!r} stands twice; give each its name'
       )
     found[name] = path
+  return found
+
+
+def parse_fields(text: str) -> dict[str, str]:
+  """Columns of `config.data.fields`.
+
+  Args:
+    text: "ours=column,ours=column".
+
+  Returns:
+    {name of row_kinds.FIELDS: column}, in order.
+
+  Raises:
+    types.InputError: a name that is none of ours, or stands twice, or has no
+      column; a line each.
+  """
+  found: dict[str, str] = {}
+  problems = []
+  for part in filter(None, (p.strip() for p in text.split(','))):
+    ours, _, column = (word.strip() for word in part.partition('='))
+    if ours not in row_kinds.FIELDS:
+      names = ', '.join(row_kinds.FIELDS)
+      problems.append(f'{ours!r} is not one of {names}')
+    elif not column:
+      problems.append(f'{part!r} is not like {ours}=column')
+    elif ours in found:
+      problems.append(f'{ours!r} stands twice')
+    found[ours] = column
+  if problems:
+    raise types.InputError(
+      '\n'.join(f'config.data.fields: {line}' for line in problems)
+    )
   return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tract_jax import types
 from tract_jax.data import encoding, manifest, records, splits, synthetic
 from tract_jax.objectives import targets
-from tract_jax.pipeline import build, progress
+from tract_jax.pipeline import build, data_source, progress, row_settings
 from tract_jax.pipeline import config as config_lib
 
 # Samples without a distribution cannot be trained on.
@@ -193,7 +193,12 @@ def _say_encoded(label, num_rows, report: encoding.EncodeReport) -> None:
 
 def _read(setup, path: str, role: str) -> list[types.Example]:
   examples, report = records.read_examples(
-    path, setup.grid, role=role, marker=setup.config.score.marker
+    data_source.find(path),
+    setup.grid,
+    role=role,
+    marker=setup.config.score.marker,
+    row_format=row_settings.row_format(setup.config),
+    name=path,
   )
   notes = {
     name.removeprefix('num_').replace('_', ' '): number
@@ -207,7 +212,12 @@ def _read(setup, path: str, role: str) -> list[types.Example]:
 
 def _from_rows(setup, rows, role: str, name: str) -> list[types.Example]:
   examples, _ = records.examples_from_rows(
-    rows, setup.grid, role=role, marker=setup.config.score.marker, name=name
+    rows,
+    setup.grid,
+    role=role,
+    marker=setup.config.score.marker,
+    name=name,
+    row_format=row_settings.row_format(setup.config),
   )
   return examples
 
