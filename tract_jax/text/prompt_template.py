@@ -45,10 +45,10 @@ a reference answer that gets a score of {best}, and a score rubric.
 {rubric}
 
 ###Feedback:"""
-_FIELD = re.compile(r'\{([A-Za-z_][\w.\[\]!:]*)\}')
-_INSTRUCTION = re.compile(r'^###The instruction to evaluate:', re.MULTILINE)
-_REFERENCE = re.compile(r'^###Reference Answer\b[^\n]*$', re.MULTILINE)
-_RUBRIC = re.compile(r'^###Score Rubrics:', re.MULTILINE)
+_FIELD = re.compile(r'\{([A-Za-z_][^{}\s"]*)\}')
+_INSTRUCTION = '\n###The instruction to evaluate:'
+_REFERENCE = '\n###Reference Answer'
+_RUBRIC = '\n###Score Rubrics:'
 _WORDS = re.compile(r', a reference answer that gets a score of [^,\n]+,')
 
 
@@ -117,16 +117,11 @@ def without_reference(prompt: str) -> str:
   Returns:
     The rest of the text.
   """
-  rubrics = list(_RUBRIC.finditer(prompt))
-  if not rubrics:
+  end = prompt.rfind(_RUBRIC)
+  start = prompt.rfind(_REFERENCE, 0, max(end, 0))
+  if start < 0:
     return prompt
-  end = rubrics[-1].start()
-  headings = list(_REFERENCE.finditer(prompt, 0, end))
-  if not headings:
-    return prompt
-  start = headings[-1].start()
-  asked = _INSTRUCTION.search(prompt)
-  task_end = asked.start() if asked else 0
+  task_end = max(prompt.find(_INSTRUCTION), 0)
   task = _WORDS.sub('', prompt[:task_end], count=1)
   return task + prompt[task_end:start] + prompt[end:]
 
