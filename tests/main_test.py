@@ -233,14 +233,17 @@ def test_judged_prompts_have_template_system_prompt_and_fields(
     '--config.data.fields=instruction=question,score=gold',
     '--config.data.system_prompt=It is clear.',
   )
-  capsys.readouterr()
-  assert main_lib.main(['--task=inspect', *command, *more]) == 0
-  shown = capsys.readouterr().out
-  assert 'It is? good {rubric}' in shown
-  assert 'It is clear.' in shown
   assert main_lib.main(['--task=predict', *command, *more]) == 0
   found = read_jsonl(tmp_path / 'run' / 'predictions/zero_shot/rows.jsonl')
   assert [row['score'] for row in found] == [1.0, 1.0]
+  # The same as of the rendered prompts in Python.
+  rendered = [{'prompt': f'It is? {row["response"]}'} for row in rows]
+  expected = judge_lib.Judge.load(
+    judge_folder, settings=FAST | {'data.system_prompt': 'It is clear.'}
+  ).score(rendered)
+  assert [row['cots'] for row in found] == [e.cots for e in expected]
+  plain = judge_lib.Judge.load(judge_folder, settings=FAST).score(rendered)
+  assert [row['cots'] for row in found] != [e.cots for e in plain]
   # Another system prompt makes other predictions: those there are refused.
   (line, *_) = errors(
     capsys, '--task=predict', *command, *more[:2],
