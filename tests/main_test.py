@@ -212,8 +212,44 @@ def test_model_judges_rows_without_config_and_without_scores(
   assert main_lib.main(['--task=predict', *command]) == 0
   assert 'nothing to do' in capsys.readouterr().out
   assert written.read_bytes() == before
-  (line,) = errors(capsys, '--task=evaluate', *command)
-  assert "none of 3 rows has a rater's score" in line
+  assert main_lib.main(['--task=evaluate', *command]) == 0
+  report = json.loads((tmp_path / 'run/report/metrics.json').read_text())
+  assert {row['pearson'] for row in report['rows']} == {None}
+  assert all('no scores' in row['reason'] for row in report['rows'])
+
+
+def test_judged_prompts_have_template_system_prompt_and_fields(
+  capsys, tmp_path, judge_folder, in_process
+):
+  rows = [
+    {'question': 'It is?', 'prompt': 'no', 'response': r, 'score': 3, 'gold': 1}
+    for r in ('good {rubric}', 'not')
+  ]
+  template = tmp_path / 'template.txt'
+  template.write_text('{instruction} {response}\n')
+  command = judging(tmp_path, judge_folder, rows)
+  more = (
+    f'--config.data.template_path={template}',
+    '--config.data.fields=instruction=question,score=gold',
+    '--config.data.system_prompt=It is clear.',
+  )
+  assert main_lib.main(['--task=predict', *command, *more]) == 0
+  found = read_jsonl(tmp_path / 'run' / 'predictions/zero_shot/rows.jsonl')
+  assert [row['score'] for row in found] == [1.0, 1.0]
+  # The same as of the rendered prompts in Python.
+  rendered = [{'prompt': f'It is? {row["response"]}'} for row in rows]
+  expected = judge_lib.Judge.load(
+    judge_folder, settings=FAST | {'data.system_prompt': 'It is clear.'}
+  ).score(rendered)
+  assert [row['cots'] for row in found] == [e.cots for e in expected]
+  plain = judge_lib.Judge.load(judge_folder, settings=FAST).score(rendered)
+  assert [row['cots'] for row in found] != [e.cots for e in plain]
+  # Another system prompt makes other predictions: those there are refused.
+  (line, *_) = errors(
+    capsys, '--task=predict', *command, *more[:2],
+    '--config.data.system_prompt=It is not.',
+  )  # fmt: skip
+  assert 'tokenizer' in line
 
 
 def test_judge_file_names_method_and_settings(

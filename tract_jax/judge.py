@@ -26,12 +26,14 @@ from tract_jax.pipeline import (
   base_model,
   build,
   config_check,
+  data_source,
   fit_prompts,
   judge_file,
   model_source,
   predict,
   progress,
   read_data,
+  row_settings,
   sample,
 )
 from tract_jax.pipeline import config as config_lib
@@ -236,7 +238,7 @@ def _config(path: str, revision: str, dtype: Any, settings: Mapping[str, Any]):
   given = dict(zip(_LOAD_ARGUMENTS, (path, revision, dtype), strict=True))
   config = config_lib.merge({'name': 'judge', **settings, **given})
   config_check.check_values(config)
-  return config
+  return row_settings.with_template(config)
 
 
 def _check_arguments(num_cots, predictor, seed, with_cot: bool) -> None:
@@ -257,10 +259,16 @@ def _check_arguments(num_cots, predictor, seed, with_cot: bool) -> None:
 def _read_rows(rows, setup: build.Setup) -> list[types.Example]:
   """Rows of any kind that `Judge.score` takes, checked."""
   name, marker = 'rows', setup.config.score.marker
+  row_format = row_settings.row_format(setup.config)
   if isinstance(rows, str | os.PathLike):
     name = os.fspath(rows)
     examples, _ = records.read_examples(
-      name, setup.grid, role='judge', marker=marker
+      data_source.find(name),
+      setup.grid,
+      role='judge',
+      marker=marker,
+      row_format=row_format,
+      name=name,
     )
   elif isinstance(rows, Mapping) or not isinstance(rows, Iterable):
     raise types.InputError(
@@ -268,7 +276,12 @@ def _read_rows(rows, setup: build.Setup) -> list[types.Example]:
     )
   else:
     examples, _ = records.examples_from_rows(
-      list(rows), setup.grid, role='judge', marker=marker, name=name
+      list(rows),
+      setup.grid,
+      role='judge',
+      marker=marker,
+      name=name,
+      row_format=row_format,
     )
   read_data.check_prompts(setup, {name: examples})
   if setup.config.data.too_long == 'truncate':

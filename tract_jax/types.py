@@ -112,6 +112,9 @@ class Example:
     category: for breakdowns; "" where unknown.
     sampling_id: what the randomness of its CoTs is folded from, the same
       whatever rows are beside it; "" for the example_id.
+    human_score: a human's score beside the rater's, the mean of several; not
+      bound to the grid.
+    pair_id: joins the chosen and the rejected response of a preference row.
   """
 
   example_id: str
@@ -122,6 +125,8 @@ class Example:
   ratings: tuple[float, ...] = ()
   category: str = ''
   sampling_id: str = ''
+  human_score: float | None = None
+  pair_id: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +326,7 @@ class Prediction:
     cots: [C] texts; [""] for methods without CoT.
     finish_reasons: [C].
     invalid_reason: why `prediction` is None; else None.
-    category: of the benchmark's row.
+    category, human_score, pair_id: of the benchmark's row.
   """
 
   example_id: str
@@ -334,3 +339,5 @@ class Prediction:
   finish_reasons: list[str]
   invalid_reason: str | None
   category: str = ''
+  human_score: float | None = None
+  pair_id: str = ''

@@ -1,7 +1,9 @@
 import dataclasses
+import decimal
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from tract_jax import types
@@ -270,6 +272,52 @@ def test_hostile_text_is_kept():
   assert (example.prompt, example.cot) == (prompt, 'c')
 
 
+@pytest.mark.parametrize(
+  ('cot', 'expected'),
+  [
+    ('', ''),
+    ('So the overall score is 3', ''),
+    ('Good. So the overall score is 3. [RESULT] 3', 'Good.'),
+    (
+      'It says "So the overall score is 5". So the overall score is 3',
+      'It says "So the overall score is 5".',
+    ),
+  ],
+)
+def test_marker_that_is_missing_alone_or_twice(cot, expected):
+  (example,), report = read([plain(cot=cot)])
+  assert (example.cot, example.score) == (expected, 3.0)
+  assert example.cot_source == ('annotator' if expected else 'none')
+  assert report.num_without_cot == (not expected)
+  assert report.num_score_differs == 0
+
+
+def test_parquet_with_other_types(tmp_path):
+  parquet = pytest.importorskip('pyarrow.parquet')
+  pyarrow = pytest.importorskip('pyarrow')
+
+  def read_table(**columns):
+    parquet.write_table(pyarrow.table(columns), tmp_path / 'rows.parquet')
+    return records.read_examples(
+      str(tmp_path / 'rows.parquet'), GRID, role='eval'
+    )[0]
+
+  texts = pyarrow.array(['p']).dictionary_encode()
+  for kind in (pyarrow.int8(), pyarrow.float32(), pyarrow.string()):
+    scores = pyarrow.array([4]).cast(kind)
+    (example,) = read_table(prompt=texts, score=scores)
+    assert (example.prompt, example.score) == ('p', 4.0)
+  for columns, message in (
+    ({'prompt': [b'p'], 'score': [4]}, 'row 1 (id 1): prompt is bytes, not'),
+    ({'prompt': ['p'], 'score': [decimal.Decimal(4)]}, 'is no number'),
+    ({'prompt': ['p'], 'score': [True]}, 'score True is no number'),
+    ({'prompt': ['p'], 'score': [None]}, 'it has no rating'),
+  ):
+    with pytest.raises(types.InputError) as error:
+      read_table(**columns)
+    assert message in str(error.value)
+
+
 def test_no_rows_and_unknown_role():
   assert problems_of([]) == ['rows: is empty; at least one row is needed']
   with pytest.raises(ValueError, match="role 'test' is none of train, eval"):
@@ -301,5 +349,14 @@ def test_real_judgements():
   assert first.ratings == (3.0, 2.0, 3.0)
   assert first.score == pytest.approx(8 / 3)
   assert all(e.prompt.endswith('###Feedback:') for e in examples)
+  scores = [e.score for e in examples]
+  assert round(np.mean(scores), 2) == 3.49
+  # Of the rows themselves (ddof 0); 1.248 as of a sample.
+  assert np.std(scores) == pytest.approx(1.2463, abs=5e-5)
+  raw = json.loads(MT_BENCH.read_text(encoding='utf-8'))
+  assert not any(row['instruction'].endswith(':') for row in raw)
   train, _ = records.read_examples(str(MT_BENCH), GRID, role='train')
+  for example, row in zip(train, raw, strict=True):
+    assert example.cot == row['gpt4_feedback'][0].rstrip()
+    assert example.cot_source == 'annotator'
   assert all(e.score in GRID.values and e.cot for e in train)

@@ -60,6 +60,8 @@ def test_long_line(tmp_path):
     ('{"a": 1}\n{"a": "tr', 'line 2: JSON syntax'),
     ('[\n{"a": 1},\n{"a": 2}', 'line 3: JSON syntax'),
     ('{\n  "a": 1\n}', 'line 1: JSON syntax'),
+    ('{"a": "b\x00"}', 'line 1: JSON syntax: Invalid control character'),
+    ('{"a": 1}'.encode('utf-16'), 'line 1: byte 0xff is not UTF-8'),
     ('a,b\n1,2\n', 'line 1: JSON syntax'),
     ('[' * 200_000, 'nested too deep'),
     (b'{"a": 1}\n{"a": "\xe9"}\n', 'line 2: byte 0xe9 is not UTF-8'),

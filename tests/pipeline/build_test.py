@@ -119,3 +119,16 @@ def test_mesh_that_does_not_fit_names_the_nearest():
   )
   with pytest.raises(types.InputError, match='nearest valid sizes'):
     build.build(config)
+
+
+def test_system_prompt_is_part_of_the_tokenizer_and_its_place_is_said(capsys):
+  overrides = {'data': {'source': 'synthetic'}, 'model': {'lora_rank': 0}}
+  plain = build.build(config_lib.merge(overrides))
+  assert 'system_prompt' not in capsys.readouterr().out
+  overrides['data']['system_prompt'] = 'Be strict.'
+  setup = build.build(config_lib.merge(overrides))
+  assert setup.tokenizer.system_prompt == 'Be strict.'
+  assert setup.tokenizer.digest() != plain.tokenizer.digest()
+  # The demo's tokenizer has no chat template.
+  said = capsys.readouterr().out
+  assert said.count('config.data.system_prompt: the model has no system') == 1

@@ -9,7 +9,7 @@ import pytest
 
 from tract_jax import types
 from tract_jax.pipeline import config as config_lib
-from tract_jax.pipeline import config_check
+from tract_jax.pipeline import config_check, row_settings
 from tract_jax.training import optimizer
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -186,7 +186,7 @@ def test_training_needs_rows_and_a_model():
 
 
 def test_benchmarks_are_named_by_key_or_file():
-  parse = config_lib.parse_benchmarks
+  parse = row_settings.parse_benchmarks
   assert parse('') == {}
   assert parse('a=x/y.json, /data/mt_bench.jsonl') == {
     'a': 'x/y.json',

@@ -161,8 +161,38 @@ def test_rows_without_a_raters_score_are_counted_and_left_out(tmp_path, capsys):
   path.write_text(
     ''.join(json.dumps({**row, 'score': None}) + '\n' for row in rows)
   )
-  with pytest.raises(types.InputError, match="none of 8 rows has a rater's"):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert "no row has a rater's score" in capsys.readouterr().out
+
+
+def test_benchmark_without_scores_has_null_figures_and_no_part_in_means(
+  tmp_path,
+):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  evaluate.prediction_path(workdir, 'tract', 'pairs').write_text(
+    ''.join(json.dumps({**row, 'score': None}) + '\n' for row in rows)
+  )
+  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench', 'pairs'], [])
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  rated, unrated = (
+    [row for row in content['rows'] if row['benchmark'] == name]
+    for name in ('bench', 'pairs')
+  )
+  for row in unrated:
+    for figure in ('pearson', 'pearson_ci', 'spearman', 'kendall', 'rmse'):
+      assert row[figure] is None
+    assert 'rmse, mae: no scores' in row['reason']
+    assert (row['num_examples'], row['num_invalid']) == (4, 1)
+    assert row['grid_mass'] == pytest.approx(rated[0]['grid_mass'], abs=0.2)
+  means = {
+    c['num_cots']: c for c in content['combined'] if c['benchmark'] == 'mean'
+  }
+  for row in rated:
+    assert row['rmse'] is not None
+    assert means[row['num_cots']]['rmse'] == pytest.approx(row['rmse'])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""A server on 127.0.0.1 that answers as the Hugging Face hub does, for models.
+"""A server on 127.0.0.1 that answers as the Hugging Face hub does.
 
-It serves one commit of one model, the files of a local folder.
+It serves one commit of one model or dataset, the files of a local folder.
 """
 
 import contextlib
@@ -25,11 +25,16 @@ _ERRORS = {
 
 
 class Server(http.server.ThreadingHTTPServer):
-  """Attributes: folder; error, a key of _ERRORS or ""; gets, names; tokens."""
+  """A server with what it was asked.
 
-  def __init__(self, folder):
+  Attributes: folder; kind, "models" or "datasets"; error, a key of _ERRORS or
+  ""; gets, names; tokens.
+  """
+
+  def __init__(self, folder, kind):
     super().__init__(('127.0.0.1', 0), _Handler)
     self.folder = folder
+    self.kind = kind
     self.error = ''
     self.gets: list[str] = []
     self.tokens: set[str] = set()
@@ -56,8 +61,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def do_GET(self):  # noqa: N802
     self.server.tokens.add(self.headers.get('Authorization', ''))
     path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-    tree = f'/api/models/{HUB_ID}/tree/{COMMIT}'
-    files = f'/{HUB_ID}/resolve/{COMMIT}/'
+    api = f'/api/{self.server.kind}/{HUB_ID}/'
+    root = '/datasets' if self.server.kind == 'datasets' else ''
+    tree = f'{api}tree/{COMMIT}'
+    files = f'{root}/{HUB_ID}/resolve/{COMMIT}/'
     if self.server.error:
       status, code = _ERRORS[self.server.error]
       self._answer(status, X_Error_Code=code)
@@ -65,7 +72,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       self._answer(200, json.dumps(self._entries()).encode())
     elif path.startswith(files):
       self._file(path.removeprefix(files))
-    elif path.startswith((f'/api/models/{HUB_ID}/', f'/{HUB_ID}/')):
+    elif path.startswith((api, f'{root}/{HUB_ID}/')):
       self._answer(404, X_Error_Code='RevisionNotFound')
     else:
       self._answer(404, X_Error_Code='RepoNotFound')
@@ -102,15 +109,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(folder, cache, patch):
-  """Serves `folder` as the model, and sends huggingface_hub here.
+def serve(folder, cache, patch, kind='models'):
+  """Serves `folder` as the model or dataset, and sends huggingface_hub here.
 
   Args:
-    folder: the model's files.
+    folder: the files.
     cache: takes the place of the hub's cache.
     patch: pytest's monkeypatch.
+    kind: "models" or "datasets".
   """
-  server = Server(folder)
+  server = Server(folder, kind)
   threading.Thread(target=server.serve_forever, daemon=True).start()
   url = f'http://127.0.0.1:{server.server_port}'
   patch.setattr(constants, 'ENDPOINT', url)

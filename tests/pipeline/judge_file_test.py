@@ -22,7 +22,12 @@ CONTENT = {
     'repetition_penalty': 1,
     'max_new_tokens': 77,
   },
-  'data': {'max_length': 512},
+  'data': {
+    'max_length': 512,
+    'template': '{response}?',
+    'use_reference': False,
+    'system_prompt': 'Be strict.',
+  },
 }
 JUDGE = judge_file.JudgeFile(
   method='cot_raft',
@@ -37,6 +42,9 @@ JUDGE = judge_file.JudgeFile(
   repetition_penalty=1.0,
   max_new_tokens=77,
   max_length=512,
+  template='{response}?',
+  use_reference=False,
+  system_prompt='Be strict.',
 )
 
 
@@ -128,6 +136,10 @@ def changed(key, value):
     ('data.max_length', 1, 'data.max_length: 1 is not'),
     ('data.train_path', '/etc/passwd', 'data.train_path: is unknown'),
     ('model', {'path': 'other'}, 'model.path: is unknown'),
+    ('data.template', 'no field', 'data.template: '),
+    ('data.template', '{response.__class__}', 'needs {response}'),
+    ('data.use_reference', 1, 'is of type int'),
+    ('data.system_prompt', None, 'is of type NoneType'),
   ],
 )
 def test_bad_field_is_named(tmp_path, key, value, message):
@@ -202,3 +214,25 @@ def test_several_cots_of_a_judge_without_are_refused(tmp_path):
   write_content(tmp_path, {**CONTENT, 'with_cot': False})
   with pytest.raises(types.InputError, match='predicts without CoT; set 1'):
     judge_file.applied(config_lib.merge({'num_cots': 2}), tmp_path)
+
+
+def test_file_of_an_earlier_version_has_no_prompt_settings(tmp_path):
+  write_content(tmp_path, {**CONTENT, 'data': {'max_length': 512}})
+  assert judge_file.read(tmp_path) == dataclasses.replace(
+    JUDGE, template='', use_reference=True, system_prompt=''
+  )
+
+
+def test_judge_renders_the_prompts_that_it_has_learnt(tmp_path):
+  write_content(tmp_path, CONTENT)
+  config, _ = judge_file.applied(config_lib.merge({}), tmp_path)
+  assert config.data.template == '{response}?'
+  assert not config.data.use_reference
+  assert config.data.system_prompt == 'Be strict.'
+  other = {'data.template': '{response}!', 'data.system_prompt': 'Be mild.'}
+  with pytest.raises(types.InputError) as error:
+    judge_file.applied(config_lib.merge(other), tmp_path)
+  lines = str(error.value).splitlines()
+  assert len(lines) == 2
+  assert "config.data.template: '{response}!', but the judge in" in lines[0]
+  assert "config.data.system_prompt: 'Be mild.', but" in lines[1]

@@ -181,3 +181,48 @@ def test_shuffled_scores_leave_the_rows_as_they_are(setup):
     assert [e.prompt for e in rows] == [e.prompt for e in others]
     assert [e.score for e in rows] != [e.score for e in others]
     assert sorted(e.score for e in rows) == sorted(e.score for e in others)
+
+
+PAIRS = [
+  {'id': i, 'prompt': 'Say.', 'chosen': f'Good {i}.', 'rejected': f'Bad {i}.'}
+  for i in range(4)
+]
+PARTS = [
+  {'question': f'Ask {i}.', 'response': 'Say.', 'score': 1 + i % 5}
+  for i in range(20)
+]
+
+
+def write_json(path, rows):
+  path.write_text(json.dumps(rows))
+  return str(path)
+
+
+def test_template_and_fields_make_the_prompts_of_a_run(setup, tmp_path):
+  path = write_json(tmp_path / 'rows.json', PARTS)
+  more = {'source': 'files', 'train_path': path}
+  with pytest.raises(types.InputError, match="no row has a column 'q'"):
+    read_data.read_data(with_data(setup, **more, fields='instruction=q'))
+  more['fields'] = 'instruction=question'
+  data = read_data.read_data(
+    with_data(setup, **more, template='{instruction}|{response}')
+  )
+  ordered = sorted(e.prompt for e in [*data.train, *data.validation])
+  assert set(ordered) < {f'Ask {i}.|Say.' for i in range(20)}
+
+
+def test_preference_rows_are_a_benchmark_and_no_training_rows(setup, tmp_path):
+  pairs = write_json(tmp_path / 'pairs.json', PAIRS)
+  rows = write_rows(tmp_path / 'rows.json', 20)
+  data = read_data.read_data(
+    with_data(setup, source='files', train_path=rows, benchmarks=pairs)
+  )
+  found = data.benchmarks['pairs']
+  assert [e.example_id for e in found[:3]] == [
+    '0-chosen',
+    '0-rejected',
+    '1-chosen',
+  ]
+  assert {e.score for e in found} == {None}
+  with pytest.raises(types.InputError, match='no score to train on'):
+    read_data.read_data(with_data(setup, source='files', train_path=pairs))

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 from hypothesis import given, settings
@@ -127,6 +128,69 @@ def test_without_template_start_token_and_text():
   assert tokenizer.prompt_ids('b a c').tolist() == [1, 4, 3, 0]
   no_start = small_tokenizers.word_level('a b', eos_token='</s>')
   assert no_start.prompt_ids('b a').tolist() == [4, 3]
+
+
+@templated
+def test_system_prompt_has_the_ids_of_the_templates_system_turn(make):
+  tokenizer = dataclasses.replace(make(), system_prompt='It is </s> not')
+  assert tokenizer.has_system_turn
+  ids = tokenizer.prompt_ids('It is good').tolist()
+  assert tokenizer.decode(ids).count('It is </s> not') == 1
+  benign = dataclasses.replace(tokenizer, system_prompt='It is not')
+  turns = [
+    {'role': 'system', 'content': 'It is not'},
+    {'role': 'user', 'content': 'It is good'},
+  ]
+  expected = tokenizer.hf.apply_chat_template(turns, add_generation_prompt=True)
+  benign_ids = benign.prompt_ids('It is good').tolist()
+  assert benign_ids == expected['input_ids']
+  special = set(tokenizer.hf.all_special_ids)
+  assert [i for i in ids if i in special] == [
+    i for i in benign_ids if i in special
+  ]
+
+
+_USER = "{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+_NO_SYSTEM_TURN = {
+  'dropped': "{% for m in messages %}{% if m['role'] == 'user' %}"
+  f'{_USER}{{% endif %}}{{% endfor %}}',
+  'refused': "{% for m in messages %}{% if m['role'] == 'system' %}"
+  "{{ raise_exception('no system role') }}{% endif %}" + _USER + '{% endfor %}',
+  'twice': "{% for m in messages %}{% if m['role'] == 'system' %}"
+  "{{ m['content'] + m['content'] }}{% else %}" + _USER + '{% endif %}'
+  '{% endfor %}',
+}
+
+
+@pytest.mark.parametrize(
+  'template', _NO_SYSTEM_TURN.values(), ids=_NO_SYSTEM_TURN
+)
+def test_system_prompt_without_a_system_turn_stands_before_the_text(template):
+  plain = small_tokenizers.sentence_piece(template=template)
+  tokenizer = dataclasses.replace(plain, system_prompt='It is not')
+  assert not tokenizer.has_system_turn
+  np.testing.assert_array_equal(
+    tokenizer.prompt_ids('It is good'),
+    plain.prompt_ids('It is not\n\nIt is good'),
+  )
+
+
+def test_system_prompt_without_a_chat_template_stands_before_the_text():
+  plain = small_tokenizers.word_level('a b')
+  tokenizer = dataclasses.replace(plain, system_prompt='b')
+  assert tokenizer.prompt_ids('a').tolist() == [1, 4, 3]
+
+
+def test_system_prompt_is_in_the_digest():
+  plain = small_tokenizers.word_level('a b')
+  digests = {
+    dataclasses.replace(plain, system_prompt=text).digest()
+    for text in ('', 'b')
+  }
+  assert len(digests) == 2
+  assert plain.digest() in digests
+  with pytest.raises(types.InputError, match='U.FDD0'):
+    dataclasses.replace(plain, system_prompt='\ufdd0').prompt_ids('a')
 
 
 @templated

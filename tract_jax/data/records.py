@@ -1,18 +1,9 @@
 """Data files as examples: JSON lists, JSONL and parquet, checked row by row.
 
 In: a file and the score grid. Out: types.Example records and a report of what
-was averaged, converted or does not agree. Three kinds of rows are known by
-their columns:
+was averaged, converted or does not agree. data/row_kinds says which columns a
+row may have. A row that is only to be judged needs no rating.
 
-  Feedback Collection  instruction, output "<feedback> [RESULT] <score>", and
-                       orig_feedback, orig_score where present
-  benchmark            instruction, gpt4_score (a number or a list) and
-                       gpt4_feedback (a text or a list)
-  plain                prompt or instruction, score (a number or a list), and
-                       cot where present: a text for all ratings together, or
-                       a list with one for each
-
-A row that is only to be judged needs no rating: prompt or instruction will do.
 A bad row is never skipped: all problems of a file are raised at once, a line
 each. Axis: Y score grid.
 """
@@ -26,13 +17,10 @@ import numbers
 from typing import Any
 
 from tract_jax import types
-from tract_jax.data import row_files
+from tract_jax.data import row_files, row_kinds
 from tract_jax.text import prompts
 
 ROLES = ('train', 'eval', 'judge')
-_NEEDED = (
-  '"instruction" with "output" or "gpt4_score", or "prompt" with "score"'
-)
 _ID_COLUMNS = ('example_id', 'id', 'uuid')
 _MAX_LINES = 20
 
@@ -43,7 +31,7 @@ class ReadReport:
 
   Attributes:
     name: of the file.
-    num_rows: rows read, all of them examples now.
+    num_rows: rows read.
     num_averaged: rows whose score is the mean of several ratings.
     num_first_rating: rows of which the first of several ratings was taken.
     num_text_scores: rows with a score written as text, such as "4".
@@ -51,6 +39,7 @@ class ReadReport:
       rater's, which is the one that is used.
     num_without_cot: rows without feedback.
     num_without_score: rows without rating.
+    num_pairs: preference rows, each of them two examples now.
   """
 
   name: str
@@ -61,27 +50,10 @@ class ReadReport:
   num_score_differs: int
   num_without_cot: int
   num_without_score: int = 0
+  num_pairs: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Judgement:
-  """A row's parts, whatever its columns were called.
-
-  Attributes:
-    prompt: the formatted prompt.
-    scores: ratings as they stand in the row.
-    feedbacks: the text written for each rating; [] where none.
-    shared: the one feedback belongs to all ratings together.
-  """
-
-  prompt: Any
-  scores: list
-  feedbacks: list
-  shared: bool = False
-
-
-class _RowError(Exception):
-  """Why a row is refused; it becomes a line of an InputError."""
+_AS_PUBLISHED = row_kinds.RowFormat()
 
 
 def read_examples(
@@ -91,6 +63,8 @@ def read_examples(
   role: str,
   marker: str = prompts.MARKER,
   max_examples: int | None = None,
+  row_format: row_kinds.RowFormat = _AS_PUBLISHED,
+  name: str = '',
 ) -> tuple[list[types.Example], ReadReport]:
   """Reads a data file.
 
@@ -102,6 +76,8 @@ def read_examples(
       "eval" takes their mean; "judge" does, too, or none.
     marker: the fixed words between CoT and score.
     max_examples: only the first so many rows; None: all.
+    row_format: the template, the reference answer and the columns' names.
+    name: of the file, for messages; "" for its path.
 
   Returns:
     The examples in the file's order, and the report.
@@ -112,7 +88,13 @@ def read_examples(
   """
   rows, places = row_files.read_rows(path, max_examples)
   return examples_from_rows(
-    rows, grid, role=role, marker=marker, name=path, places=places
+    rows,
+    grid,
+    role=role,
+    marker=marker,
+    name=name or path,
+    places=places,
+    row_format=row_format,
   )
 
 
@@ -124,19 +106,22 @@ def examples_from_rows(
   marker: str = prompts.MARKER,
   name: str,
   places: Sequence[str] | None = None,
+  row_format: row_kinds.RowFormat = _AS_PUBLISHED,
 ) -> tuple[list[types.Example], ReadReport]:
   """Checks rows and turns them into examples.
 
   Args:
-    rows: with the columns of one of the kinds above.
+    rows: with the columns of one of data/row_kinds.
     grid: scores have to lie within it.
     role: "train", "eval" or "judge", as for `read_examples`.
     marker: the fixed words between CoT and score.
     name: of the source, for messages.
     places: of each row, for messages; None: "row 1", "row 2" ...
+    row_format: the template, the reference answer and the columns' names.
 
   Returns:
-    The examples in order, and the report.
+    The examples in order, and the report. A preference row gives two, the
+    chosen response first.
 
   Raises:
     types.InputError: no rows, or bad ones.
@@ -146,16 +131,21 @@ def examples_from_rows(
   if not rows:
     raise types.InputError(f'{name}: is empty; at least one row is needed')
   places = places or [f'row {i}' for i in range(1, len(rows) + 1)]
+  row_kinds.check_columns(rows, row_format.fields, name)
+  rows = [row_kinds.renamed(row, row_format.fields) for row in rows]
   ids, problems = _example_ids(rows)
   examples, seen = [], Counter[str]()
   for i, row in enumerate(rows):
     try:
       if i in problems:
-        raise _RowError(problems[i])
-      example, notes = _example(row, ids[i], grid, role, marker)
-      examples.append(example)
-      seen.update(notes)
-    except _RowError as error:
+        raise row_kinds.RowError(problems[i])
+      judged = row_kinds.judgements(row, row_format, grid, role)
+      for judgement in judged:
+        example, notes = _example(judgement, row, ids[i], grid, role, marker)
+        examples.append(example)
+        seen.update(notes)
+      seen['num_pairs'] += len(judged) > 1
+    except row_kinds.RowError as error:
       problems[i] = f'{name}: {places[i]} (id {ids[i]}): {error}'
   if problems:
     lines = [problems[i] for i in sorted(problems)]
@@ -163,7 +153,7 @@ def examples_from_rows(
       lines[_MAX_LINES:] = [f'{name}: and {len(lines) - _MAX_LINES} more rows']
     raise types.InputError('\n'.join(lines))
   counts = {key: seen[key] for key in _NOTES}
-  return examples, ReadReport(name, len(examples), **counts)
+  return examples, ReadReport(name, len(rows), **counts)
 
 
 def _example_ids(
@@ -213,34 +203,35 @@ _NOTES = (
   'num_score_differs',
   'num_without_cot',
   'num_without_score',
+  'num_pairs',
 )
 
 
 def _example(
-  row: Any, example_id: str, grid: types.ScoreGrid, role: str, marker: str
+  judgement: row_kinds.Judgement,
+  row: Mapping[str, Any],
+  row_id: str,
+  grid: types.ScoreGrid,
+  role: str,
+  marker: str,
 ) -> tuple[types.Example, list[str]]:
-  """One row as an example, and which of _NOTES apply to it."""
-  judgement = _judgement(row, role)
-  prompt = _text(judgement.prompt, 'prompt')
+  """One judgement of a row, and which of _NOTES apply to it."""
+  prompt, side = judgement.prompt, judgement.side
   if not prompt:
-    raise _RowError('its prompt is empty')
+    raise row_kinds.RowError('its prompt is empty')
   ratings = tuple(_score(value, grid) for value in judgement.scores)
-  feedbacks = judgement.feedbacks
-  if role == 'judge' and not ratings:
-    feedbacks = []
-  elif not ratings:
-    raise _RowError('it has no rating')
-  shared = judgement.shared and len(ratings) > 1
-  if len(feedbacks) not in (0, 1 if shared else len(ratings)):
-    raise _RowError(f'{len(ratings)} ratings but {len(feedbacks)} feedbacks')
-  feedback = _text((feedbacks or [''])[0], 'feedback')
+  feedbacks = judgement.feedbacks if ratings else []
+  if not ratings and role != 'judge' and not side:
+    raise row_kinds.RowError('it has no rating')
+  shared = judgement.shares_feedback
+  feedback = row_kinds.text((feedbacks or [''])[0], 'feedback')
   notes = [] if ratings else ['num_without_score']
   used = ratings[:1] if role == 'train' and not shared else ratings
   if len(ratings) > 1:
     notes.append('num_averaged' if len(used) > 1 else 'num_first_rating')
   if any(isinstance(value, str) for value in judgement.scores):
     notes.append('num_text_scores')
-  score = math.fsum(used) / len(used) if used else None
+  score = _mean(used)
   # A feedback belongs to the first rating, whatever score the role takes, or to
   # all of them, when it names their mean as nearly as the grid can.
   rated = ratings[:1]
@@ -251,101 +242,62 @@ def _example(
   cot = prompts.strip_cot(feedback, marker)
   if not cot:
     notes.append('num_without_cot')
+  pair_id = row_kinds.text(row_id, 'id')
+  ending = f'-{side}' if side else ''
+  category = row.get('category', row.get('subset') if side else '')
   example = types.Example(
-    example_id=_text(example_id, 'id'),
+    example_id=pair_id + ending,
     prompt=prompt,
     score=score,
     cot=cot,
     cot_source='annotator' if cot else 'none',
     ratings=ratings,
-    category=_text(row.get('category', ''), 'category'),
-    sampling_id=_sampling_id(row, prompt) if role == 'judge' else '',
+    category=row_kinds.text(category, 'category'),
+    sampling_id=_sampling_id(row, prompt, ending) if role == 'judge' else '',
+    human_score=_mean(
+      [
+        _number(value, 'human_score')
+        for value in row_kinds.as_list(row.get('human_score'))
+      ]
+    ),
+    pair_id=pair_id if side else '',
   )
   return example, notes
 
 
-def _sampling_id(row: Mapping[str, Any], prompt: str) -> str:
+def _mean(values: Sequence[float]) -> float | None:
+  return math.fsum(values) / len(values) if values else None
+
+
+def _sampling_id(row: Mapping[str, Any], prompt: str, ending: str) -> str:
   """The row's own id, or a digest of its prompt: no row's number."""
   for column in _ID_COLUMNS:
     if column in row:
-      return str(row[column])
+      return f'{row[column]}{ending}'
   idx, source = row.get('idx'), row.get('response_source')
   if idx is not None and source is not None:
-    return f'{idx}-{source}'
+    return f'{idx}-{source}{ending}'
   return hashlib.sha256(prompt.encode()).hexdigest()
-
-
-def _judgement(row: Any, role: str) -> _Judgement:
-  """A row's parts, found by its columns."""
-  if not isinstance(row, Mapping):
-    raise _RowError(f'is {type(row).__name__}, not an object with columns')
-  if 'gpt4_score' in row and 'instruction' in row:
-    return _Judgement(
-      prompt=_clean(row['instruction']),
-      scores=_as_list(row['gpt4_score']),
-      feedbacks=_as_list(row.get('gpt4_feedback')),
-    )
-  if 'output' in row and 'instruction' in row:
-    output = _text(row['output'], 'output')
-    score = row.get('orig_score')
-    if score is None:
-      _, found, score = output.rpartition(prompts.RESULT)
-      if not found and role == 'judge':
-        return _Judgement(_clean(row['instruction']), [], [])
-      if not found:
-        raise _RowError('has no orig_score, and no [RESULT] in its output')
-    return _Judgement(_clean(row['instruction']), [score], [output])
-  prompt = row.get('prompt', row.get('instruction'))
-  if prompt is not None and 'score' in row:
-    cot = row.get('cot')
-    return _Judgement(
-      prompt, _as_list(row['score']), _as_list(cot), isinstance(cot, str)
-    )
-  if prompt is not None and role == 'judge':
-    return _Judgement(prompt if 'prompt' in row else _clean(prompt), [], [])
-  needed = '"prompt" or "instruction"' if role == 'judge' else _NEEDED
-  raise _RowError(
-    f'its columns are {", ".join(map(str, row)) or "none"}; needed are {needed}'
-  )
-
-
-def _clean(prompt: Any) -> Any:
-  return prompts.clean_prompt(prompt) if isinstance(prompt, str) else prompt
-
-
-def _as_list(value: Any) -> list:
-  if value is None:
-    return []
-  return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _text(value: Any, what: str) -> str:
-  """`value` as text that can be tokenised and written."""
-  if value is None:
-    return ''
-  if not isinstance(value, str):
-    raise _RowError(f'{what} is {type(value).__name__}, not text')
-  try:
-    value.encode('utf-8')
-  except UnicodeEncodeError as error:
-    raise _RowError(
-      f'{what} has half a surrogate pair at character {error.start}'
-    ) from error
-  return value
 
 
 def _score(value: Any, grid: types.ScoreGrid) -> float:
   """A rating as a number within the grid."""
+  number = _number(value, 'score')
+  if not grid.values[0] <= number <= grid.values[-1]:
+    raise row_kinds.RowError(
+      f'score {number:g} is outside the grid {grid.texts[0]}..{grid.texts[-1]}'
+    )
+  return number
+
+
+def _number(value: Any, what: str) -> float:
+  """A finite number, which may be written as text."""
   if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
-    raise _RowError(f'score {value!r} is no number')
+    raise row_kinds.RowError(f'{what} {value!r} is no number')
   try:
     number = float(value)
   except (ValueError, OverflowError) as error:
-    raise _RowError(f'score {value!r} is no number') from error
+    raise row_kinds.RowError(f'{what} {value!r} is no number') from error
   if not math.isfinite(number):
-    raise _RowError(f'score {value!r} is not finite')
-  if not grid.values[0] <= number <= grid.values[-1]:
-    raise _RowError(
-      f'score {number:g} is outside the grid {grid.texts[0]}..{grid.texts[-1]}'
-    )
+    raise row_kinds.RowError(f'{what} {value!r} is not finite')
   return number

@@ -49,6 +49,7 @@ def read_rows(
   if content.startswith(b'PAR1'):
     return _numbered(_parquet_rows(path, max_rows))
   text = _decoded(path, content)
+  del content  # A file of training rows may have a gigabyte.
   if not text.strip():
     raise types.InputError(f'{path}: is empty; at least one row is needed')
   if text.lstrip().startswith('['):

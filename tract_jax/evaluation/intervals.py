@@ -123,7 +123,7 @@ class Combined:
 
   Attributes:
     method, predictor, num_cots: the system.
-    benchmark: its name, or "mean": all benchmarks with equal weight.
+    benchmark: its name, or "mean": all with scores, weighing the same.
     seeds, num_seeds: of the runs; for "mean", those on every benchmark.
     num_examples, num_invalid: predictions over all these, and how many of
       them were scored as the fallback.

@@ -44,7 +44,12 @@ class System:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """The judged rows of a benchmark; equal for systems that can be paired."""
+  """The judged rows of a benchmark; equal for systems that can be paired.
+
+  Attributes:
+    benchmark, example_ids: its name, and [n] rows.
+    scores: [n], the rater's; () where the benchmark has none.
+  """
 
   benchmark: str
   example_ids: tuple[str, ...]
@@ -60,7 +65,8 @@ class SystemPredictions:
     benchmark: name of the benchmark.
     seed: of the run.
     example_ids: [n], unique.
-    scores: [n] float, the rater's; finite.
+    scores: [n] float, the rater's; all finite, or all NaN where the benchmark
+      has none.
     predictions: [n] float; NaN or infinite where there is none.
     grid_mass: [n] float, probability on the score grid, averaged over the
       row's CoTs; NaN where it is unknown.
@@ -68,7 +74,8 @@ class SystemPredictions:
     num_invalid_cots: CoTs without a prediction, left out of their row's mean.
 
   Raises:
-    InputError: for a score that is not finite, or an id that comes twice.
+    InputError: for a score that is not finite beside others that are, or an id
+      that comes twice.
     ValueError: for arrays of different lengths.
   """
 
@@ -92,9 +99,9 @@ class SystemPredictions:
         f'{len(self.example_ids)} ids, but scores, predictions, grid_mass of '
         f'shapes {shapes}'
       )
-    seen = set()
+    has_scores, seen = not np.isnan(self.scores).all(), set()
     for example_id, score in zip(self.example_ids, self.scores, strict=True):
-      if not math.isfinite(score):
+      if has_scores and not math.isfinite(score):
         raise types.InputError(
           f'{self.benchmark}, {example_id}: score {score} is not a number'
         )
@@ -116,9 +123,14 @@ class SystemPredictions:
     return self.system, self.benchmark, self.seed
 
   @property
+  def rated(self) -> np.ndarray:
+    """The rater's scores [n], or none at all [0]."""
+    return self.scores[~np.isnan(self.scores)]
+
+  @property
   def rows(self) -> Rows:
     """The rows that were judged, in their order here."""
-    scores = tuple(float(score) for score in self.scores)
+    scores = tuple(float(score) for score in self.rated)
     return Rows(self.benchmark, tuple(self.example_ids), scores)
 
 
@@ -284,18 +296,13 @@ def kendall(scores: np.ndarray, predictions: np.ndarray) -> Figure:
 
 def rmse(scores: np.ndarray, predictions: np.ndarray) -> Figure:
   """Root of the mean squared error of predictions [n]; None without rows."""
-  if not len(scores):
-    return Figure(None, 'no rows')
-  errors = np.asarray(predictions, np.float64) - scores
-  return Figure(float(np.sqrt(np.mean(errors**2))))
+  squared = _mean(np.square, scores, predictions)
+  return Figure(squared.value and math.sqrt(squared.value), squared.reason)
 
 
 def mae(scores: np.ndarray, predictions: np.ndarray) -> Figure:
   """Mean absolute error of predictions [n]; None without rows."""
-  if not len(scores):
-    return Figure(None, 'no rows')
-  errors = np.asarray(predictions, np.float64) - scores
-  return Figure(float(np.mean(np.abs(errors))))
+  return _mean(np.abs, scores, predictions)
 
 
 def mean_grid_mass(grid_mass: np.ndarray) -> Figure:
@@ -330,7 +337,7 @@ def metric_row(
   Returns:
     The row of report/metrics.json.
   """
-  scores = system.scores
+  scores = system.rated
   filled, num_invalid = fill_invalid(system.predictions, fallback)
   figures = {
     'pearson': pearson(scores, filled),
@@ -345,7 +352,7 @@ def metric_row(
     **dataclasses.asdict(system.system),
     benchmark=system.benchmark,
     seed=system.seed,
-    num_examples=len(scores),
+    num_examples=len(filled),
     num_invalid=num_invalid,
     pearson=figures['pearson'].value,
     pearson_ci=pearson_ci,
@@ -365,12 +372,22 @@ def _correlation(
   statistic: Callable, scores: np.ndarray, predictions: np.ndarray
 ) -> Figure:
   """A correlation by scipy, or why it does not exist."""
+  if len(predictions) and not len(scores):
+    return Figure(None, 'no scores')
   if len(scores) < _MIN_ROWS:
     return Figure(None, f'fewer than {_MIN_ROWS} rows')
   for name, values in (('scores', scores), ('predictions', predictions)):
     if np.std(values) <= constant_spread(values):
       return Figure(None, f'constant {name}')
   return Figure(float(statistic(scores, predictions).statistic))
+
+
+def _mean(of: Callable, scores: np.ndarray, predictions: np.ndarray) -> Figure:
+  """Mean of a function of the errors."""
+  if not len(scores):
+    return Figure(None, 'no scores' if len(predictions) else 'no rows')
+  errors = np.asarray(predictions, np.float64) - scores
+  return Figure(float(np.mean(of(errors))))
 
 
 def _joined_reasons(figures: Mapping[str, Figure]) -> str | None:

@@ -255,9 +255,12 @@ def _judge(
 def _combined(judged: _Judged) -> Iterator[intervals.Combined]:
   """Over seeds for each benchmark, then over all benchmarks, by system."""
   benchmarks = sorted({row.benchmark for row in judged.rows})
+  # One without a rater's scores has nothing that a mean could be made of.
+  rated = {d.rows.benchmark for d in judged.draws.values() if d.rows.scores}
+  of_mean = [name for name in benchmarks if name in rated] or benchmarks
   for system in sorted({row.system for row in judged.rows}):
     scopes = [(name, [name]) for name in benchmarks]
-    for name, scope in [*scopes, (MEAN, benchmarks)]:
+    for name, scope in [*scopes, (MEAN, of_mean)]:
       seeds = judged.seeds([system], scope)
       if not seeds and name != MEAN:
         continue
@@ -271,7 +274,8 @@ def _difference(
   judged: _Judged, a: metrics.System, b: metrics.System
 ) -> intervals.Difference:
   names = [{r.benchmark for r in judged.rows if r.system == s} for s in (a, b)]
-  shared = sorted(names[0] & names[1])
+  rated = {d.rows.benchmark for d in judged.draws.values() if d.rows.scores}
+  shared = sorted(names[0] & names[1] & rated)
   seeds = judged.seeds([a, b], shared)
   samples_a = judged.samples(a, shared, seeds)
   samples_b = judged.samples(b, shared, seeds)

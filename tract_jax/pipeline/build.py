@@ -18,7 +18,13 @@ from tract_jax.data import synthetic
 from tract_jax.models import lora
 from tract_jax.objectives import losses, score_tree
 from tract_jax.parallel import mapping, partition
-from tract_jax.pipeline import base_model, judge_file, model_source
+from tract_jax.pipeline import (
+  base_model,
+  judge_file,
+  model_source,
+  progress,
+  row_settings,
+)
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.text import prompts, score_tokens
@@ -69,6 +75,7 @@ def build(
     types.InputError: a missing or unsupported model, a score that is not one
       token, a mesh that does not fit the devices.
   """
+  config = row_settings.with_template(config)
   sources = model_source.find_model(config.model) if config.model.path else None
   method = methods_lib.METHODS['zero_shot']
   if as_judge and sources:
@@ -109,6 +116,8 @@ def join(
       tokenizer with more tokens than the model.
   """
   _check_vocabulary(tokenizer, model)
+  if config.data.system_prompt:
+    tokenizer = _with_system_prompt(tokenizer, config.data.system_prompt)
   grid = prompts.make_score_grid(config.score.grid, config.score.format)
   return Setup(
     config=config,
@@ -238,6 +247,15 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
 
 
 _OPTIMIZER_FIELDS = dataclasses.fields(optimizer_lib.OptimizerConfig)
+
+
+def _with_system_prompt(tokenizer, system_prompt: str):
+  if not tokenizer.has_system_turn:
+    progress.say(
+      'config.data.system_prompt: the model has no system turn, so it stands '
+      "before the user's text"
+    )
+  return dataclasses.replace(tokenizer, system_prompt=system_prompt)
 
 
 def _check_vocabulary(tokenizer, model: base_model.BaseModel) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import ml_collections
 
 from tract_jax import types
-from tract_jax.data import manifest
 from tract_jax.models import lora
 
 _RUN: dict[str, Any] = {
@@ -77,6 +76,20 @@ _DATA: dict[str, Any] = {
   # Never trained on, in no stage; their loss is reported.
   'validation_fraction': 0.05,
   'split_seed': 0,
+  # "ours=column,ours=column": names of ours (data/row_kinds.FIELDS) for columns
+  # of the files, such as score=human_score; of training rows and benchmarks.
+  'fields': '',
+  # A text file with {instruction} {response} {reference_answer} {rubric} {best}
+  # {scores}, rendered in place of formatted prompts; `template` is its text,
+  # which an exported judge carries. Empty: text/prompt_template.DEFAULT for
+  # rows without a formatted prompt.
+  'template_path': '',
+  'template': '',
+  # Whether reference answers stand in prompts.
+  'use_reference': True,
+  # The system turn of every prompt; put before the user's text where the model
+  # has no such turn.
+  'system_prompt': '',
   # Negative control: rows swap their scores, in training and in each benchmark,
   # so that no method can predict them.
   'shuffle_scores': False,
@@ -294,32 +307,6 @@ def unknown_key(key: str) -> str:
     candidates = [n for n in known if n.rsplit('.', 1)[-1] == same_tail[0]]
     near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)[0]
   return f'config.{key}: no such key; the nearest is config.{near}'
-
-
-def parse_benchmarks(text: str) -> dict[str, str]:
-  """Benchmarks of `config.data.benchmarks`.
-
-  Args:
-    text: "name=path,name=path"; a path alone is named by its file.
-
-  Returns:
-    {name: path}, in order; names are fit for a file name.
-
-  Raises:
-    types.InputError: a name that is not, or that stands twice.
-  """
-  found: dict[str, str] = {}
-  for part in filter(None, (p.strip() for p in text.split(','))):
-    name, equals, path = part.partition('=')
-    if not equals:
-      name, path = part.rsplit('/', 1)[-1].split('.')[0], part
-    manifest.checked_name(name)
-    if name in found:
-      raise types.InputError(
-        f'config.data.benchmarks: {name!r} stands twice; give each its name'
-      )
-    found[name] = path
-  return found
 
 
 def _leaves(tree: Mapping[str, Any], root: str = '') -> Iterator:

@@ -12,6 +12,8 @@ from tract_jax.models import lora, quantization
 from tract_jax.objectives import losses, predictors, score_losses, targets
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
+from tract_jax.pipeline import row_settings
+from tract_jax.text import prompt_template
 
 
 def check(
@@ -67,6 +69,10 @@ def _problems(config) -> Iterator[str]:
     value = config_lib.get(config, key)
     if reason := reason_against(key, value):
       yield f'config.{key}: {value!r} {reason}'
+  try:
+    row_settings.parse_fields(config.data.fields)
+  except types.InputError as error:
+    yield from str(error).splitlines()
 
 
 def _one_of(*allowed) -> tuple[Callable, str]:
@@ -134,6 +140,11 @@ _RULES = {
   'model.rope_theta': _above(0),
   'model.initializer_range': _above(0),
   'score.marker': (lambda v: v == v.strip() != '', 'is not fixed words'),
+  'data.template': (
+    lambda v: not v or not any(prompt_template.problems(v)),
+    'needs {response}, and has no fields but '
+    + ', '.join(f'{{{field}}}' for field in prompt_template.FIELDS),
+  ),
   'data.source': _one_of('files', 'synthetic'),
   'data.held_out_fraction': _numbers(0, 0.9),
   'data.validation_fraction': _numbers(0, 0.9),

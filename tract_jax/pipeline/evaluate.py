@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 import json
+import math
 from typing import Any
 
 from etils import epath
@@ -147,12 +148,11 @@ def _check_rows(config, grid, method, path, rows) -> None:
 
 
 def _rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:
-  """The rows with a rater's score; how many have none is said."""
+  """The rows with a rater's score, or all where none has; it is said."""
   rated = [row for row in rows if row.score is not None]
   if not rated:
-    raise types.InputError(
-      f"{path}: none of {len(rows)} rows has a rater's score to compare with"
-    )
+    progress.say(f"{path}: no row has a rater's score: figures are null")
+    return rows
   if num_left_out := len(rows) - len(rated):
     progress.say(
       f"{path}: {num_left_out} of {len(rows)} rows have no rater's score and "
@@ -207,7 +207,9 @@ def _system(config, grid, method, benchmark, rows, seed, name, num_cots):
     benchmark=benchmark,
     seed=seed,
     example_ids=ids,
-    scores=np.array([row.score for row in rows], np.float64),
+    scores=np.array(
+      [math.nan if row.score is None else row.score for row in rows], np.float64
+    ),
     predictions=np.asarray(predictors.mean_over_cots(each), np.float64),
     grid_mass=np.asarray(mass, np.float64),
     finish_reasons=dict(reasons) if num_cots else {},

@@ -5,7 +5,8 @@
                "marker": "So the overall score is"},
      "sampling": {"temperature": 1.0, "top_k": 0, "top_p": 0.9,
                   "repetition_penalty": 1.03, "max_new_tokens": 1024},
-     "data": {"max_length": 3072}}
+     "data": {"max_length": 3072, "template": "", "use_reference": true,
+              "system_prompt": ""}}
 
 A judge answers in the words and on the grid that it was trained on, so its file
 takes the place of the configuration's defaults. The file may come from anyone:
@@ -48,6 +49,9 @@ class JudgeFile:
     marker: the fixed words between CoT and score.
     temperature, top_k, top_p, repetition_penalty, max_new_tokens: of sampling.
     max_length: most tokens of prompt and target together.
+    template: of its prompts; "" for those of the rows.
+    use_reference: whether reference answers stand in them.
+    system_prompt: stands before them.
   """
 
   method: str
@@ -62,6 +66,9 @@ class JudgeFile:
   repetition_penalty: float
   max_new_tokens: int
   max_length: int
+  template: str = ''
+  use_reference: bool = True
+  system_prompt: str = ''
 
 
 # Of each key of the configuration, the attribute that has its value.
@@ -75,7 +82,14 @@ _KEYS = {
   'sampling.repetition_penalty': 'repetition_penalty',
   'sampling.max_new_tokens': 'max_new_tokens',
   'data.max_length': 'max_length',
+  'data.template': 'template',
+  'data.use_reference': 'use_reference',
+  'data.system_prompt': 'system_prompt',
 }
+# A file of an earlier version lacks these; it means their defaults.
+_OPTIONAL = ('data.template', 'data.use_reference', 'data.system_prompt')
+# What a judge has learnt; the rest is how it is asked.
+_LEARNT = ('score.grid', 'score.format', 'score.marker', *_OPTIONAL)
 _OWN_KEYS = ('schema', 'method', 'predictor', 'with_cot')
 
 
@@ -154,8 +168,8 @@ def applied(
 
   The judge's settings take the place of the values that stand at their
   defaults. Other values of sampling and length win over the judge's: they are
-  how it is asked. Another grid, format or marker is refused: the judge has
-  learnt its own.
+  how it is asked. Another grid, format, marker, template, use of references or
+  system prompt is refused: the judge has learnt its own.
 
   Args:
     config: with every key.
@@ -182,7 +196,7 @@ def applied(
     if asked == config_lib.get(defaults, key):
       section, name = key.split('.')
       config[section][name] = own
-    elif asked != own and key.startswith('score.'):
+    elif asked != own and key in _LEARNT:
       problems.append(
         f'config.{key}: {asked!r}, but the judge in {folder} has {own!r}'
       )
@@ -213,7 +227,7 @@ def _parsed(path: epath.Path, content: Any) -> JudgeFile:
   fields = dict(_flat(content))
   problems = list(_key_problems(fields))
   if not problems:
-    values = _typed(path, {key: fields[key] for key in _KEYS})
+    values = _typed(path, {k: fields[k] for k in _KEYS if k in fields})
     fields |= values
     problems = list(_value_problems(fields))
   if problems:
@@ -237,7 +251,8 @@ def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _key_problems(fields: Mapping[str, Any]) -> Iterator[str]:
   known = (*_OWN_KEYS, *_KEYS)
-  yield from (f'{key}: is missing' for key in known if key not in fields)
+  needed = [key for key in known if key not in _OPTIONAL]
+  yield from (f'{key}: is missing' for key in needed if key not in fields)
   yield from (f'{key}: is unknown' for key in fields if key not in known)
 
 
@@ -250,7 +265,7 @@ def _typed(path: epath.Path, settings: dict[str, Any]) -> dict[str, Any]:
     raise types.InputError(
       '\n'.join(f'{path}: {line.removeprefix("config.")}' for line in lines)
     ) from error
-  return {key: config_lib.get(config, key) for key in settings}
+  return {key: config_lib.get(config, key) for key in _KEYS}
 
 
 def _value_problems(fields: Mapping[str, Any]) -> Iterator[str]:

@@ -21,16 +21,14 @@ import pathlib
 import re
 import shutil
 import tempfile
-import urllib.parse
 
 from etils import epath
 import huggingface_hub
-from huggingface_hub import constants, errors
 import ml_collections
 
 from tract_jax import types
 from tract_jax.models import peft_adapter, remote_files
-from tract_jax.pipeline import seed_model
+from tract_jax.pipeline import hub, seed_model
 
 _SMALL_FILES = (
   '*.json',
@@ -43,9 +41,8 @@ _SMALL_FILES = (
 )
 # The same weights in another layout, and those of other formats in folders.
 _NOT_FETCHED = ('consolidated*', '*/*')
+_ADVICE = 'no such folder, and as a hub id it needs a commit', 'model.revision'
 _SCHEMES = ('gs', 's3', 'az')
-_HUB_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*')
-_COMMIT = re.compile(r'[0-9a-f]{40}')
 _FILE_NAME = re.compile(r'[A-Za-z0-9_-][A-Za-z0-9._-]*')
 _MAX_SMALL_FILE_BYTES = 64 * 2**20
 
@@ -127,13 +124,14 @@ def find(path: str, revision: str = '') -> Source:
     folder = seed_model.seed_model_path(path)
     return Source(path, folder, epath.Path(folder))
   hub_id, _, commit = path.partition('@')
-  if not _HUB_ID.fullmatch(hub_id):
+  if not hub.ID.fullmatch(hub_id):
     raise types.InputError(
       f'model.path: {path!r}: no such folder, nor a seed model'
       f' ({", ".join(seed_model.SEED_MODELS)}), nor a hub id like org/name'
     )
+  given = [r for r in (commit, revision) if r]
   return _hub_source(
-    hub_id, _commit(path, [r for r in (commit, revision) if r])
+    hub_id, hub.commit(f'model.path: {path!r}', given, *_ADVICE)
   )
 
 
@@ -191,22 +189,6 @@ def _check_no_revision(path: str, revision: str) -> None:
     )
 
 
-def _commit(path: str, given: list[str]) -> str:
-  """The one commit that path and revision name."""
-  if not given:
-    problem = 'no such folder, and as a hub id it needs a commit'
-  elif len(set(given)) > 1:
-    problem = f'two revisions, {" and ".join(given)}'
-  elif not _COMMIT.fullmatch(given[0]):
-    problem = f'the revision {given[0]!r} is no full commit id'
-  else:
-    return given[0]
-  raise types.InputError(
-    f'model.path: {path!r}: {problem}: give model.revision the 40 digits of'
-    ' one commit, since what a branch or a tag names may change'
-  )
-
-
 def _hub_source(hub_id: str, commit: str) -> Source:
   """Downloads what the hub's cache lacks of a model."""
   name = f'{hub_id}@{commit}'
@@ -221,35 +203,8 @@ def _hub_source(hub_id: str, commit: str) -> Source:
     )
   # The libraries below raise errors of their own: of HTTP, of the disk.
   except Exception as error:
-    raise types.InputError(f'{name}: {_hub_problem(error)}') from None
+    raise types.InputError(f'{name}: {hub.problem(error, "model")}') from None
   return Source(name, folder, epath.Path(folder), commit)
-
-
-def _hub_problem(error: Exception) -> str:
-  """What went wrong, in words of our own: no URL, header or token in them."""
-  hub = urllib.parse.urlsplit(constants.ENDPOINT).hostname
-  status = getattr(getattr(error, 'response', None), 'status_code', None)
-  answer = f' ({hub} answered {status})' if status else ''
-  if isinstance(error, errors.GatedRepoError):
-    return (
-      'a gated model: ask for access on its page, and log in with "hf auth'
-      f' login" or HF_TOKEN{answer}'
-    )
-  if isinstance(error, errors.RepositoryNotFoundError):
-    return f'no such model on {hub}, or a private one and no access{answer}'
-  if isinstance(error, errors.RevisionNotFoundError):
-    return f'the model has no such commit{answer}'
-  if isinstance(error, errors.LocalEntryNotFoundError):
-    if huggingface_hub.is_offline_mode():
-      why = 'HF_HUB_OFFLINE is set'
-    elif isinstance(error.__cause__, errors.HfHubHTTPError):
-      return _hub_problem(error.__cause__)
-    else:
-      why = f'{hub} cannot be reached'
-    return f'{why}, and the model is not wholly in {constants.HF_HUB_CACHE}'
-  if isinstance(error, OSError) and error.strerror:
-    return f'cannot be downloaded: {error.filename or ""} {error.strerror}'
-  return f'cannot be downloaded: {type(error).__name__}{answer}'
 
 
 def _remote_source(address: str) -> Source:

@@ -216,6 +216,8 @@ def _prediction(setup, method, seed, example, samples) -> types.Prediction:
     finish_reasons=[s.finish_reason for s in samples],
     invalid_reason=None if valid else _invalid_reason(samples),
     category=example.category,
+    human_score=example.human_score,
+    pair_id=example.pair_id,
   )
 
 

@@ -18,12 +18,12 @@ from tract_jax.data import (
 from tract_jax.objectives import targets
 from tract_jax.pipeline import (
   build,
+  data_source,
   encode_rows,
   fit_prompts,
-  prepared_folder,
   progress,
+  row_settings,
 )
-from tract_jax.pipeline import config as config_lib
 
 # Samples without a distribution cannot be trained on.
 UNUSABLE = ('too_long', 'non_finite')
@@ -83,7 +83,7 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
       rows = make_rows(num_rows, split='pretrain')
       pretrain = _from_rows(setup, rows, 'train', 'synthetic pretrain')
   else:
-    paths = config_lib.parse_benchmarks(data.benchmarks)
+    paths = row_settings.parse_benchmarks(data.benchmarks)
     role = 'judge' if as_judge else 'eval'
     benchmarks = {name: _read(setup, p, role) for name, p in paths.items()}
     train = []
@@ -225,9 +225,13 @@ def _say_encoded(label, num_rows, report: encoding.EncodeReport) -> None:
 
 
 def _read(setup, path: str, role: str) -> list[types.Example]:
-  path = prepared_folder.data_path(path)
   examples, report = records.read_examples(
-    path, setup.grid, role=role, marker=setup.config.score.marker
+    data_source.find(path),
+    setup.grid,
+    role=role,
+    marker=setup.config.score.marker,
+    row_format=row_settings.row_format(setup.config),
+    name=path,
   )
   notes = {
     name.removeprefix('num_').replace('_', ' '): number
@@ -241,7 +245,12 @@ def _read(setup, path: str, role: str) -> list[types.Example]:
 
 def _from_rows(setup, rows, role: str, name: str) -> list[types.Example]:
   examples, _ = records.examples_from_rows(
-    rows, setup.grid, role=role, marker=setup.config.score.marker, name=name
+    rows,
+    setup.grid,
+    role=role,
+    marker=setup.config.score.marker,
+    name=name,
+    row_format=row_settings.row_format(setup.config),
   )
   return examples
 

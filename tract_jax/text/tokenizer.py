@@ -46,9 +46,12 @@ class Tokenizer:
 
   Attributes:
     hf: the wrapped tokenizer; never changed.
+    system_prompt: stands in the system turn of every prompt or, where the model
+      has none, before the user's text with a blank line between; "" for none.
   """
 
   hf: transformers.PreTrainedTokenizerFast
+  system_prompt: str = ''
 
   def prompt_ids(self, prompt: str) -> np.ndarray:
     """Token ids of the user's turn, up to where the judge begins to write.
@@ -68,10 +71,21 @@ class Tokenizer:
       types.InputError: a template that fails, or a prompt that holds U+FDD0 or
         a special token that cannot be written as text.
     """
-    _check_no_mark(prompt)
+    system = self.system_prompt
+    if system and not self.has_system_turn:
+      system, prompt = '', f'{system}\n\n{prompt}'
+    for text in (system, prompt):
+      _check_no_mark(text)
     if self.hf.chat_template:
-      content = self._special_text.sub(lambda m: _MARK + m[0], prompt)
-      rendered = self._render([_turn('user', content)], True)
+      turns = [_turn('system', system)] if system else []
+      turns = [
+        _turn(
+          turn['role'],
+          self._special_text.sub(lambda m: _MARK + m[0], turn['content']),
+        )
+        for turn in [*turns, _turn('user', prompt)]
+      ]
+      rendered = self._render(turns, True)
       # Now the content's special strings have the mark and the template's do
       # not; the twin wants it the other way round.
       text = self._special_text.sub(_toggle_mark, rendered)
@@ -111,6 +125,18 @@ class Tokenizer:
       clean_up_tokenization_spaces=False,
     )
     return text
+
+  @functools.cached_property
+  def has_system_turn(self) -> bool:
+    """Whether the chat template writes a system turn, once and as it is."""
+    if not self.hf.chat_template:
+      return False
+    system = 'tract-system'
+    turns = [_turn('system', system), _turn('user', 'tract-question')]
+    try:
+      return self._render(turns, True).count(system) == 1
+    except types.InputError:
+      return False
 
   @functools.cached_property
   def eos_id(self) -> int:
@@ -156,11 +182,17 @@ class Tokenizer:
     return len(self.hf)
 
   def digest(self) -> str:
-    """sha256 over vocabulary, rules and chat template, as 64 hex digits."""
+    """sha256 over vocabulary, rules and template, as 64 hex digits.
+
+    The system prompt is in it, too, where there is one.
+    """
     backend = json.loads(self.hf.backend_tokenizer.to_str())
     # transformers sets these two with every call.
     backend['padding'] = backend['truncation'] = None
-    content = json.dumps([backend, self.hf.chat_template], sort_keys=True)
+    parts = [backend, self.hf.chat_template]
+    if self.system_prompt:
+      parts.append(self.system_prompt)
+    content = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
   @property

@@ -1,0 +1,140 @@
+"""The template of a judge's prompt, and the parts of a row that fill it.
+
+In: instruction, response, reference answer and rubric. Out: the prompt. A
+template is text with fields in braces, each replaced once by the part as it
+stands: no format of Python is evaluated, and what a judged text holds in
+braces stays text.
+
+  {instruction} {response} {reference_answer} {rubric}   the row's
+  {best} {scores}                                        the score grid's
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import re
+
+from tract_jax import types
+
+FIELDS = (
+  'instruction',
+  'response',
+  'reference_answer',
+  'rubric',
+  'best',
+  'scores',
+)
+# Headings as in Feedback Collection, whose wording the benchmarks share.
+DEFAULT = """\
+###Task Description:
+Given are an instruction (it may hold an input), a response to evaluate, \
+a reference answer that gets a score of {best}, and a score rubric.
+1. Assess the response by the score rubric alone, and say in detail why.
+2. Then give the response one of the scores {scores}.
+3. Write the feedback and the score, and nothing else.
+
+###The instruction to evaluate:
+{instruction}
+
+###Response to evaluate:
+{response}
+
+###Reference Answer (Score {best}):
+{reference_answer}
+
+###Score Rubrics:
+{rubric}
+
+###Feedback:"""
+_FIELD = re.compile(r'\{([A-Za-z_][^{}\s"]*)\}')
+_INSTRUCTION = '\n###The instruction to evaluate:'
+_REFERENCE = '\n###Reference Answer'
+_RUBRIC = '\n###Score Rubrics:'
+_WORDS = re.compile(r', a reference answer that gets a score of [^,\n]+,')
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a prompt is made of.
+
+  Attributes:
+    instruction: what was asked.
+    response: what is judged.
+    reference_answer: one that gets the best score; "" where none.
+    rubric: what is judged by; "" for helpfulness in general.
+  """
+
+  instruction: str
+  response: str
+  reference_answer: str = ''
+  rubric: str = ''
+
+
+def problems(template: str) -> Iterator[str]:
+  """What is wrong with a template's fields, a line each."""
+  names = [match[1] for match in _FIELD.finditer(template)]
+  for name in dict.fromkeys(names):
+    if name not in FIELDS:
+      fields = ', '.join(f'{{{field}}}' for field in FIELDS)
+      yield f'{{{name}}} is no field; there are {fields}'
+  if 'response' not in names:
+    yield 'has no field {response}'
+
+
+def render(template: str, parts: Parts, grid: types.ScoreGrid) -> str:
+  """The prompt of a row.
+
+  Args:
+    template: without `problems`. Where there is no reference answer, its
+      section is left out as `without_reference` does.
+    parts: of the row.
+    grid: the scores.
+
+  Returns:
+    The text; parts stand in it as they are.
+  """
+  if not parts.reference_answer:
+    template = without_reference(template)
+  values: Mapping[str, str] = {
+    **dataclasses.asdict(parts),
+    'rubric': parts.rubric or helpfulness(grid),
+    'best': grid.texts[-1],
+    'scores': ', '.join(grid.texts),
+  }
+  return _FIELD.sub(lambda match: values[match[1]], template)
+
+
+def without_reference(prompt: str) -> str:
+  """A prompt or template without its reference answer.
+
+  The section from the heading "###Reference Answer" to "###Score Rubrics:"
+  goes, and ", a reference answer that gets a score of 5," in the task's
+  description. Of headings that stand several times, in a judged response for
+  one, the last are meant. A prompt without such a section stays as it is.
+
+  Args:
+    prompt: with the headings of Feedback Collection.
+
+  Returns:
+    The rest of the text.
+  """
+  end = prompt.rfind(_RUBRIC)
+  start = prompt.rfind(_REFERENCE, 0, max(end, 0))
+  if start < 0:
+    return prompt
+  task_end = max(prompt.find(_INSTRUCTION), 0)
+  task = _WORDS.sub('', prompt[:task_end], count=1)
+  return task + prompt[task_end:start] + prompt[end:]
+
+
+def helpfulness(grid: types.ScoreGrid) -> str:
+  """The rubric of rows that have none."""
+  lines = [
+    '[Is the response helpful: does it do what the instruction asks, correctly,'
+    ' completely, clearly and without harm?]'
+  ]
+  if len(grid.texts) > 1:
+    lines += [
+      f'Score {grid.texts[0]}: It fails to help, misleads or does harm.',
+      f'Score {grid.texts[-1]}: It helps as well as a response can.',
+    ]
+  return '\n'.join(lines)
