@@ -83,7 +83,7 @@ def fit(
       example = dataclasses.replace(example, prompt=prompt)
     kept.append(example)
   report = FitReport(tuple(cut), tuple(unfit))
-  if examples:
+  if cut or unfit:
     _say(name, report, trained)
   return kept, report
 
