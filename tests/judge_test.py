@@ -218,6 +218,16 @@ def test_prompt_that_is_too_long_is_invalid_and_the_others_are_not(judge):
   assert rows[1].prediction is not None
 
 
+def test_prompt_that_is_too_long_is_cut_where_that_is_asked_for(folder, judge):
+  long = {'prompt': ' '.join(['good'] * 60 + ['not'] * 60)}
+  settings = {**FAST, 'data.too_long': 'truncate'}
+  cutting = judge_lib.Judge.load(folder, settings=settings)
+  assert judge.score([long])[0].invalid_reason == 'too_long'
+  rows = cutting.score([long, ROWS[0]])
+  assert [row.invalid_reason for row in rows] == [None, None]
+  assert rows[1].cots == judge.score(ROWS[:1])[0].cots
+
+
 @pytest.mark.parametrize(
   ('rows', 'message'),
   [

@@ -104,6 +104,7 @@ def test_values_of_another_type_are_named():
     ('data.held_out_fraction', 1.0),
     ('data.max_length', 1),
     ('data.too_long', 'cut'),
+    ('data.encode_processes', -1),
     ('pretrain.num_rows', -1),
     ('pretrain.lr', 0.0),
     ('pretrain.num_epochs', 0),

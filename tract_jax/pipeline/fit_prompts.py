@@ -54,14 +54,13 @@ def fit(
     types.InputError: a limit that leaves no room for any prompt, or texts that
       cannot be tokens, a line each.
   """
-  room = _room(setup)
-  config, size = setup.config, row_pool.CHUNK_ROWS
+  size = row_pool.CHUNK_ROWS
   work = row_pool.map_chunks(
     truncation.fit_chunk,
-    (setup.tokenizer, room, trained),
+    (setup.tokenizer, _room(setup), trained),
     [examples[i : i + size] for i in range(0, len(examples), size)],
     row_pool.num_processes(
-      config.data.encode_processes, sum(len(e.prompt) for e in examples)
+      setup.config.data.encode_processes, sum(len(e.prompt) for e in examples)
     ),
   )
   prompts = [prompt for chunk in work for prompt in chunk]
@@ -83,7 +82,7 @@ def fit(
       example = dataclasses.replace(example, prompt=prompt)
     kept.append(example)
   report = FitReport(tuple(cut), tuple(unfit))
-  if examples:
+  if cut or unfit:
     _say(name, report, trained)
   return kept, report
 

@@ -5,7 +5,7 @@ function, `finetune`, runs every stage; methods that share their first stages
 share the artefacts of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 import dataclasses
 
 
@@ -60,13 +60,13 @@ METHODS = {
 }
 
 
-def any_with_cot(names: Iterable[str]) -> bool:
+def any_with_cot(names: Sequence[str]) -> bool:
   """Whether any of the methods writes or learns CoTs.
 
   Args:
     names: of methods; a name that is not in the table has none.
   """
-  methods = [METHODS[name] for name in names if name in METHODS]
+  methods = [method for name, method in METHODS.items() if name in names]
   return any(
     m.with_cot or any(s.cot_source != 'none' for s in m.stages) for m in methods
   )
