@@ -185,3 +185,12 @@ def test_cot_gap():
   gap = metrics.CotGap('tract', 1, 0, 100, 0.12, 0.63)
   assert gap.gap == pytest.approx(0.51)
   assert dataclasses.replace(gap, rmse_self_cot=None).gap is None
+
+
+def test_rows_without_any_score_have_no_figures_but_are_counted():
+  row = _row(_predictions(scores=np.full(4, np.nan)))
+  figures = row.pearson, row.spearman, row.kendall, row.rmse, row.mae
+  assert figures == (None,) * 5
+  assert row.reason == 'pearson, spearman, kendall, rmse, mae: no scores'
+  assert (row.num_examples, row.num_invalid) == (4, 1)
+  assert row.grid_mass == pytest.approx(0.8)

@@ -116,13 +116,15 @@ def test_interrupted_predictions_end_as_if_they_never_were(
 
 def test_row_without_score_is_written_as_null(sampler, params, tmp_path):
   prompt = 'the text'
-  run = make_run(tmp_path / 'run', [types.Example('1', prompt, None)])
+  example = types.Example('1', prompt, None, human_score=2.5, pair_id='a')
+  run = make_run(tmp_path / 'run', [example])
   predict.predict(sampler, params, run)
   path = epath.Path(tmp_path / 'rows.jsonl')
   path.write_text(predict.read_chunks(run.folder, 1))
   assert '"score": null' in path.read_text()
   (row,) = predict.read_predictions(path)
   assert row.score is None
+  assert (row.human_score, row.pair_id) == (2.5, 'a')
   path.write_text(path.read_text() + '{"score": 1}\n')
   with pytest.raises(types.InputError, match='rows.jsonl: line 2'):
     predict.read_predictions(path)

@@ -47,9 +47,14 @@ def test_template_that_is_not_there_or_there_twice(tmp_path):
   config = config_lib.merge({'data.template_path': str(tmp_path / 'none')})
   (line,) = problems_of(config)
   assert line.endswith('none: cannot be read: No such file or directory')
-  config = with_file(tmp_path, b'{response}', template='{response}')
+  config = with_file(tmp_path, b'{response}', template='{response}?')
   (line,) = problems_of(config)
-  assert line.startswith('config.data.template_path: config.data.template is')
+  assert line.startswith('config.data.template_path: ')
+  assert line.endswith(
+    'another text than config.data.template; give one of them'
+  )
+  found = row_settings.with_template(with_file(tmp_path, b'{response}'))
+  assert row_settings.with_template(found) == found
 
 
 def test_row_format_is_the_configs():

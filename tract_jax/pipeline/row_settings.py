@@ -30,10 +30,6 @@ def with_template(
   path = config.data.template_path
   if not path:
     return config
-  if config.data.template:
-    raise types.InputError(
-      'config.data.template_path: config.data.template is given, too'
-    )
   try:
     # As Python's own text files: any line ends, and no byte order mark.
     text = epath.Path(path).read_bytes().decode('utf-8-sig')
@@ -44,6 +40,11 @@ def with_template(
       f'{path}: cannot be read: {error.strerror or error}'
     ) from error
   text = text.replace('\r\n', '\n').rstrip()
+  if config.data.template not in ('', text):
+    raise types.InputError(
+      f'config.data.template_path: {path!r} has another text than '
+      'config.data.template; give one of them'
+    )
   problems = list(prompt_template.problems(text))
   if problems:
     raise types.InputError('\n'.join(f'{path}: {line}' for line in problems))
