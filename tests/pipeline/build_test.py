@@ -1,5 +1,7 @@
 """What is built from a configuration, on the demo's tiny world."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
@@ -126,9 +128,14 @@ def test_system_prompt_is_part_of_the_tokenizer_and_its_place_is_said(capsys):
   plain = build.build(config_lib.merge(overrides))
   assert 'system_prompt' not in capsys.readouterr().out
   overrides['data']['system_prompt'] = 'Be strict.'
-  setup = build.build(config_lib.merge(overrides))
+  config = config_lib.merge(overrides)
+  setup = build.build(config)
   assert setup.tokenizer.system_prompt == 'Be strict.'
   assert setup.tokenizer.digest() != plain.tokenizer.digest()
-  # The demo's tokenizer has no chat template.
+  assert 'system_prompt' not in capsys.readouterr().out
+  bare = copy.deepcopy(plain.tokenizer)
+  bare.hf.chat_template = None
+  setup = build.join(config, bare, plain.model, plain.as_is)
+  assert setup.tokenizer.system_prompt == 'Be strict.'
   said = capsys.readouterr().out
   assert said.count('config.data.system_prompt: the model has no system') == 1
