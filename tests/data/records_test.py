@@ -221,7 +221,10 @@ def test_score_as_text():
   [
     ([1], 'is list, not an object'),
     ({}, 'its columns are none; needed are'),
-    ({'text': 'a', 'label': 1}, 'its columns are text, label; needed are'),
+    (
+      {'text': 'a', 'label': 1},
+      'its columns are text, label; needed are "instruction" with "output"',
+    ),
     (plain(prompt=''), 'its prompt is empty'),
     (plain(prompt=3), 'prompt is int, not text'),
     (plain(prompt='a\ud800b'), 'half a surrogate pair at character 1'),
