@@ -3,7 +3,13 @@
 import pathlib
 import re
 
+from tract_jax.objectives import losses, predictors, score_losses, targets
+from tract_jax.pipeline import config as config_lib
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+_TEXT = (_ROOT / 'docs' / 'sources.md').read_text()
+# They say when things are written; no number depends on them.
+_BOOKKEEPING = {'log_every', 'checkpoint_every', 'max_checkpoints'}
 
 
 def _problem(name: str) -> str | None:
@@ -25,8 +31,7 @@ def _problem(name: str) -> str | None:
 
 
 def test_functions_and_tests_of_the_sources_exist():
-  text = (_ROOT / 'docs' / 'sources.md').read_text()
-  rows = [line for line in text.splitlines() if line.startswith('| ')]
+  rows = [line for line in _TEXT.splitlines() if line.startswith('| ')]
   # The last two columns; a bar within a formula is escaped.
   cells = [re.split(r'(?<!\\)\|', row)[-3:-1] for row in rows]
   names = [
@@ -43,3 +48,26 @@ def test_names_that_do_not_exist_are_found():
   assert 'no such file' in _problem('objectives/lost')
   assert 'no lost' in _problem('objectives/losses.lost')
   assert _problem('types.ScoreGrid.nearest') is None
+
+
+def test_every_key_of_training_is_there():
+  config = config_lib.default_config()
+  wanted = {
+    *(key for key in config.train if key not in _BOOKKEEPING),
+    *(f'pretrain.{key}' for key in config.pretrain),
+    'data.packing',
+  }
+  assert not [key for key in wanted if f'`{key}`' not in _TEXT]
+
+
+def test_every_choice_is_there():
+  choices = {
+    'score_loss': score_losses.SCORE_LOSSES,
+    'expectation': score_losses.EXPECTATIONS,
+    'score_scale': losses.SCORE_SCALES,
+  }
+  rows = [f'`{key}` {name} |' for key in choices for name in choices[key]]
+  rows += [f'| `{name}` |' for name in predictors.PREDICTORS]
+  assert not [row for row in rows if row not in _TEXT]
+  (target,) = [line for line in _TEXT.splitlines() if line.startswith('| y* |')]
+  assert all(kind in target for kind in targets.KINDS)

@@ -110,6 +110,12 @@ def test_evaluation_takes_the_mean_of_ratings():
   assert (report.num_first_rating, report.num_averaged) == (0, 1)
 
 
+def test_mean_of_equal_ratings_is_that_rating():
+  row = BENCHMARK | {'gpt4_score': [1.6, 1.6, 1.6]}
+  (example,), _ = read([row], 'eval')
+  assert example.score == 1.6
+
+
 def test_benchmark_with_one_rating():
   row = {**BENCHMARK, 'gpt4_score': 5, 'gpt4_feedback': 'good'}
   (example,), report = read([row], 'eval')

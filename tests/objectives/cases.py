@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tract_jax import types
+from tract_jax.data import loader
 from tract_jax.objectives import losses, targets
+from tract_jax.training import step
 
 D, V = 8, 32
 SCORE_IDS = (5, 7, 9, 11, 13)
@@ -62,29 +64,13 @@ def make_examples(number, seed=0):
 
 def make_rows(layout, length, most=None):
   """Examples in rows, one after the other; an empty list is an empty row."""
-  num_rows, most = len(layout), most or max(1, *map(len, layout))
-  ints = np.zeros((num_rows, length), np.int32)
-  bools = np.zeros((num_rows, length), bool)
-  fields = {
-    **{k: ints.copy() for k in ('inputs', 'targets', 'positions')},
-    **{k: bools.copy() for k in ('cot_mask', 'score_mask')},
-    'segment_ids': ints.copy(),
-    'score_values': np.zeros((num_rows, length), np.float32),
-    'target_probs': np.zeros((num_rows, most, len(GRID)), np.float32),
-  }
-  for row, examples in enumerate(layout):
-    start = 0
-    for segment, example in enumerate(examples):
-      here = slice(start, start + len(example.inputs))
-      start = here.stop
-      assert start <= length
-      for name in ('inputs', 'targets', 'cot_mask', 'score_mask'):
-        fields[name][row, here] = getattr(example, name)
-      fields['positions'][row, here] = np.arange(len(example.inputs))
-      fields['segment_ids'][row, here] = segment + 1
-      fields['score_values'][row, here] = example.score_mask * example.score
-      fields['target_probs'][row, segment] = example.target_probs
-  return types.Batch(**fields)
+  return loader.make_batch(
+    layout,
+    batch_size=len(layout),
+    length=length,
+    max_examples=most or max(1, *map(len, layout)),
+    num_scores=len(GRID),
+  )
 
 
 def make_params(scale=0.7, seed=1):
@@ -108,15 +94,17 @@ def loss_terms(params, rows, objective, num_targets=99, chunk_size=99):
   )
 
 
-def loss(params, rows, objective, terms_fn=loss_terms):
-  """The objective on micro-batches [A, B, L], with the counts of all."""
+def value_and_grad(params, rows, objective, terms_fn=loss_terms):
+  """The objective on micro-batches [A, B, L], and the gradient of a step."""
+  grads, terms = step.gradients(
+    lambda params, _, micro: terms_fn(params, micro, objective),
+    params,
+    None,
+    rows,
+    objective,
+  )
   counts = losses.target_counts(rows, objective)
-  total = 0.0
-  for i in range(rows.inputs.shape[0]):
-    micro = jax.tree.map(lambda x, i=i: x[i], rows)
-    terms = terms_fn(params, micro, objective)
-    total += losses.objective_loss(terms, objective, *counts)
-  return total
+  return losses.objective_loss(terms, objective, *counts), grads
 
 
 def micro_batches(rows, number=1):
@@ -157,11 +145,11 @@ def torch_score_loss(torch, log_probs, example, objective):
   return total
 
 
-def torch_loss(torch, params, examples, objective):
+def torch_loss(torch, params, examples, objective, parts=torch_parts):
   """The objective over examples, as a PyTorch user would write it down."""
   nll, scores, leaks = [], [], []
   for example in examples:
-    picked, log_probs = torch_parts(torch, params, example)
+    picked, log_probs = parts(torch, params, example)
     tokens = example.cot_mask | (
       example.score_mask & objective.ce_includes_score
     )

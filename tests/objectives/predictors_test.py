@@ -19,6 +19,10 @@ distributions = hypothesis_numpy.arrays(
   lambda x: np.where(x < 1e-6, 0, x) / np.float32(max(x.sum() * 1.25, 1e-6))
 )
 settings = hypothesis.settings(max_examples=60, deadline=None)
+# Of one score or several, negative ones too; the smallest steps are .25.
+grids = strategies.sets(
+  strategies.integers(-40, 40), min_size=1, max_size=6
+).map(lambda quarters: np.float32(sorted(quarters)) / 4)
 
 
 def test_score_probs_are_taken_over_the_whole_vocabulary():
@@ -66,6 +70,43 @@ def test_what_is_renormalised_lies_within_the_grid(probs, temperature):
     predictors.tempered(probs, GRID, temperature),
   ):
     assert 1 - 1e-5 <= found <= 5 + 1e-5
+
+
+@settings
+@hypothesis.given(grids, strategies.data(), strategies.floats(0.05, 20))
+def test_any_grid_one_hot_and_renormalised(grid, data, temperature):
+  probs = data.draw(
+    hypothesis_numpy.arrays(
+      np.float32, len(grid), elements=strategies.floats(2**-10, 1, width=32)
+    )
+  )
+  probs = probs / np.float32(probs.sum() * data.draw(strategies.floats(1, 9)))
+  picked = data.draw(strategies.integers(0, len(grid) - 1))
+  one_hot = np.eye(len(grid), dtype=np.float32)[picked]
+  for name in ('rail', 'rail_normalized', 'median', 'tempered'):
+    found = predictors.per_cot(
+      name, np.stack([one_hot, probs]), None, grid, temperature=temperature
+    )
+    np.testing.assert_allclose(found[0], grid[picked], rtol=1e-6)
+    if name == 'rail':  # What is off the grid counts as 0.
+      low, high = min(grid[0], 0), max(grid[-1], 0)
+    else:
+      low, high = grid[0], grid[-1]
+    assert low - 1e-4 <= found[1] <= high + 1e-4
+
+
+def test_hardly_any_mass_still_gives_a_score_of_the_grid():
+  probs, grid = np.float32([2e-38, 2e-38]), np.float32([0.125, 0.375])
+  found = predictors.rail_normalized(probs, grid)
+  np.testing.assert_allclose(found, 0.25, rtol=1e-5)
+
+
+@pytest.mark.parametrize('temperature', [1e-30, 1e-9, 1e9, 1e300])
+def test_extreme_temperatures(temperature):
+  # A score without probability has none at any temperature.
+  probs = np.float32([[0.1, 0.4, 0.3, 0, 0], [0] * 5, [np.nan] * 5])
+  found = predictors.tempered(probs, GRID, temperature)
+  np.testing.assert_allclose(found, [2.0, np.nan, np.nan], rtol=1e-5)
 
 
 def test_temperature_by_hand():

@@ -3,6 +3,7 @@
 import hypothesis
 from hypothesis import strategies
 from hypothesis.extra import numpy as hypothesis_numpy
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,6 +86,52 @@ def test_wasserstein_of_a_whole_score_is_the_expected_absolute_error(
   expected = probs @ np.abs(np.array(GRID) - score) + (1 - probs.sum()) * score
   found = value('wasserstein', log_probs, [score])
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@settings
+@hypothesis.given(
+  strategies.sets(strategies.integers(-8, 8), min_size=1, max_size=5),
+  log_probs,
+  strategies.floats(0, 1),
+  strategies.sampled_from(['full', 'grid']),
+)
+def test_integrals_on_any_grid(numbers, log_probs, place, expectation):
+  grid = np.array(sorted(numbers), float)
+  log_probs = log_probs[: len(grid)]
+  score = grid[0] + place * (grid[-1] - grid[0])
+  score = min(score, grid[-1])  # Rounded up, perhaps.
+  probs = np.exp(log_probs.astype(float))
+  probs = probs / probs.sum() if expectation == 'grid' else probs
+  rater = targets.grid_distribution([score], grid)
+  # The definitions, from the left of each interval between scores or 0.
+  points = np.array(sorted({*grid, 0.0}))
+  off_grid = (1 - probs.sum()) * (points >= 0)
+  model = (probs * (grid <= points[:, None])).sum(axis=1) + off_grid
+  gaps = model - (rater * (grid <= points[:, None])).sum(axis=1)
+  widths = np.diff(points)
+  wanted = {
+    'crps': (gaps[:-1] ** 2 * widths).sum(),
+    'wasserstein': (abs(gaps[:-1]) * widths).sum(),
+    'squared_error': (probs @ grid - score) ** 2,
+  }
+  for name, integral in wanted.items():
+    found = value(name, log_probs, [score], expectation, tuple(grid))
+    np.testing.assert_allclose(found, integral, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+@pytest.mark.parametrize('expectation', score_losses.EXPECTATIONS)
+@pytest.mark.parametrize('grid', [(3.0,), (0.0,), (-4.0, 0.0, 4.0)])
+def test_all_mass_off_the_grid_is_finite(name, expectation, grid):
+  log_probs = jnp.full(len(grid), -2e4)
+
+  def loss(log_probs):
+    return value(name, log_probs, [grid[-1]], expectation, grid)
+
+  found, grad = jax.value_and_grad(loss)(log_probs)
+  assert np.isfinite(found) and np.isfinite(grad).all()
+  penalty = score_losses.off_grid_penalty(log_probs)
+  np.testing.assert_allclose(penalty, 2e4 - np.log(len(grid)), rtol=1e-6)
 
 
 @settings

@@ -1,10 +1,12 @@
+import hypothesis
+from hypothesis import strategies
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tract_jax import types
-from tract_jax.objectives import score_tree
+from tract_jax.objectives import predictors, score_tree
 from tract_jax.text import token_tree
 
 END = 0
@@ -27,6 +29,50 @@ def test_log_probs_by_hand():
   got = np.exp(score_tree.log_probs(jnp.asarray(logits, jnp.float32), TREE))
   wanted = [0.5 * 0.6, 0.5 * 0.2 * 0.9, 0.3 * 0.7]
   np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(
+  strategies.sets(strategies.integers(0, 9999), min_size=9, max_size=9),
+  strategies.integers(0, 2**16),
+  strategies.floats(0, 1e4),
+)
+def test_mass_is_at_most_one_for_drawn_grids(numbers, seed, scale):
+  tree = token_tree.make_tree(
+    [(*(int(d) + 1 for d in str(n)), END) for n in sorted(numbers)]
+  )
+  logits = np.random.default_rng(seed).normal(size=(len(tree.tokens) + 1, 11))
+  found = score_tree.log_probs(jnp.asarray(logits * scale, jnp.float32), tree)
+  assert np.isfinite(found).all()
+  assert np.exp(found).sum() <= 1 + 1e-5
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(
+  strategies.permutations(range(11)), strategies.integers(0, 2**16)
+)
+def test_a_tree_of_single_tokens_is_one_softmax(order, seed):
+  ids = order[:4]
+  tree = token_tree.make_tree([(token,) for token in ids])
+  logits = np.random.default_rng(seed).normal(0, 9, (2, 1, 11))
+  logits = jnp.asarray(logits, jnp.float32)
+  np.testing.assert_array_equal(
+    score_tree.log_probs(logits, tree),
+    predictors.score_log_probs(logits[:, 0], jnp.array(ids)),
+  )
+
+
+def test_huge_bfloat16_logits_stay_finite():
+  for sign in (1e4, -1e4):
+    logits = np.full((4, 4), -sign)
+    logits[:, 1:3] = sign
+
+    def total(logits):
+      return jnp.sum(score_tree.log_probs(logits, TREE))
+
+    value, grad = jax.value_and_grad(total)(jnp.asarray(logits, jnp.bfloat16))
+    assert np.isfinite(value)
+    assert np.isfinite(np.asarray(grad, np.float32)).all()
 
 
 @pytest.mark.parametrize('seed', range(5))

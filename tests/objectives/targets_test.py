@@ -65,6 +65,13 @@ def test_row_without_ratings_keeps_its_score():
   assert all(targets.with_target(row, k) == row for k in targets.KINDS)
 
 
+def test_mean_of_equal_ratings_is_that_rating():
+  # (.8 + .8 + .8) / 3 is above .8 where the sum is rounded, too.
+  row = types.Example('x', 'p', 0.8, ratings=(0.8,) * 3)
+  found = targets.with_target(row, 'mean').score
+  assert targets.grid_distribution((found,), (0.2, 0.8)).tolist() == [0, 1]
+
+
 def test_unknown_kind_is_refused():
   with pytest.raises(ValueError, match="'mode' is not one of"):
     targets.with_target(ROW, 'mode')

@@ -37,6 +37,13 @@ def test_choices_of_the_score_loss_reach_raft_and_cot_raft_alone(
   assert make('ce', **{key: value}) == make('ce')
 
 
+def test_lambda_zero_is_cross_entropy():
+  with_score = make('cot_raft', lambda_value=0.0, ce_includes_score=True)
+  assert with_score == make('ce')
+  words = losses.Objective(1.0, 0.0, ce_includes_score=False)
+  assert make('cot_raft', lambda_value=0.0) == words
+
+
 def test_lambda_and_its_scale_reach_cot_raft_alone():
   release = {'lambda_value': 2.0, 'score_scale': 'release'}
   for choice in ({'lambda_value': 2.0}, release, {'ce_includes_score': True}):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import transformer_parity_test as parity
 from tract_jax import types
 from tract_jax.data import loader
 from tract_jax.models import config as config_lib
@@ -95,8 +96,12 @@ def make_model(name):
 
 @functools.cache
 def make_gradients(model, scores, objective):
+  """`gradients_of` of a model of MODELS."""
+  return gradients_of(*make_model(model), scores, objective)
+
+
+def gradients_of(fns, params, scores, objective):
   """batch [B, L] -> (loss, gradient), by the pipeline's own loss."""
-  fns, params = make_model(model)
   is_tree = scores == 'several tokens'
   score_tokens = python_types.SimpleNamespace(
     ids=() if is_tree else tuple(ids[0] for ids in SCORES[scores]),
@@ -143,6 +148,71 @@ def test_packed_examples_are_learnt_as_if_alone(model, scores, objective):
     alone,
   )
   assert float(alone[0]) > 0.1
+
+
+def torch_log_probs(torch, model, example, scores):
+  """[l, V] log-probabilities, and log p of each score, one token at a time."""
+
+  def read(tokens):
+    logits = model(torch.tensor(np.array([tokens])).long()).logits[0]
+    return torch.log_softmax(logits, dim=-1)
+
+  start = int(np.flatnonzero(example.score_mask)[0])
+  context, found = list(example.inputs[: start + 1]), []
+  for score in SCORES[scores]:
+    # A score of one token is read without the end token.
+    sequence = score[:1] if scores == 'one token' else score
+    steps = read([*context, *sequence[:-1]])[start:]
+    found.append(sum(steps[j, token] for j, token in enumerate(sequence)))
+  return read(example.inputs), torch.stack(found)
+
+
+def torch_loss(torch, model, examples, scores):
+  """CoT-RAFT with lambda .7, each example in a row of its own."""
+  nll, errors = [], []
+  for example in examples:
+    log_probs, of_scores = torch_log_probs(torch, model, example, scores)
+    for i in np.flatnonzero(example.cot_mask):
+      nll.append(-log_probs[i, int(example.targets[i])])
+    expected = of_scores.exp() @ torch.tensor(VALUES)
+    errors.append((expected - example.score) ** 2)
+  return torch.stack(nll).mean() + 0.7 * torch.stack(errors).mean()
+
+
+def torch_gradient(model, path):
+  """The gradient of a leaf of ours, layers stacked, as we lay it out."""
+  name = '.'.join(entry.key for entry in path)
+  name = name if name.startswith('lm_head') else f'model.{name}'
+  layers = range(model.config.num_hidden_layers) if '.layers.' in name else [0]
+  found = [
+    model.get_parameter(name.replace('.layers.', f'.layers.{i}.')).grad.numpy()
+    for i in layers
+  ]
+  if name.endswith('proj.weight') or 'lm_head' in name:
+    found = [weight.T for weight in found]
+  return np.stack(found) if '.layers.' in name else found[0]
+
+
+@pytest.mark.parametrize(
+  ('scores', 'family', 'changes'),
+  [
+    ('one token', 'llama', {}),
+    ('several tokens', 'mistral', {'sliding_window': 4}),
+  ],
+)
+def test_packed_rows_equal_pytorch(scores, family, changes, tmp_path):
+  torch = pytest.importorskip('torch')
+  model = parity.hf_model(family, changes)
+  fns, params = parity.loaded(model, tmp_path)
+  a, b, c, d = examples = [make_example(i, scores) for i in range(NUM_EXAMPLES)]
+  run = gradients_of(fns, params, scores, 'squared_error')
+  value, grads = run(make_batch([[c, a, d], [], [b]]))
+  expected = torch_loss(torch, model, examples, scores)
+  expected.backward()
+  np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
+  for path, found in jax.tree_util.tree_leaves_with_path(grads):
+    wanted = torch_gradient(model, path)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def without_targets(example):

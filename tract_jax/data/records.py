@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import math
 import numbers
+import statistics
 from typing import Any
 
 from tract_jax import types
@@ -266,7 +267,7 @@ def _example(
 
 
 def _mean(values: Sequence[float]) -> float | None:
-  return math.fsum(values) / len(values) if values else None
+  return statistics.mean(values) if values else None
 
 
 def _sampling_id(row: Mapping[str, Any], prompt: str, ending: str) -> str:

@@ -81,8 +81,9 @@ def rail_normalized(probs: types.Array, grid: types.Array) -> types.Array:
   Returns:
     [...] float32; NaN where the grid has no mass at all.
   """
-  mass = jnp.sum(probs, axis=-1)
-  return jnp.where(mass > 0, rail(probs, grid) / mass, jnp.nan)
+  mass = jnp.sum(probs, axis=-1, keepdims=True)
+  # Divided first: products of tiny probabilities and scores may underflow.
+  return rail(jnp.where(mass > 0, probs / mass, jnp.nan), grid)
 
 
 def median(probs: types.Array, grid: types.Array) -> types.Array:
@@ -107,7 +108,8 @@ def tempered(
   """Expectation under the grid's distribution at another temperature.
 
   sum_y p_y^(1/T) y / sum_y p_y^(1/T). T = 1 is `rail_normalized`; towards 0 it
-  becomes the likeliest score, towards infinity the grid's plain mean.
+  becomes the likeliest score, towards infinity the plain mean of all scores
+  that have any probability.
 
   Args:
     probs: [..., Y] probabilities at the score tokens.
@@ -120,7 +122,9 @@ def tempered(
   # The likeliest score has p = 1, so that no power of it underflows.
   most = jnp.max(probs, axis=-1, keepdims=True)
   ratios = probs / jnp.where(most > 0, most, 1.0)
-  return rail_normalized(ratios ** (1.0 / temperature), grid)
+  # Nothing and NaN would be 1 if the power rounded to 0.
+  powers = jnp.where(ratios > 0, ratios ** (1.0 / temperature), 0.0)
+  return rail_normalized(powers, grid)
 
 
 def decode_sampled(

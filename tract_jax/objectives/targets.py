@@ -7,7 +7,7 @@ grid here, on the host, once for each example. Axes: Y score grid.
 
 from collections.abc import Sequence
 import dataclasses
-import math
+import statistics
 
 import numpy as np
 
@@ -37,7 +37,8 @@ def with_target(example: types.Example, kind: str) -> types.Example:
     raise ValueError(f'score target {kind!r} is not one of {KINDS}')
   if kind == 'score' or not example.ratings:
     return dataclasses.replace(example, ratings=())
-  mean = math.fsum(example.ratings) / len(example.ratings)
+  # Rounded once, so that it is never outside the ratings.
+  mean = statistics.mean(example.ratings)
   kept = example.ratings if kind == 'ratings' else ()
   return dataclasses.replace(example, score=mean, ratings=kept)
 
