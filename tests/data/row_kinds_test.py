@@ -155,11 +155,56 @@ def test_preference_row_of_chat_messages():
     ({**PAIR, 'chosen': ''}, 'its chosen response is empty'),
     ({**PAIR, 'rejected': TURNS[:2]}, 'its rejected response is empty'),
     ({**PAIR, 'rejected': [1]}, 'no text and no list of role and content'),
-    ({**PAIR, 'prompt': None}, 'its prompt is empty'),
+    ({**PAIR, 'prompt': None}, 'its instruction is missing or empty'),
+    ({**PLAIN, 'instruction': ' '}, 'its instruction is missing or empty'),
   ],
 )
 def test_bad_part(row, message):
   assert message in problem_of(row)
+
+
+@pytest.mark.parametrize(
+  ('row', 'fields'),
+  [
+    ({'prompt': 'Ask.', 'response': 'Say.', 'score': 3}, {}),
+    ({'prompt': 'Ask.', 'answer': 'Say.', 'score': 3}, {'response': 'answer'}),
+    (
+      {'prompt': 'Ask.', 'response': 'Say.', 'score': 3},
+      {'instruction': 'prompt'},
+    ),
+  ],
+)
+def test_prompt_beside_a_response_is_what_was_asked(row, fields):
+  (example,) = read(row, fields=fields)
+  assert example.prompt == own('Ask.', 'Say.')
+
+
+def test_prompt_beside_instruction_and_response_is_formatted():
+  (example,) = read({**PLAIN, 'prompt': 'Formatted.'})
+  assert example.prompt == 'Formatted.'
+
+
+def test_instruction_may_be_missing_where_a_template_has_none():
+  row = {'response': 'Say.', 'score': 3}
+  assert 'its instruction is missing or empty' in problem_of(row)
+  (example,) = read(row, template='Rate: {response}')
+  assert example.prompt == 'Rate: Say.'
+
+
+def test_null_columns_say_nothing_of_a_rows_kind():
+  rows = [PLAIN, FEEDBACK_COLLECTION, FLASK, PAIR]
+  rows += [{'prompt': 'Formatted.', 'score': 2}]
+  columns = {column: None for row in rows for column in row}
+  for row in rows:
+    for made, expected in zip(read(columns | row), read(row), strict=True):
+      assert made == expected
+  # Nor is anything made of the wrong columns where the right ones are null.
+  for column, message in (
+    ('score', 'it has no rating'),
+    ('response', 'its response is empty'),
+    ('instruction', 'its instruction is missing or empty'),
+  ):
+    assert message in problem_of({**PLAIN, column: None})
 
 
 def test_preference_rows_are_not_trained_on():

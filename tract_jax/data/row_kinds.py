@@ -7,9 +7,10 @@ preference row. The kinds are known by their columns:
                        [RESULT] <score>", and orig_* where present
   benchmark            instruction (the formatted prompt), gpt4_score (a number
                        or a list), gpt4_feedback, human_score
-  plain                prompt, or instruction and response with reference_answer
-                       and rubric; score (a number or a list); cot or feedback:
-                       a text for all ratings, or a list with one for each
+  plain                prompt (formatted), or instruction (or prompt) and
+                       response with reference_answer and rubric; score (a
+                       number or a list); cot or feedback: a text for all
+                       ratings, or a list with one for each
   preference           prompt or instruction, chosen, rejected, subset
 
 A formatted prompt stands as it is, unless a template is given.
@@ -42,6 +43,8 @@ _NEEDED = (
   '"instruction" with "output" or "gpt4_score", "prompt" with "score", '
   '"instruction" with "response" and "score", or "chosen" with "rejected"'
 )
+_RATINGS = {'gpt4_score', 'output', 'orig_score', 'score'}
+_PAIR = {'chosen', 'rejected'}
 _DESCRIPTION = re.compile(r'(?:orig_)?score(-?\d+(?:\.\d+)?)_description')
 
 
@@ -145,7 +148,11 @@ def judgements(
       raise RowError(
         f'has no column {column!r}, which config.data.fields takes as {ours}'
       )
-  if 'chosen' in row and 'rejected' in row:
+  # Parquet gives each row the columns of all others, too: null says nothing.
+  nulls = {column for column, value in row.items() if value is None}
+  is_pair = _PAIR <= row.keys() and not _PAIR <= nulls
+  row = {column: row[column] for column in row if column not in nulls}
+  if is_pair:
     if role == 'train':
       raise RowError(
         'is a preference row (chosen, rejected): it has no score to train on; '
@@ -155,6 +162,11 @@ def judgements(
       Judgement(_pair_prompt(row, side, row_format, grid), [], [], side)
       for side in ('chosen', 'rejected')
     ]
+  if role != 'judge' and _RATINGS & nulls and not _RATINGS & row.keys():
+    raise RowError('it has no rating')
+  has_prompt = 'prompt' in row or 'orig_response' in row
+  if 'response' in nulls and not has_prompt and not _is_published(row):
+    raise RowError('its response is empty')
   scores, feedbacks = _ratings(row, row_format.fields, role)
   return [Judgement(_prompt(row, row_format, grid), scores, feedbacks)]
 
@@ -212,9 +224,9 @@ def _ratings(
     raise RowError(f'{len(scores)} ratings but {len(feedbacks)} feedbacks')
   # Fields win over the columns that a kind is known by.
   if 'score' in fields:
-    scores = as_list(row['score'])
+    scores = as_list(row.get('score'))
   if 'cot' in fields:
-    feedbacks = as_list(row['cot'])
+    feedbacks = as_list(row.get('cot'))
   return scores, feedbacks
 
 
@@ -233,21 +245,28 @@ def _prompt(
   row: Mapping[str, Any], row_format: RowFormat, grid: types.ScoreGrid
 ) -> str:
   """The formatted prompt that a row has, or one made of its parts."""
-  is_published = 'gpt4_score' in row or 'output' in row
-  has_prompt = 'prompt' in row or (
-    'instruction' in row
-    and ('response' not in row or is_published)
-    and 'response' not in row_format.fields
+  fields = row_format.fields
+  has_response = 'response' in fields or (
+    'response' in row and not _is_published(row)
   )
-  if not has_prompt or row_format.template:
-    return _rendered(_parts(row), row_format, grid)
-  if 'prompt' in row:
+  # Beside a response alone, "prompt" is what was asked.
+  is_asked = fields.get('instruction') == 'prompt' or (
+    has_response and 'instruction' not in row
+  )
+  if 'prompt' in row and not is_asked and not row_format.template:
     prompt = text(row['prompt'], 'prompt')
-  else:
+  elif 'instruction' in row and not has_response and not row_format.template:
     prompt = prompts.clean_prompt(text(row['instruction'], 'instruction'))
+  else:
+    return _rendered(_parts(row), row_format, grid)
   if row_format.use_reference:
     return prompt
   return prompt_template.without_reference(prompt)
+
+
+def _is_published(row: Mapping[str, Any]) -> bool:
+  """Whether "instruction" is a formatted prompt, whatever else there is."""
+  return 'instruction' in row and ('gpt4_score' in row or 'output' in row)
 
 
 def _parts(row: Mapping[str, Any]) -> prompt_template.Parts:
@@ -304,7 +323,7 @@ def _pair_prompt(
   row: Mapping[str, Any], side: str, row_format: RowFormat, grid
 ) -> str:
   """The prompt in which one response of a preference row is judged."""
-  judged = row[side]
+  judged = row.get(side)
   if isinstance(judged, str):
     response = judged
   else:
@@ -317,11 +336,8 @@ def _pair_prompt(
     column, asked = side, judged
   if isinstance(asked, list | tuple):
     asked = '\n\n'.join(_turns(asked, 'user', column))
-  instruction = text(asked, column)
-  if not instruction:
-    raise RowError('its prompt is empty')
   parts = prompt_template.Parts(
-    instruction, response, _reference(row), _rubric(row)
+    text(asked, column), response, _reference(row), _rubric(row)
   )
   return _rendered(parts, row_format, grid)
 
@@ -341,6 +357,8 @@ def _rendered(
   if not row_format.use_reference:
     parts = dataclasses.replace(parts, reference_answer='')
   template = row_format.template or prompt_template.DEFAULT
+  if '{instruction}' in template and not parts.instruction.strip():
+    raise RowError('its instruction is missing or empty')
   return prompt_template.render(template, parts, grid)
 
 
