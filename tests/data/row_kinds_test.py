@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.text import small_tokenizers
 from tract_jax import types
-from tract_jax.data import records, row_kinds
+from tract_jax.data import records, row_kinds, truncation
 from tract_jax.text import prompt_template, prompts
 
 GRID = prompts.make_score_grid([1, 2, 3, 4, 5])
@@ -177,6 +178,19 @@ def test_bad_part(row, message):
 def test_prompt_beside_a_response_is_what_was_asked(row, fields):
   (example,) = read(row, fields=fields)
   assert example.prompt == own('Ask.', 'Say.')
+
+
+def test_a_templates_rubric_is_not_cut():
+  row = {**PLAIN, 'response': 'word ' * 999, 'rubric': 'Is it? ' * 40}
+  (example,) = read(row, template='Rate. {rubric}: {response}! {scores}')
+  tokenizer = small_tokenizers.byte_level()
+  cut = truncation.truncated(example.prompt, tokenizer, 500, example.judged)
+  assert cut.startswith(f'Rate. {row["rubric"]}: word ')
+  assert cut.endswith(' word ! 1, 2, 3, 4, 5')
+  assert ' word [...] word ' in cut
+  # Headings tell where our own template and formatted prompts are cut.
+  assert read(row)[0].judged is None
+  assert read(FEEDBACK_COLLECTION)[0].judged is None
 
 
 def test_prompt_beside_instruction_and_response_is_formatted():

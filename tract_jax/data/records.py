@@ -263,6 +263,7 @@ def _example(
       ]
     ),
     pair_id=pair_id if side else '',
+    judged=judgement.judged,
   )
   return example, notes
 

@@ -44,6 +44,8 @@ _NEEDED = (
   '"instruction" with "response" and "score", or "chosen" with "rejected"'
 )
 _RATINGS = {'gpt4_score', 'output', 'orig_score', 'score'}
+# A prompt, and which of its characters may be cut.
+_Prompt = tuple[str, tuple[int, int] | None]
 _PAIR = {'chosen', 'rejected'}
 _DESCRIPTION = re.compile(r'(?:orig_)?score(-?\d+(?:\.\d+)?)_description')
 
@@ -74,12 +76,14 @@ class Judgement:
     feedbacks: the text written for each rating, or one for all of them; []
       where none.
     side: "chosen" or "rejected" of a preference row; else "".
+    judged: characters of the prompt that may be cut, where a template says so.
   """
 
   prompt: str
   scores: list
   feedbacks: list
   side: str = ''
+  judged: tuple[int, int] | None = None
 
   @property
   def shares_feedback(self) -> bool:
@@ -159,8 +163,9 @@ def judgements(
         'use it as a benchmark'
       )
     return [
-      Judgement(_pair_prompt(row, side, row_format, grid), [], [], side)
+      Judgement(prompt, [], [], side, judged)
       for side in ('chosen', 'rejected')
+      for prompt, judged in [_pair_prompt(row, side, row_format, grid)]
     ]
   if role != 'judge' and _RATINGS & nulls and not _RATINGS & row.keys():
     raise RowError('it has no rating')
@@ -168,7 +173,8 @@ def judgements(
   if 'response' in nulls and not has_prompt and not _is_published(row):
     raise RowError('its response is empty')
   scores, feedbacks = _ratings(row, row_format.fields, role)
-  return [Judgement(_prompt(row, row_format, grid), scores, feedbacks)]
+  prompt, judged = _prompt(row, row_format, grid)
+  return [Judgement(prompt, scores, feedbacks, judged=judged)]
 
 
 def text(value: Any, what: str) -> str:
@@ -243,7 +249,7 @@ def _rated_output(row: Mapping[str, Any], role: str) -> tuple[list, list]:
 
 def _prompt(
   row: Mapping[str, Any], row_format: RowFormat, grid: types.ScoreGrid
-) -> str:
+) -> _Prompt:
   """The formatted prompt that a row has, or one made of its parts."""
   fields = row_format.fields
   has_response = 'response' in fields or (
@@ -259,9 +265,9 @@ def _prompt(
     prompt = prompts.clean_prompt(text(row['instruction'], 'instruction'))
   else:
     return _rendered(_parts(row), row_format, grid)
-  if row_format.use_reference:
-    return prompt
-  return prompt_template.without_reference(prompt)
+  if not row_format.use_reference:
+    prompt = prompt_template.without_reference(prompt)
+  return prompt, None
 
 
 def _is_published(row: Mapping[str, Any]) -> bool:
@@ -321,7 +327,7 @@ def _rubric(row: Mapping[str, Any]) -> str:
 
 def _pair_prompt(
   row: Mapping[str, Any], side: str, row_format: RowFormat, grid
-) -> str:
+) -> _Prompt:
   """The prompt in which one response of a preference row is judged."""
   judged = row.get(side)
   if isinstance(judged, str):
@@ -353,13 +359,16 @@ def _turns(messages: Any, role: str, what: str) -> list[str]:
 
 def _rendered(
   parts: prompt_template.Parts, row_format: RowFormat, grid: types.ScoreGrid
-) -> str:
+) -> _Prompt:
   if not row_format.use_reference:
     parts = dataclasses.replace(parts, reference_answer='')
   template = row_format.template or prompt_template.DEFAULT
   if '{instruction}' in template and not parts.instruction.strip():
     raise RowError('its instruction is missing or empty')
-  return prompt_template.render(template, parts, grid)
+  prompt = prompt_template.render(template, parts, grid)
+  if not row_format.template:  # Ours has headings.
+    return prompt, None
+  return prompt, prompt_template.judged_span(template, parts, grid)
 
 
 def _unknown_kind(row: Mapping[str, Any], role: str) -> RowError:
