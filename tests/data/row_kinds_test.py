@@ -245,6 +245,17 @@ def test_fields_name_the_files_columns():
   assert example.prompt == own('Formatted.', 'Say.')
 
 
+def test_fields_of_ratings_and_feedbacks_have_as_many():
+  row = {**FLASK, 'notes': ['x'], 'marks': [1, 2, 3]}
+  assert '2 ratings but 1 feedbacks' in problem_of(row, fields={'cot': 'notes'})
+  both = {'cot': 'notes', 'score': 'marks'}
+  assert '3 ratings but 1 feedbacks' in problem_of(row, fields=both)
+  (example,) = read(row, fields={'score': 'marks'})
+  assert (example.ratings, example.cot) == ((1.0, 2.0, 3.0), 'a')
+  (example,) = read({**row, 'notes': 'x'}, fields={'cot': 'notes'})
+  assert (example.ratings, example.cot) == ((3.0, 5.0), 'x')
+
+
 def test_field_without_a_column():
   assert problem_of(FLASK, fields={'score': 'gold'}) == (
     "rows: config.data.fields: score=gold: no row has a column 'gold'; its "

@@ -148,6 +148,15 @@ def test_row_to_predict_stays_though_no_cut_makes_it_fit(make, capsys):
   ) in capsys.readouterr().out
 
 
+def test_lines_about_rows_fit_into_100_columns(make, capsys):
+  path = make().config.data.train_path
+  names = ','.join(f'a_name_as_long_as_this_{i}={path}' for i in range(9))
+  read_data.read_data(make(data__benchmarks=names))
+  printed = capsys.readouterr().out
+  assert 'warning: 3 of 3 rows of a_name_as_long_as_this_8 are' in printed
+  assert max(map(len, printed.splitlines())) <= 100
+
+
 def test_room_depends_on_the_methods_and_on_new_tokens(make):
   def cut(**keys):
     setup = make(data__too_long='truncate', **keys)

@@ -224,15 +224,18 @@ def _ratings(
     return [], []
   else:
     raise _unknown_kind(row, role)
-  # A text that is in no list belongs to all ratings of a plain row.
-  allowed = (0, 1 if isinstance(shared, str) else len(scores))
-  if scores and len(feedbacks) not in allowed:
-    raise RowError(f'{len(scores)} ratings but {len(feedbacks)} feedbacks')
   # Fields win over the columns that a kind is known by.
   if 'score' in fields:
     scores = as_list(row.get('score'))
   if 'cot' in fields:
-    feedbacks = as_list(row.get('cot'))
+    shared = row.get('cot')
+    feedbacks = as_list(shared)
+  # A text that is in no list belongs to all ratings of a plain row.
+  allowed = (0, 1 if isinstance(shared, str) else len(scores))
+  # Other people's ratings need not be as many as the annotator's feedbacks.
+  are_of_one = 'score' not in fields or 'cot' in fields
+  if scores and are_of_one and len(feedbacks) not in allowed:
+    raise RowError(f'{len(scores)} ratings but {len(feedbacks)} feedbacks')
   return scores, feedbacks
 
 
