@@ -157,6 +157,26 @@ def test_lines_about_rows_fit_into_100_columns(make, capsys):
   assert max(map(len, printed.splitlines())) <= 100
 
 
+def test_a_templates_rubric_stays_whole(make, tmp_path):
+  row = {'response': WORDS, 'rubric': 'Is it? ' * 30, 'score': 4, 'cot': 'So.'}
+  path = tmp_path / 'parts.jsonl'
+  path.write_text(f'{json.dumps(row)}\n' * 2)
+  setup = make(
+    data__too_long='truncate',
+    data__template='{rubric}: {response}!',
+    data__train_path=str(path),
+    data__benchmarks=f'bench={path}',
+  )
+  data = read_data.read_data(setup)
+  for example in (*data.train, *data.benchmarks['bench']):
+    assert example.prompt.startswith(f'{row["rubric"]}: word0 ')
+    assert ' [...] ' in example.prompt
+    assert example.judged is None
+  # What could have been cut makes no other data.
+  other = [dataclasses.replace(e, judged=(0, 1)) for e in data.train]
+  assert read_data.digest(other) == read_data.digest(data.train)
+
+
 def test_room_depends_on_the_methods_and_on_new_tokens(make):
   def cut(**keys):
     setup = make(data__too_long='truncate', **keys)
