@@ -245,11 +245,16 @@ def test_judged_prompts_have_template_system_prompt_and_fields(
   plain = judge_lib.Judge.load(judge_folder, settings=FAST).score(rendered)
   assert [row['cots'] for row in found] != [e.cots for e in plain]
   # Another system prompt makes other predictions: those there are refused.
-  (line, *_) = errors(
+  lines = errors(
     capsys, '--task=predict', *command, *more[:2],
     '--config.data.system_prompt=It is not.',
   )  # fmt: skip
-  assert 'tokenizer' in line
+  assert any(
+    line.endswith(
+      'system_prompt: recorded "It is clear.", expected "It is not."'
+    )
+    for line in lines
+  )
 
 
 def test_judge_file_names_method_and_settings(

@@ -115,6 +115,8 @@ class Example:
     human_score: a human's score beside the rater's, the mean of several; not
       bound to the grid.
     pair_id: joins the chosen and the rejected response of a preference row.
+    judged: characters (from, to) of the prompt that may be cut where it is too
+      long; None: those that its headings tell.
   """
 
   example_id: str
@@ -127,6 +129,7 @@ class Example:
   sampling_id: str = ''
   human_score: float | None = None
   pair_id: str = ''
+  judged: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

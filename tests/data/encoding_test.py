@@ -241,7 +241,13 @@ def test_end_token_that_is_the_padding_is_still_learnt():
     max_length=99,
     too_long='error',
   )
-  batch = loader.make_batch(rows, 2, 99)
+  batch = loader.make_batch(
+    [[row] for row in rows],
+    batch_size=2,
+    length=99,
+    max_examples=1,
+    num_scores=5,
+  )
   for i, row in enumerate(rows):
     last = len(row.targets) - 1
     assert batch.targets[i, last] == end and batch.cot_mask[i, last]

@@ -204,6 +204,8 @@ def test_feedback_with_another_score_is_counted_and_the_rater_is_right():
     ('nan', "score 'nan' is not finite"),
     (10**400, 'is no number'),
     ('four', "score 'four' is no number"),
+    ('1_0', "score '1_0' is no number"),
+    ('4' + ' or so' * 999, "score '4 or so or s...o or so or so' is no number"),
     ({}, 'score {} is no number'),
     ([], 'it has no rating'),
     (None, 'it has no rating'),
@@ -232,6 +234,7 @@ def test_score_as_text():
       'its columns are text, label; needed are "instruction" with "output"',
     ),
     (plain(prompt=''), 'its prompt is empty'),
+    (plain(prompt=' \n'), 'its prompt is empty'),
     (plain(prompt=3), 'prompt is int, not text'),
     (plain(prompt='a\ud800b'), 'half a surrogate pair at character 1'),
     (plain(cot='\udfff'), 'half a surrogate pair'),
@@ -271,6 +274,8 @@ def test_ids():
 
 
 def test_duplicate_explicit_id_is_refused():
+  (line,) = problems_of([plain(id='a\nb', score=7)])
+  assert line.startswith("rows: row 1 (id 'a\\nb'): score 7")
   (line,) = problems_of([plain(id='a'), plain(id='b'), plain(id='a')])
   assert line == 'rows: row 3 (id a): id stands in row 1 already'
 

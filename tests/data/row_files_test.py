@@ -64,6 +64,9 @@ def test_long_line(tmp_path):
     ('{"a": 1}'.encode('utf-16'), 'line 1: byte 0xff is not UTF-8'),
     ('a,b\n1,2\n', 'line 1: JSON syntax'),
     ('[' * 200_000, 'nested too deep'),
+    ('{"a": 1}\n{"a": ' + '{"a":' * 200_000, 'line 2: JSON: nested too deep'),
+    ('[' + '1' * 5000 + ']', 'JSON: a whole number with thousands of digits'),
+    ('{"a": ' + '1' * 5000 + '}', 'line 1: JSON: a whole number with'),
     (b'{"a": 1}\n{"a": "\xe9"}\n', 'line 2: byte 0xe9 is not UTF-8'),
     (
       'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n',
@@ -79,6 +82,15 @@ def test_broken_file_is_named(tmp_path, content, message):
   assert str(error.value).startswith(f'{path}: ')
   assert message in str(error.value)
   assert len(str(error.value).splitlines()) == 1
+
+
+def test_name_of_a_parquet_file_is_no_pattern(tmp_path):
+  datasets = pytest.importorskip('datasets')
+  for name in ('rows[1].parquet', 'rows*.parquet'):
+    datasets.Dataset.from_list([{'a': name}]).to_parquet(tmp_path / name)
+  for name in ('rows[1].parquet', 'rows*.parquet'):
+    rows, _ = row_files.read_rows(str(tmp_path / name))
+    assert rows == [{'a': name}]
 
 
 def test_file_that_is_none(tmp_path):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.text import small_tokenizers
 from tract_jax import types
-from tract_jax.data import records, row_kinds
+from tract_jax.data import records, row_kinds, truncation
 from tract_jax.text import prompt_template, prompts
 
 GRID = prompts.make_score_grid([1, 2, 3, 4, 5])
@@ -155,11 +156,69 @@ def test_preference_row_of_chat_messages():
     ({**PAIR, 'chosen': ''}, 'its chosen response is empty'),
     ({**PAIR, 'rejected': TURNS[:2]}, 'its rejected response is empty'),
     ({**PAIR, 'rejected': [1]}, 'no text and no list of role and content'),
-    ({**PAIR, 'prompt': None}, 'its prompt is empty'),
+    ({**PAIR, 'prompt': None}, 'its instruction is missing or empty'),
+    ({**PLAIN, 'instruction': ' '}, 'its instruction is missing or empty'),
   ],
 )
 def test_bad_part(row, message):
   assert message in problem_of(row)
+
+
+@pytest.mark.parametrize(
+  ('row', 'fields'),
+  [
+    ({'prompt': 'Ask.', 'response': 'Say.', 'score': 3}, {}),
+    ({'prompt': 'Ask.', 'answer': 'Say.', 'score': 3}, {'response': 'answer'}),
+    (
+      {'prompt': 'Ask.', 'response': 'Say.', 'score': 3},
+      {'instruction': 'prompt'},
+    ),
+  ],
+)
+def test_prompt_beside_a_response_is_what_was_asked(row, fields):
+  (example,) = read(row, fields=fields)
+  assert example.prompt == own('Ask.', 'Say.')
+
+
+def test_a_templates_rubric_is_not_cut():
+  row = {**PLAIN, 'response': 'word ' * 999, 'rubric': 'Is it? ' * 40}
+  (example,) = read(row, template='Rate. {rubric}: {response}! {scores}')
+  tokenizer = small_tokenizers.byte_level()
+  cut = truncation.truncated(example.prompt, tokenizer, 500, example.judged)
+  assert cut.startswith(f'Rate. {row["rubric"]}: word ')
+  assert cut.endswith(' word ! 1, 2, 3, 4, 5')
+  assert ' word [...] word ' in cut
+  # Headings tell where our own template and formatted prompts are cut.
+  assert read(row)[0].judged is None
+  assert read(FEEDBACK_COLLECTION)[0].judged is None
+
+
+def test_prompt_beside_instruction_and_response_is_formatted():
+  (example,) = read({**PLAIN, 'prompt': 'Formatted.'})
+  assert example.prompt == 'Formatted.'
+
+
+def test_instruction_may_be_missing_where_a_template_has_none():
+  row = {'response': 'Say.', 'score': 3}
+  assert 'its instruction is missing or empty' in problem_of(row)
+  (example,) = read(row, template='Rate: {response}')
+  assert example.prompt == 'Rate: Say.'
+
+
+def test_null_columns_say_nothing_of_a_rows_kind():
+  rows = [PLAIN, FEEDBACK_COLLECTION, FLASK, PAIR]
+  rows += [{'prompt': 'Formatted.', 'score': 2}]
+  columns = {column: None for row in rows for column in row}
+  for row in rows:
+    for made, expected in zip(read(columns | row), read(row), strict=True):
+      assert made == expected
+  # Nor is anything made of the wrong columns where the right ones are null.
+  for column, message in (
+    ('score', 'it has no rating'),
+    ('response', 'its response is empty'),
+    ('instruction', 'its instruction is missing or empty'),
+  ):
+    assert message in problem_of({**PLAIN, column: None})
 
 
 def test_preference_rows_are_not_trained_on():
@@ -184,6 +243,17 @@ def test_fields_name_the_files_columns():
   # The columns of a published row give way to the fields.
   (example,) = read({**FLASK, 'answer': 'Say.'}, fields={'response': 'answer'})
   assert example.prompt == own('Formatted.', 'Say.')
+
+
+def test_fields_of_ratings_and_feedbacks_have_as_many():
+  row = {**FLASK, 'notes': ['x'], 'marks': [1, 2, 3]}
+  assert '2 ratings but 1 feedbacks' in problem_of(row, fields={'cot': 'notes'})
+  both = {'cot': 'notes', 'score': 'marks'}
+  assert '3 ratings but 1 feedbacks' in problem_of(row, fields=both)
+  (example,) = read(row, fields={'score': 'marks'})
+  assert (example.ratings, example.cot) == ((1.0, 2.0, 3.0), 'a')
+  (example,) = read({**row, 'notes': 'x'}, fields={'cot': 'notes'})
+  assert (example.ratings, example.cot) == ((3.0, 5.0), 'x')
 
 
 def test_field_without_a_column():

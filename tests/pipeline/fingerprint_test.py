@@ -77,6 +77,19 @@ def test_the_releases_batch_matters_in_its_scale_alone():
     assert (fingerprint.train_fields(other, 'cot_raft') == before) == same
 
 
+def test_what_prompts_are_made_by_is_told_by_name():
+  setup = make_setup()
+  fields = fingerprint.model_fields(setup)
+  for key, value in (
+    ('template', '{response}'),
+    ('use_reference', False),
+    ('system_prompt', 'Be fair.'),
+    ('fields', 'score=human_score'),
+  ):
+    other = fingerprint.model_fields(changed(setup, 'data', key, value))
+    assert other == fields | {f'data.{key}': value}
+
+
 def test_architecture_and_adapters_tell_models_apart():
   fields = fingerprint.model_fields(make_setup())
   assert fingerprint.model_fields(make_setup()) == fields

@@ -103,11 +103,26 @@ def test_truncated_rows_are_counted_with_their_ids(base, capsys):
     setup, rows, read_data.TRAINING, trained=True
   )
   fits = {read_data.TRAINING: report, 'bench': report}
-  data = read_data.RunData(fitted, [], {'bench': fitted}, fits)
+  data = read_data.RunData(fitted, [], {'bench': fitted}, fits=fits)
   printed = ' '.join(inspected(setup, data, capsys).split())
   counts = '1 truncated (long), 0 that no cut makes fit'
   assert printed.count(counts) == 2
   assert '[...]' in printed
+
+
+def test_rows_are_shown_as_the_methods_train_on_them(base, capsys):
+  setup = with_tokenizer(
+    base, small_tokenizers.byte_level(), max_length=200, too_long='error'
+  )
+  rows = [types.Example('a', 'the user', 4.0, 'It is good. ' * 99)]
+  data = read_data.RunData(rows, [], {})
+  with pytest.raises(types.InputError, match='more than data.max_length 200'):
+    inspect_data.inspect(setup, data)
+  with setup.config.unlocked():
+    setup.config.methods = ('raft', 'ce')
+  printed = inspected(setup, data, capsys)
+  assert 'training rows without CoT: 1 of 1 kept' in printed
+  assert '[CoT, 0 tokens]' in printed
 
 
 def test_judge_without_training_rows_has_its_prompts_shown(base, capsys):

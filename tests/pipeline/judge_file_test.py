@@ -24,6 +24,7 @@ CONTENT = {
   },
   'data': {
     'max_length': 512,
+    'too_long': 'truncate',
     'template': '{response}?',
     'use_reference': False,
     'system_prompt': 'Be strict.',
@@ -42,6 +43,7 @@ JUDGE = judge_file.JudgeFile(
   repetition_penalty=1.0,
   max_new_tokens=77,
   max_length=512,
+  too_long='truncate',
   template='{response}?',
   use_reference=False,
   system_prompt='Be strict.',
@@ -219,7 +221,11 @@ def test_several_cots_of_a_judge_without_are_refused(tmp_path):
 def test_file_of_an_earlier_version_has_no_prompt_settings(tmp_path):
   write_content(tmp_path, {**CONTENT, 'data': {'max_length': 512}})
   assert judge_file.read(tmp_path) == dataclasses.replace(
-    JUDGE, template='', use_reference=True, system_prompt=''
+    JUDGE,
+    too_long='error',
+    template='',
+    use_reference=True,
+    system_prompt='',
   )
 
 
@@ -229,6 +235,7 @@ def test_judge_renders_the_prompts_that_it_has_learnt(tmp_path):
   assert config.data.template == '{response}?'
   assert not config.data.use_reference
   assert config.data.system_prompt == 'Be strict.'
+  assert config.data.too_long == 'truncate'
   other = {'data.template': '{response}!', 'data.system_prompt': 'Be mild.'}
   with pytest.raises(types.InputError) as error:
     judge_file.applied(config_lib.merge(other), tmp_path)

@@ -148,6 +148,35 @@ def test_row_to_predict_stays_though_no_cut_makes_it_fit(make, capsys):
   ) in capsys.readouterr().out
 
 
+def test_lines_about_rows_fit_into_100_columns(make, capsys):
+  path = make().config.data.train_path
+  names = ','.join(f'a_name_as_long_as_this_{i}={path}' for i in range(9))
+  read_data.read_data(make(data__benchmarks=names))
+  printed = capsys.readouterr().out
+  assert 'warning: 3 of 3 rows of a_name_as_long_as_this_8 are' in printed
+  assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_a_templates_rubric_stays_whole(make, tmp_path):
+  row = {'response': WORDS, 'rubric': 'Is it? ' * 30, 'score': 4, 'cot': 'So.'}
+  path = tmp_path / 'parts.jsonl'
+  path.write_text(f'{json.dumps(row)}\n' * 2)
+  setup = make(
+    data__too_long='truncate',
+    data__template='{rubric}: {response}!',
+    data__train_path=str(path),
+    data__benchmarks=f'bench={path}',
+  )
+  data = read_data.read_data(setup)
+  for example in (*data.train, *data.benchmarks['bench']):
+    assert example.prompt.startswith(f'{row["rubric"]}: word0 ')
+    assert ' [...] ' in example.prompt
+    assert example.judged is None
+  # What could have been cut makes no other data.
+  other = [dataclasses.replace(e, judged=(0, 1)) for e in data.train]
+  assert read_data.digest(other) == read_data.digest(data.train)
+
+
 def test_room_depends_on_the_methods_and_on_new_tokens(make):
   def cut(**keys):
     setup = make(data__too_long='truncate', **keys)

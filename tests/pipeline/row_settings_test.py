@@ -88,6 +88,21 @@ def test_bad_fields(fields, message):
   assert line.startswith(f'config.data.fields: {message}')
 
 
+def test_bad_benchmark_names_are_told_with_all_else():
+  config = config_lib.merge(
+    {'name': 'x', 'data.benchmarks': 'my rows.json', 'data.too_long': 'cut'}
+  )
+  with pytest.raises(types.InputError) as error:
+    config_check.check_values(config)
+  lines = str(error.value).splitlines()
+  assert [line.split(':')[0] for line in lines] == [
+    'config.data.too_long',
+    'config.data.benchmarks',
+  ]
+  assert "'my rows.json': name 'my rows'" in lines[1]
+  assert lines[1].endswith('; write NAME=my rows.json')
+
+
 def test_benchmark_of_the_hub_is_named_by_its_dataset():
   path = f'hf://datasets/org/flask@{"0" * 40}'
   assert row_settings.parse_benchmarks(path) == {'flask': path}

@@ -23,6 +23,22 @@ def test_own_template():
   ]
 
 
+@pytest.mark.parametrize(
+  ('template', 'cut'),
+  [
+    ('{rubric} Q: {instruction} A: {response} {best}', 'Ask. A: Say.'),
+    ('{instruction} {rubric} {response} R {best} {reference_answer}!',
+     'Say. R 10 Best.'),
+    ('{instruction} {scores} {response}', 'Ask.'),
+    ('{response}', 'Say.'),
+  ],
+)  # fmt: skip
+def test_judged_span_has_neither_rubric_nor_scores(template, cut):
+  parts = prompt_template.Parts('Ask.', 'Say.', 'Best.', 'Is it?')
+  begin, end = prompt_template.judged_span(template, parts, GRID)
+  assert prompt_template.render(template, parts, GRID)[begin:end] == cut
+
+
 def test_own_template_without_reference_and_rubric():
   parts = prompt_template.Parts('Ask.', 'Say.')
   text = prompt_template.render(prompt_template.DEFAULT, parts, GRID)

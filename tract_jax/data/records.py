@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import math
 import numbers
+import reprlib
 import statistics
 from typing import Any
 
@@ -147,7 +148,8 @@ def examples_from_rows(
         seen.update(notes)
       seen['num_pairs'] += len(judged) > 1
     except row_kinds.RowError as error:
-      problems[i] = f'{name}: {places[i]} (id {ids[i]}): {error}'
+      shown = ids[i] if ids[i].isprintable() else repr(ids[i])
+      problems[i] = f'{name}: {places[i]} (id {shown}): {error}'
   if problems:
     lines = [problems[i] for i in sorted(problems)]
     if len(lines) > _MAX_LINES:
@@ -218,7 +220,7 @@ def _example(
 ) -> tuple[types.Example, list[str]]:
   """One judgement of a row, and which of _NOTES apply to it."""
   prompt, side = judgement.prompt, judgement.side
-  if not prompt:
+  if not prompt.strip():
     raise row_kinds.RowError('its prompt is empty')
   ratings = tuple(_score(value, grid) for value in judgement.scores)
   feedbacks = judgement.feedbacks if ratings else []
@@ -262,6 +264,7 @@ def _example(
       ]
     ),
     pair_id=pair_id if side else '',
+    judged=judgement.judged,
   )
   return example, notes
 
@@ -293,12 +296,16 @@ def _score(value: Any, grid: types.ScoreGrid) -> float:
 
 def _number(value: Any, what: str) -> float:
   """A finite number, which may be written as text."""
-  if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
-    raise row_kinds.RowError(f'{what} {value!r} is no number')
+  is_number = isinstance(value, numbers.Real | str)
+  # Python reads "1_0" as 10.
+  if isinstance(value, bool) or not is_number or '_' in str(value):
+    raise row_kinds.RowError(f'{what} {reprlib.repr(value)} is no number')
   try:
     number = float(value)
   except (ValueError, OverflowError) as error:
-    raise row_kinds.RowError(f'{what} {value!r} is no number') from error
+    raise row_kinds.RowError(
+      f'{what} {reprlib.repr(value)} is no number'
+    ) from error
   if not math.isfinite(number):
     raise row_kinds.RowError(f'{what} {value!r} is not finite')
   return number

@@ -4,6 +4,7 @@ In: a path. Out: the rows as they stand in the file, and where each stands. The
 content tells the format, whatever the file's ending. No file can run code.
 """
 
+import glob
 import importlib.util
 import json
 import tempfile
@@ -80,8 +81,8 @@ def _json_rows(path: str, text: str) -> list[Any]:
       f'{path}: line {error.lineno}: JSON syntax: {error.msg} (column '
       f'{error.colno})'
     ) from error
-  except RecursionError as error:
-    raise types.InputError(f'{path}: JSON syntax: nested too deep') from error
+  except (RecursionError, ValueError) as error:
+    raise types.InputError(f'{path}: JSON: {_limit(error)}') from error
 
 
 def _jsonl_rows(
@@ -102,12 +103,19 @@ def _jsonl_rows(
         f'{path}: line {number}: JSON syntax: {error.msg} (column '
         f'{error.colno}); JSONL has one whole object on each line'
       ) from error
-    except RecursionError as error:
+    except (RecursionError, ValueError) as error:
       raise types.InputError(
-        f'{path}: line {number}: JSON syntax: nested too deep'
+        f'{path}: line {number}: JSON: {_limit(error)}'
       ) from error
     places.append(f'line {number}')
   return rows, places
+
+
+def _limit(error: Exception) -> str:
+  """Which of the reader's limits was met; its other errors are of syntax."""
+  if isinstance(error, RecursionError):
+    return 'nested too deep'
+  return 'a whole number with thousands of digits'
 
 
 def _parquet_rows(path: str, max_rows: int | None) -> list[Any]:
@@ -121,7 +129,10 @@ def _parquet_rows(path: str, max_rows: int | None) -> list[Any]:
   with tempfile.TemporaryDirectory() as cache:
     try:
       table = datasets.load_dataset(
-        'parquet', data_files=path, split=rows, cache_dir=cache
+        'parquet',
+        data_files=glob.escape(path),  # It would take any path for a pattern.
+        split=rows,
+        cache_dir=cache,
       )
       return table.to_list()
     except Exception as error:  # Its readers raise whatever they meet.

@@ -7,9 +7,10 @@ preference row. The kinds are known by their columns:
                        [RESULT] <score>", and orig_* where present
   benchmark            instruction (the formatted prompt), gpt4_score (a number
                        or a list), gpt4_feedback, human_score
-  plain                prompt, or instruction and response with reference_answer
-                       and rubric; score (a number or a list); cot or feedback:
-                       a text for all ratings, or a list with one for each
+  plain                prompt (formatted), or instruction (or prompt) and
+                       response with reference_answer and rubric; score (a
+                       number or a list); cot or feedback: a text for all
+                       ratings, or a list with one for each
   preference           prompt or instruction, chosen, rejected, subset
 
 A formatted prompt stands as it is, unless a template is given.
@@ -42,6 +43,10 @@ _NEEDED = (
   '"instruction" with "output" or "gpt4_score", "prompt" with "score", '
   '"instruction" with "response" and "score", or "chosen" with "rejected"'
 )
+_RATINGS = {'gpt4_score', 'output', 'orig_score', 'score'}
+# A prompt, and which of its characters may be cut.
+_Prompt = tuple[str, tuple[int, int] | None]
+_PAIR = {'chosen', 'rejected'}
 _DESCRIPTION = re.compile(r'(?:orig_)?score(-?\d+(?:\.\d+)?)_description')
 
 
@@ -71,12 +76,14 @@ class Judgement:
     feedbacks: the text written for each rating, or one for all of them; []
       where none.
     side: "chosen" or "rejected" of a preference row; else "".
+    judged: characters of the prompt that may be cut, where a template says so.
   """
 
   prompt: str
   scores: list
   feedbacks: list
   side: str = ''
+  judged: tuple[int, int] | None = None
 
   @property
   def shares_feedback(self) -> bool:
@@ -145,18 +152,29 @@ def judgements(
       raise RowError(
         f'has no column {column!r}, which config.data.fields takes as {ours}'
       )
-  if 'chosen' in row and 'rejected' in row:
+  # Parquet gives each row the columns of all others, too: null says nothing.
+  nulls = {column for column, value in row.items() if value is None}
+  is_pair = _PAIR <= row.keys() and not _PAIR <= nulls
+  row = {column: row[column] for column in row if column not in nulls}
+  if is_pair:
     if role == 'train':
       raise RowError(
         'is a preference row (chosen, rejected): it has no score to train on; '
         'use it as a benchmark'
       )
     return [
-      Judgement(_pair_prompt(row, side, row_format, grid), [], [], side)
+      Judgement(prompt, [], [], side, judged)
       for side in ('chosen', 'rejected')
+      for prompt, judged in [_pair_prompt(row, side, row_format, grid)]
     ]
+  if role != 'judge' and _RATINGS & nulls and not _RATINGS & row.keys():
+    raise RowError('it has no rating')
+  has_prompt = 'prompt' in row or 'orig_response' in row
+  if 'response' in nulls and not has_prompt and not _is_published(row):
+    raise RowError('its response is empty')
   scores, feedbacks = _ratings(row, row_format.fields, role)
-  return [Judgement(_prompt(row, row_format, grid), scores, feedbacks)]
+  prompt, judged = _prompt(row, row_format, grid)
+  return [Judgement(prompt, scores, feedbacks, judged=judged)]
 
 
 def text(value: Any, what: str) -> str:
@@ -206,15 +224,18 @@ def _ratings(
     return [], []
   else:
     raise _unknown_kind(row, role)
-  # A text that is in no list belongs to all ratings of a plain row.
-  allowed = (0, 1 if isinstance(shared, str) else len(scores))
-  if scores and len(feedbacks) not in allowed:
-    raise RowError(f'{len(scores)} ratings but {len(feedbacks)} feedbacks')
   # Fields win over the columns that a kind is known by.
   if 'score' in fields:
-    scores = as_list(row['score'])
+    scores = as_list(row.get('score'))
   if 'cot' in fields:
-    feedbacks = as_list(row['cot'])
+    shared = row.get('cot')
+    feedbacks = as_list(shared)
+  # A text that is in no list belongs to all ratings of a plain row.
+  allowed = (0, 1 if isinstance(shared, str) else len(scores))
+  # Other people's ratings need not be as many as the annotator's feedbacks.
+  are_of_one = 'score' not in fields or 'cot' in fields
+  if scores and are_of_one and len(feedbacks) not in allowed:
+    raise RowError(f'{len(scores)} ratings but {len(feedbacks)} feedbacks')
   return scores, feedbacks
 
 
@@ -231,23 +252,30 @@ def _rated_output(row: Mapping[str, Any], role: str) -> tuple[list, list]:
 
 def _prompt(
   row: Mapping[str, Any], row_format: RowFormat, grid: types.ScoreGrid
-) -> str:
+) -> _Prompt:
   """The formatted prompt that a row has, or one made of its parts."""
-  is_published = 'gpt4_score' in row or 'output' in row
-  has_prompt = 'prompt' in row or (
-    'instruction' in row
-    and ('response' not in row or is_published)
-    and 'response' not in row_format.fields
+  fields = row_format.fields
+  has_response = 'response' in fields or (
+    'response' in row and not _is_published(row)
   )
-  if not has_prompt or row_format.template:
-    return _rendered(_parts(row), row_format, grid)
-  if 'prompt' in row:
+  # Beside a response alone, "prompt" is what was asked.
+  is_asked = fields.get('instruction') == 'prompt' or (
+    has_response and 'instruction' not in row
+  )
+  if 'prompt' in row and not is_asked and not row_format.template:
     prompt = text(row['prompt'], 'prompt')
-  else:
+  elif 'instruction' in row and not has_response and not row_format.template:
     prompt = prompts.clean_prompt(text(row['instruction'], 'instruction'))
-  if row_format.use_reference:
-    return prompt
-  return prompt_template.without_reference(prompt)
+  else:
+    return _rendered(_parts(row), row_format, grid)
+  if not row_format.use_reference:
+    prompt = prompt_template.without_reference(prompt)
+  return prompt, None
+
+
+def _is_published(row: Mapping[str, Any]) -> bool:
+  """Whether "instruction" is a formatted prompt, whatever else there is."""
+  return 'instruction' in row and ('gpt4_score' in row or 'output' in row)
 
 
 def _parts(row: Mapping[str, Any]) -> prompt_template.Parts:
@@ -302,9 +330,9 @@ def _rubric(row: Mapping[str, Any]) -> str:
 
 def _pair_prompt(
   row: Mapping[str, Any], side: str, row_format: RowFormat, grid
-) -> str:
+) -> _Prompt:
   """The prompt in which one response of a preference row is judged."""
-  judged = row[side]
+  judged = row.get(side)
   if isinstance(judged, str):
     response = judged
   else:
@@ -317,11 +345,8 @@ def _pair_prompt(
     column, asked = side, judged
   if isinstance(asked, list | tuple):
     asked = '\n\n'.join(_turns(asked, 'user', column))
-  instruction = text(asked, column)
-  if not instruction:
-    raise RowError('its prompt is empty')
   parts = prompt_template.Parts(
-    instruction, response, _reference(row), _rubric(row)
+    text(asked, column), response, _reference(row), _rubric(row)
   )
   return _rendered(parts, row_format, grid)
 
@@ -337,11 +362,16 @@ def _turns(messages: Any, role: str, what: str) -> list[str]:
 
 def _rendered(
   parts: prompt_template.Parts, row_format: RowFormat, grid: types.ScoreGrid
-) -> str:
+) -> _Prompt:
   if not row_format.use_reference:
     parts = dataclasses.replace(parts, reference_answer='')
   template = row_format.template or prompt_template.DEFAULT
-  return prompt_template.render(template, parts, grid)
+  if '{instruction}' in template and not parts.instruction.strip():
+    raise RowError('its instruction is missing or empty')
+  prompt = prompt_template.render(template, parts, grid)
+  if not row_format.template:  # Ours has headings.
+    return prompt, None
+  return prompt, prompt_template.judged_span(template, parts, grid)
 
 
 def _unknown_kind(row: Mapping[str, Any], role: str) -> RowError:

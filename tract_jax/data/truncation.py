@@ -10,7 +10,8 @@ prediction see the very same prompt. What may be cut is the judged text:
 
 The rubric's heading is the last of its words at a line's start, since judged
 text may hold them, too. A text without the first heading keeps its first and
-its last quarter, and the rubric anyway.
+its last quarter, and the rubric anyway. A prompt of the user's template is cut
+where it has the judged parts (`prompt_template.judged_span`).
 
 In: text, a tokenizer, the room in tokens. Out: text.
 """
@@ -88,11 +89,14 @@ def fitting_prompt(
       tokenizer, example.cot, room.score_tokens.grid.texts[index], marker
     )
     num_tokens = min(num_tokens, room.max_length - len(target.ids))
-  return truncated(example.prompt, tokenizer, num_tokens)
+  return truncated(example.prompt, tokenizer, num_tokens, example.judged)
 
 
 def truncated(
-  prompt: str, tokenizer: tokenizer_lib.Tokenizer, num_tokens: int
+  prompt: str,
+  tokenizer: tokenizer_lib.Tokenizer,
+  num_tokens: int,
+  span: tuple[int, int] | None = None,
 ) -> str | None:
   """A prompt of at most so many tokens.
 
@@ -100,6 +104,7 @@ def truncated(
     prompt: the whole formatted prompt x.
     tokenizer: whose chat template stands round the prompt.
     num_tokens: the most that `Tokenizer.prompt_ids` may give.
+    span: the characters (from, to) that may be cut; None: as of `cuttable`.
 
   Returns:
     The prompt itself where it fits; or with ELISION in place of a block; or
@@ -108,7 +113,7 @@ def truncated(
   excess = len(tokenizer.prompt_ids(prompt)) - num_tokens
   if excess <= 0:
     return prompt
-  low, high = cuttable(prompt)
+  low, high = span or cuttable(prompt)
   _, offsets = tokenizer.encode(prompt)
   inside = offsets[(offsets[:, 0] >= low) & (offsets[:, 1] <= high)]
   # What is written in the block's place needs tokens, too.

@@ -69,10 +69,14 @@ def _problems(config) -> Iterator[str]:
     value = config_lib.get(config, key)
     if reason := reason_against(key, value):
       yield f'config.{key}: {value!r} {reason}'
-  try:
-    row_settings.parse_fields(config.data.fields)
-  except types.InputError as error:
-    yield from str(error).splitlines()
+  for parse, text in (
+    (row_settings.parse_fields, config.data.fields),
+    (row_settings.parse_benchmarks, config.data.benchmarks),
+  ):
+    try:
+      parse(text)
+    except types.InputError as error:
+      yield from str(error).splitlines()
 
 
 def _one_of(*allowed) -> tuple[Callable, str]:

@@ -20,6 +20,7 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.models import remote_files
 from tract_jax.pipeline import build, judge_file
+from tract_jax.pipeline import config as config_lib
 
 _TRAIN_SPEED = {
   'micro_batch_size',
@@ -34,12 +35,13 @@ _SCORE_LOSS_ONLY = {'score_loss', 'expectation', 'off_grid_penalty'}
 # Each candidate is a stage of its own, with its lambda_value.
 _CHOICE = {'lambda_candidates'}
 _SAMPLING_SPEED = {'rows', 'steps_per_call'}
+_PROMPT_KEYS = ('template', 'use_reference', 'system_prompt', 'fields')
 _BLOCK_BYTES = 1 << 16
 _NUM_BLOCKS = 256
 
 
 def model_fields(setup: build.Setup) -> dict[str, Any]:
-  """The seed model, its adapters, its tokenizer and the score grid."""
+  """The seed model, its adapters, its tokenizer, score grid and prompts."""
   model, score = setup.config.model, setup.config.score
   sources = setup.model.sources
   if sources is None:
@@ -58,6 +60,11 @@ def model_fields(setup: build.Setup) -> dict[str, Any]:
     'score.format': score.format,
     'score.marker': score.marker,
   }
+  # The digests of rows and tokenizer have them, too; these tell what differs.
+  data, plain = setup.config.data, config_lib.default_config().data
+  for key in _PROMPT_KEYS:
+    if data[key] != plain[key]:
+      fields[f'data.{key}'] = data[key]
   if sources and sources.adapter:
     adapter = manifest.digest_of(_weight_files(sources.adapter.weights))
     fields['seed_adapter'] = adapter

@@ -79,7 +79,7 @@ def fit(
         continue
     elif prompt != example.prompt:
       cut.append(example.example_id)
-      example = dataclasses.replace(example, prompt=prompt)
+      example = dataclasses.replace(example, prompt=prompt, judged=None)
     kept.append(example)
   report = FitReport(tuple(cut), tuple(unfit))
   if cut or unfit:

@@ -17,6 +17,7 @@ from tract_jax.pipeline import (
   read_data,
   shown_text,
 )
+from tract_jax.pipeline import methods as methods_lib
 
 _BINS = 8
 _BAR = 40
@@ -42,8 +43,9 @@ def inspect(setup: build.Setup, data: read_data.RunData) -> None:
     )
   if not data.train:
     return
-  scores = setup.cot_scores
-  label = 'training rows with annotator CoT'
+  scores, label = setup.bare_scores, 'training rows without CoT'
+  if methods_lib.any_with_cot(setup.config.methods):
+    scores, label = setup.cot_scores, 'training rows with annotator CoT'
   encoded, report = encode_rows.encode_rows(
     setup, data.train, scores, None, label
   )

@@ -5,8 +5,8 @@
                "marker": "So the overall score is"},
      "sampling": {"temperature": 1.0, "top_k": 0, "top_p": 0.9,
                   "repetition_penalty": 1.03, "max_new_tokens": 1024},
-     "data": {"max_length": 3072, "template": "", "use_reference": true,
-              "system_prompt": ""}}
+     "data": {"max_length": 3072, "too_long": "error", "template": "",
+              "use_reference": true, "system_prompt": ""}}
 
 A judge answers in the words and on the grid that it was trained on, so its file
 takes the place of the configuration's defaults. The file may come from anyone:
@@ -49,6 +49,7 @@ class JudgeFile:
     marker: the fixed words between CoT and score.
     temperature, top_k, top_p, repetition_penalty, max_new_tokens: of sampling.
     max_length: most tokens of prompt and target together.
+    too_long: whether longer prompts are cut ("truncate").
     template: of its prompts; "" for those of the rows.
     use_reference: whether reference answers stand in them.
     system_prompt: stands before them.
@@ -66,6 +67,7 @@ class JudgeFile:
   repetition_penalty: float
   max_new_tokens: int
   max_length: int
+  too_long: str = 'error'
   template: str = ''
   use_reference: bool = True
   system_prompt: str = ''
@@ -82,14 +84,16 @@ _KEYS = {
   'sampling.repetition_penalty': 'repetition_penalty',
   'sampling.max_new_tokens': 'max_new_tokens',
   'data.max_length': 'max_length',
+  'data.too_long': 'too_long',
   'data.template': 'template',
   'data.use_reference': 'use_reference',
   'data.system_prompt': 'system_prompt',
 }
+_PROMPTS = ('data.template', 'data.use_reference', 'data.system_prompt')
 # A file of an earlier version lacks these; it means their defaults.
-_OPTIONAL = ('data.template', 'data.use_reference', 'data.system_prompt')
+_OPTIONAL = ('data.too_long', *_PROMPTS)
 # What a judge has learnt; the rest is how it is asked.
-_LEARNT = ('score.grid', 'score.format', 'score.marker', *_OPTIONAL)
+_LEARNT = ('score.grid', 'score.format', 'score.marker', *_PROMPTS)
 _OWN_KEYS = ('schema', 'method', 'predictor', 'with_cot')
 
 

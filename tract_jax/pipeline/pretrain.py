@@ -65,7 +65,9 @@ def trained(
   if finetune.is_done(run):
     progress.say(f'{run.label}: done before')
     return run, False
-  encoded = read_data.encode_for_stage(setup, examples, 'none', [], run.label)
+  encoded = read_data.encode_for_stage(
+    setup, examples, 'none', [], run.label, should_stop
+  )
   finetune.finetune(
     setup,
     run,

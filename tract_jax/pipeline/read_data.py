@@ -23,6 +23,7 @@ from tract_jax.pipeline import (
   fit_prompts,
   progress,
   row_settings,
+  shown_text,
 )
 
 # Samples without a distribution cannot be trained on.
@@ -105,7 +106,7 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
       for name, rows in benchmarks.items()
     }
   train, validation = _split_validation(data, train)
-  progress.say(
+  _say(
     f'data: {len(train)} training and {len(validation)} validation rows; '
     + ', '.join(f'{n} {len(rows)} rows' for n, rows in benchmarks.items())
   )
@@ -139,7 +140,10 @@ def check_prompts(
 
 def digest(examples: Sequence[types.Example]) -> str:
   """SHA-256 of the examples' whole content, in order."""
-  return manifest.digest_of([dataclasses.asdict(e) for e in examples])
+  rows = [dataclasses.asdict(example) for example in examples]
+  for row in rows:
+    del row['judged']  # What could have been cut is no content.
+  return manifest.digest_of(rows)
 
 
 def encode_for_stage(
@@ -217,11 +221,15 @@ def before_score(
 def _say_encoded(label, num_rows, report: encoding.EncodeReport) -> None:
   left_out = num_rows - report.num_kept
   shown = fit_prompts.shown(report.dropped_ids)
-  progress.say(
+  _say(
     f'{label}: {report.num_kept} encoded, the longest of '
     f'{report.longest_tokens} tokens, {report.target_tokens:,} target tokens; '
     f'{left_out} left out' + (f', too long{shown}' if shown else '')
   )
+
+
+def _say(line: str) -> None:
+  progress.say(shown_text.wrapped(line))
 
 
 def _read(setup, path: str, role: str) -> list[types.Example]:
@@ -239,7 +247,7 @@ def _read(setup, path: str, role: str) -> list[types.Example]:
     if name != 'name' and number
   }
   shown = ', '.join(f'{name} {number}' for name, number in notes.items())
-  progress.say(f'{path} ({role}): {shown}')
+  _say(f'{path} ({role}): {shown}')
   return examples
 
 
@@ -280,7 +288,7 @@ def _warn_of_leaks(trained, benchmarks) -> None:
   for name, rows in benchmarks.items():
     leaked = sum(e.prompt in seen for e in rows)
     if leaked:
-      progress.say(
+      _say(
         f'warning: {leaked} of {len(rows)} rows of {name} are trained on, too'
       )
 

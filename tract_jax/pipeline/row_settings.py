@@ -90,7 +90,12 @@ def parse_benchmarks(text: str) -> dict[str, str]:
     name, equals, path = part.partition('=')
     if not equals:
       name, path = re.split('[.@]', part.rsplit('/', 1)[-1])[0], part
-    manifest.checked_name(name)
+    try:
+      manifest.checked_name(name)
+    except types.InputError as error:
+      raise types.InputError(
+        f'config.data.benchmarks: {part!r}: {error}; write NAME={path}'
+      ) from error
     if name in found:
       raise types.InputError(
         f'config.data.benchmarks: {name!r} stands twice; give each its name'

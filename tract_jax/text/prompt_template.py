@@ -46,6 +46,7 @@ a reference answer that gets a score of {best}, and a score rubric.
 
 ###Feedback:"""
 _FIELD = re.compile(r'\{([A-Za-z_][^{}\s"]*)\}')
+_JUDGED = ('instruction', 'response', 'reference_answer')
 _INSTRUCTION = '\n###The instruction to evaluate:'
 _REFERENCE = '\n###Reference Answer'
 _RUBRIC = '\n###Score Rubrics:'
@@ -92,6 +93,36 @@ def render(template: str, parts: Parts, grid: types.ScoreGrid) -> str:
   Returns:
     The text; parts stand in it as they are.
   """
+  return ''.join(text for _, text in _pieces(template, parts, grid))
+
+
+def judged_span(
+  template: str, parts: Parts, grid: types.ScoreGrid
+) -> tuple[int, int]:
+  """Which part of a prompt may be cut where it is too long.
+
+  Args:
+    template, parts, grid: as for `render`.
+
+  Returns:
+    The characters (from, to) from the first to the last of instruction,
+    response and reference answer that have neither the rubric nor the scores
+    between them; of several such parts the longest.
+  """
+  spans: list[tuple[int, int]] = []
+  end, is_open = 0, False
+  for name, text in _pieces(template, parts, grid):
+    begin, end = end, end + len(text)
+    if name in _JUDGED:
+      spans.append((spans.pop()[0] if is_open else begin, end))
+    is_open = name in _JUDGED or (is_open and name not in ('rubric', 'scores'))
+  return max(spans, key=lambda span: span[1] - span[0])
+
+
+def _pieces(
+  template: str, parts: Parts, grid: types.ScoreGrid
+) -> Iterator[tuple[str, str]]:
+  """(name of the field, or "", and its text) from the prompt's start on."""
   if not parts.reference_answer:
     template = without_reference(template)
   values: Mapping[str, str] = {
@@ -100,7 +131,12 @@ def render(template: str, parts: Parts, grid: types.ScoreGrid) -> str:
     'best': grid.texts[-1],
     'scores': ', '.join(grid.texts),
   }
-  return _FIELD.sub(lambda match: values[match[1]], template)
+  end = 0
+  for match in _FIELD.finditer(template):
+    yield '', template[end : match.start()]
+    yield match[1], values[match[1]]
+    end = match.end()
+  yield '', template[end:]
 
 
 def without_reference(prompt: str) -> str:
