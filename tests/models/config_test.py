@@ -10,20 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import small_models
 from tract_jax import types
 from tract_jax.models import config as config_lib
 from tract_jax.models import hf_config, transformer
 
-CONFIG = config_lib.ModelConfig(
-  vocab_size=64,
-  hidden_size=32,
-  intermediate_size=48,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  max_position_embeddings=64,
-)
+CONFIG = small_models.CONFIG
 # Each changed alone.
 CHANGES = {
   'vocab_size': 65,

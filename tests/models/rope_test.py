@@ -6,19 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import small_models
 from tract_jax.models import config as config_lib
 from tract_jax.models import hf_rope, rope
 
-CONFIG = config_lib.ModelConfig(
-  vocab_size=64,
-  hidden_size=32,
-  intermediate_size=48,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=4,
-  max_position_embeddings=128,
-  rope_theta=100.0,
+CONFIG = dataclasses.replace(
+  small_models.CONFIG, head_dim=4, max_position_embeddings=128, rope_theta=100.0
 )
 LLAMA3 = config_lib.Llama3Rope(
   factor=8.0,

@@ -1,4 +1,4 @@
-"""Small random models of transformers, saved as folders."""
+"""A small architecture, and small random models saved as folders."""
 
 import pathlib
 from typing import Any
@@ -6,6 +6,18 @@ from typing import Any
 import pytest
 
 from tests.text import small_tokenizers
+from tract_jax.models import config as config_lib
+
+CONFIG = config_lib.ModelConfig(
+  vocab_size=64,
+  hidden_size=32,
+  intermediate_size=48,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  max_position_embeddings=64,
+)
 
 
 def save_llama(folder: pathlib.Path, vocab_size: int, **changes) -> Any:

@@ -6,21 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import small_models
 from tract_jax import types
 from tract_jax.models import config as config_lib
 from tract_jax.models import transformer
 from tract_jax.text import token_tree
 
-CONFIG = config_lib.ModelConfig(
-  vocab_size=64,
-  hidden_size=32,
-  intermediate_size=48,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  max_position_embeddings=64,
-)
+CONFIG = small_models.CONFIG
 WINDOW = dataclasses.replace(CONFIG, sliding_window=4)
 # Its attention factor is part of every rotation.
 YARN = dataclasses.replace(CONFIG, rope_scaling=config_lib.YarnRope(4.0, 16))

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import small_models
 from tests.text import small_tokenizers
-from tract_jax.models import config as model_config_lib
 from tract_jax.models import hf_export, transformer
 from tract_jax.pipeline import model_card
 
@@ -234,14 +234,9 @@ def test_every_field_is_read():
 def test_its_code_gives_the_expected_score(tmp_path, with_cot):
   torch = pytest.importorskip('torch')
   tokenizer = small_tokenizers.byte_level()
-  config = model_config_lib.ModelConfig(
+  config = dataclasses.replace(
+    small_models.CONFIG,
     vocab_size=tokenizer.vocab_size,
-    hidden_size=32,
-    intermediate_size=48,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
     max_position_embeddings=256,
     initializer_range=0.3,
   )

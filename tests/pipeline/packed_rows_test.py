@@ -13,25 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import small_models
 from tests.models import transformer_parity_test as parity
 from tract_jax import types
 from tract_jax.data import loader
-from tract_jax.models import config as config_lib
 from tract_jax.models import transformer
 from tract_jax.objectives import losses
 from tract_jax.pipeline import build
 from tract_jax.text import token_tree
 
-CONFIG = config_lib.ModelConfig(
-  vocab_size=64,
-  hidden_size=32,
-  intermediate_size=48,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  max_position_embeddings=64,
-)
+CONFIG = small_models.CONFIG
 MODELS = {
   'full': CONFIG,
   'window': dataclasses.replace(CONFIG, sliding_window=4),
