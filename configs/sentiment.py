@@ -12,15 +12,17 @@ fractional; `--config.train.score_target=ratings` with
 
 The grid is the raters' own, -4 to 4 in whole steps, so that predictions and
 RMSE are in their units. "-4" is two tokens, "-" and "4": scores are read from
-the tree of tokens. On a grid around 0 the squared error hardly asks for
-probability on the grid, since what is off it counts as 0, about the mean score;
-so the cross-entropy has the score in it, as in the paper's formula. lambda is
-1/8, what the authors' 1 comes to in their code: with 1, the few updates there
-are go into the score, and the CoT is not learnt.
+the tree of tokens. On a grid around 0, probability off the grid, which counts as 0,
+is a cheap way to predict about the mean; so expectations are taken on the grid
+(`expectation`), and the cross-entropy has the score in it, as in the paper's
+formula. lambda is 1/8, what the authors' 1 comes to in their code: with 1, the
+few updates there are go into the score, and the CoT is not learnt.
 
 256 training and 200 test rows of all sources, chosen by a hash of the text, one
-epoch a stage: 96 updates of 8 x 256 tokens for ce_cot and tract. On two quiet
-cores this takes an estimated 30 to 40 minutes. For a look at it add
+epoch a stage: 96 updates of 8 x 256 tokens for ce_cot and tract. On two cores
+this takes about 40 minutes. So little training shows the way and what it costs;
+no method correlates with the raters yet (docs/sentiment.md). For a look at it
+add
 
   --config.data.max_train_examples=16 --config.data.max_eval_examples=16 \
   --config.evaluation.gap_examples=8
@@ -60,6 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
     'score_target': 'mean',
     'score_scale': 'release',
     'ce_includes_score': True,
+    'expectation': 'grid',
     'log_every': 4,
     'checkpoint_every': 16,
   }
