@@ -12,11 +12,11 @@ fractional; `--config.train.score_target=ratings` with
 
 The grid is the raters' own, -4 to 4 in whole steps, so that predictions and
 RMSE are in their units. "-4" is two tokens, "-" and "4": scores are read from
-the tree of tokens. On a grid around 0, probability off the grid, which counts as 0,
-is a cheap way to predict about the mean; so expectations are taken on the grid
-(`expectation`), and the cross-entropy has the score in it, as in the paper's
-formula. lambda is 1/8, what the authors' 1 comes to in their code: with 1, the
-few updates there are go into the score, and the CoT is not learnt.
+the tree of tokens. On a grid around 0, probability off the grid, which counts
+as 0, is a cheap way to predict about the mean; so expectations are taken on the
+grid (`expectation`), and the cross-entropy has the score in it, as in the
+paper's formula. lambda is 1/8, what the authors' 1 comes to in their code: with
+1, the few updates there are go into the score, and the CoT is not learnt.
 
 256 training and 200 test rows of all sources, chosen by a hash of the text, one
 epoch a stage: 96 updates of 8 x 256 tokens for ce_cot and tract. On two cores
