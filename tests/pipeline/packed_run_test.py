@@ -9,8 +9,7 @@ import pytest
 
 from tests.pipeline import run_test
 from tract_jax.data import manifest
-from tract_jax.pipeline import build, finetune, read_data
-from tract_jax.pipeline import run as run_lib
+from tract_jax.pipeline import build, finetune, read_data, tasks
 from tract_jax.training import loop
 
 
@@ -67,7 +66,7 @@ def test_packing_changes_the_rows(packing, length, per_row):
 
 def train(folder, packing, should_stop=lambda: False):
   run = run_test.make_run(folder, should_stop, **make_settings(packing))
-  run_lib.execute(run, 'train')
+  tasks.execute(run, 'train')
   folder = run.stage('cot_raft', 0, 0).folder
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
   timing = {'secs': 0, 'data_wait_secs': 0}
@@ -97,7 +96,7 @@ def test_validation_is_the_same_however_rows_are_packed(tmp_path):
     settings = make_settings(packing)
     settings['train'] |= {'lr': 1e-30, 'num_epochs': 1}
     run = run_test.make_run(tmp_path / str(packing), **settings)
-    run_lib.execute(run, 'train')
+    tasks.execute(run, 'train')
     results.append(manifest.read_results(run.stage('cot_raft', 0, 0).folder))
   assert results[0]['params_digest'] == results[1]['params_digest']
   for name in ('validation_score_rmse', 'validation_ce', 'validation_loss'):
