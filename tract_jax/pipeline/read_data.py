@@ -28,7 +28,7 @@ from tract_jax.pipeline import (
 
 # Samples without a distribution cannot be trained on.
 UNUSABLE = ('too_long', 'non_finite')
-# What lines call the two kinds of rows that are no benchmark's.
+# What lines call the rows that are no benchmark's.
 PRETRAINING = 'pretraining rows'
 TRAINING = 'training rows'
 VALIDATION = 'validation rows'
