@@ -249,6 +249,11 @@ class KVCache:
   values: Array
   lengths: Array
 
+  @property
+  def length(self) -> int:
+    """T, the tokens that each row has room for."""
+    return self.keys.shape[3]
+
 
 class ModelFns(NamedTuple):
   """A language model as pure functions; `params` is a nested dict of arrays.
@@ -295,12 +300,14 @@ class CotSample:
       len(tokens) where the ending was completed.
     finish_reason: "marker" (the model wrote the marker words), "length" (it
       reached the limit), "end_token" (it stopped without marker), "too_long"
-      (the prompt leaves no room) or "non_finite".
+      (the prompt leaves no room) or "non_finite"; of the last attempt.
     score_probs: [Y] float32, softmax over the whole vocabulary at the score
       position, at the score tokens, or the product of several such, the end
-      token's included; NaN for "too_long" and "non_finite".
+      token's included; NaN for "too_long" and "non_finite", and for "length"
+      and "end_token" where such CoTs are dropped.
     greedy_index: which score of the grid greedy decoding writes there, as the
       likeliest token or the likeliest of each of several; -1 where none.
+    num_retries: attempts that failed before this one.
   """
 
   example_id: str
@@ -310,6 +317,12 @@ class CotSample:
   finish_reason: str
   score_probs: np.ndarray
   greedy_index: int
+  num_retries: int = 0
+
+  @property
+  def is_usable(self) -> bool:
+    """Whether there is a score distribution after the CoT."""
+    return bool(np.isfinite(self.score_probs).all())
 
 
 FINISH_REASONS = ('marker', 'length', 'end_token', 'too_long', 'non_finite')

@@ -97,29 +97,77 @@ def test_a_row_of_padding_is_finite():
   assert all(jnp.isfinite(grad).all() for grad in grads)
 
 
-@pytest.mark.parametrize('window', [None, 1, 4])
-def test_one_token_over_the_cache_equals_the_whole_row(window):
-  queries, keys, values = _heads()
-  ones = jnp.ones((B, L), jnp.int32)
-  whole = _attention(window)(queries, keys, values, ones)
-  lengths = jnp.array([10, 6])
+def _over_cache(new, cached, lengths, window, block):
+  """`cached_attention` of one token over [B, K, T, H]."""
+
+  # The lengths are an argument: as constants, each would make its own program.
+  @jax.jit
+  def attend(lengths):
+    def read_block(start):
+      return [
+        jax.lax.dynamic_slice_in_dim(entries, start, block, 2)
+        for entries in cached
+      ]
+
+    return attention.cached_attention(
+      *new,
+      read_block=read_block,
+      block=block,
+      starts=lengths,
+      depths=np.zeros(1, np.int32),
+      sees_own=np.ones((1, 1), bool),
+      window=window,
+    )
+
+  return attend(lengths)
+
+
+def _new_and_cached(lengths, room=0):
+  """One token behind each of B rows; what is cached past them is garbage."""
   rows = jnp.arange(B)
-  new = [x[rows, lengths][:, None] for x in (queries, keys, values)]
-  # What stands at and past the lengths is garbage, and large.
-  past = (jnp.arange(L)[None] >= lengths[:, None])[..., None, None]
-  cached = [jnp.swapaxes(jnp.where(past, 1e3, x), 1, 2) for x in (keys, values)]
-  output = attention.cached_attention(*new, *cached, lengths, window)
-  np.testing.assert_allclose(output[:, 0], whole[rows, lengths], atol=1e-5)
+  heads = _heads()
+  new = [x[rows, lengths][:, None] for x in heads]
+  past = (jnp.arange(L + room)[None] >= lengths[:, None])[..., None, None]
+  cached = []
+  for x in heads[1:]:
+    x = jnp.pad(x, ((0, 0), (0, room), (0, 0), (0, 0)))
+    cached.append(jnp.swapaxes(jnp.where(past, 1e3, x), 1, 2))
+  return new, cached
+
+
+@pytest.mark.parametrize('window', [None, 1, 4])
+@pytest.mark.parametrize('block', [1, 4, 12])
+def test_one_token_over_the_cache_equals_the_whole_row(window, block):
+  ones = jnp.ones((B, L), jnp.int32)
+  whole = _attention(window)(*_heads(), ones)
+  lengths = jnp.array([10, 6])
+  new, cached = _new_and_cached(lengths, room=1)
+  output = _over_cache(new, cached, lengths, window, block)
+  np.testing.assert_allclose(
+    output[:, 0], whole[jnp.arange(B), lengths], atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('window', [None, 3])
+def test_room_and_other_rows_do_not_change_a_bit(window):
+  lengths = jnp.array([10, 3])
+  new, cached = _new_and_cached(lengths, room=5)
+  wanted = _over_cache(new, cached, lengths, window, 4)
+  new, cached = _new_and_cached(lengths, room=13)
+  roomy = _over_cache(new, cached, lengths, window, 4)
+  np.testing.assert_array_equal(roomy, wanted)
+  # The second row does not hear of the first one's other length.
+  new, cached = _new_and_cached(jnp.array([1, 3]), room=5)
+  beside = _over_cache(new, cached, jnp.array([1, 3]), window, 4)
+  np.testing.assert_array_equal(beside[1], wanted[1])
 
 
 def test_an_empty_cache_gives_the_own_value():
-  queries, keys, values = (x[:, :1] for x in _heads())
-  cached = jnp.full((B, K, 5, H), 7.0)
-  output = attention.cached_attention(
-    queries, keys, values, cached, cached, jnp.zeros(B, jnp.int32), None
-  )
+  new = [x[:, :1] for x in _heads()]
+  cached = [jnp.full((B, K, 5, H), 7.0)] * 2
+  output = _over_cache(new, cached, jnp.zeros(B, jnp.int32), None, 5)
   np.testing.assert_allclose(
-    output, jnp.repeat(values, N // K, axis=2), atol=1e-6
+    output, jnp.repeat(new[2], N // K, axis=2), atol=1e-6
   )
 
 

@@ -4,27 +4,30 @@ import numpy as np
 import pytest
 
 from tract_jax import types
-from tract_jax.models import config as config_lib
 from tract_jax.models import kv_cache
 
 LAYERS, B, K, T, H = 3, 2, 2, 5, 4
-CONFIG = config_lib.ModelConfig(
-  vocab_size=64,
-  hidden_size=32,
-  intermediate_size=48,
-  num_layers=LAYERS,
-  num_heads=4,
-  num_kv_heads=K,
-  head_dim=H,
-  max_position_embeddings=128,
+
+
+def _zeros(cache_length=T):
+  keys = jnp.zeros((LAYERS, B, K, cache_length, H))
+  return types.KVCache(keys, keys, jnp.zeros(B, jnp.int32))
+
+
+@pytest.mark.parametrize(
+  ('cache_length', 'block'), [(5, 1), (48, 16), (256, 256), (1536, 256)]
 )
+def test_blocks_are_powers_of_two_that_divide_the_cache(cache_length, block):
+  assert kv_cache.block_length(cache_length) == block
 
 
-def test_an_empty_cache():
-  cache = kv_cache.init_cache(CONFIG, B, T, jnp.bfloat16)
-  assert cache.keys.shape == cache.values.shape == (LAYERS, B, K, T, H)
-  assert cache.keys.dtype == cache.values.dtype == jnp.bfloat16
-  assert cache.lengths.tolist() == [0, 0]
+def test_a_block_is_read_from_its_own_layer():
+  keys = jnp.arange(LAYERS * B * K * 8 * H, dtype=jnp.float32)
+  keys = keys.reshape(LAYERS, B, K, 8, H)
+  cache = types.KVCache(keys[:, :, :, :6], -keys[:, :, :, :6], jnp.zeros(B))
+  got_keys, got_values = jax.jit(kv_cache.read)(cache, 2, 4)
+  np.testing.assert_array_equal(got_keys, keys[2, :, :, 4:6])
+  np.testing.assert_array_equal(got_values, -keys[2, :, :, 4:6])
 
 
 def test_a_token_is_written_at_its_rows_length_and_nowhere_else():
@@ -44,7 +47,7 @@ def test_a_token_is_written_at_its_rows_length_and_nowhere_else():
 
 
 def test_a_full_row_drops_its_token_and_keeps_the_others():
-  cache = kv_cache.init_cache(CONFIG, B, T, jnp.float32)
+  cache = _zeros()
   cache = types.KVCache(cache.keys, cache.values, jnp.array([T, T - 1]))
   token = jnp.ones((LAYERS, B, K, H))
   new = kv_cache.appended(cache, token, token)

@@ -23,15 +23,15 @@ def make_engine(
   decode_text=fakes.decode_text,
   **settings,
 ):
-  """An engine of 4 rows of 64 tokens, unless `settings` say otherwise."""
+  """An engine of 4 slots of 64 tokens, unless `settings` say otherwise."""
   defaults = dict(
-    rows=4,
+    slots=4,
     max_length=64,
     steps_per_call=5,
     length_multiple=16,
     num_valid_tokens=len(fakes.PIECES),
   )
-  return engine_lib.make_engine(
+  return engine_lib.Engine(
     fns,
     sampling,
     cot_format,

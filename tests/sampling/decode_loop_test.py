@@ -16,9 +16,10 @@ from scipy import special
 from tests.sampling import fakes
 from tract_jax.models import config as config_lib
 from tract_jax.models import transformer
-from tract_jax.sampling import decode_loop
+from tract_jax.sampling import decode_loop, score_reading
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.sampling import logits as logits_lib
+from tract_jax.sampling import requests as requests_lib
 
 NUM_VALID = len(fakes.PIECES)
 MAX_LENGTH = 48
@@ -71,7 +72,7 @@ def _next_logits(tokens):
 
 
 @functools.cache
-def _samples(sampling=SAMPLING):
+def _samples(sampling=SAMPLING, **settings):
   """(request, sample) of 96 prompts; the longest leave little room."""
   fns, params = _model()
   rng = np.random.default_rng(0)
@@ -83,17 +84,18 @@ def _samples(sampling=SAMPLING):
     )
     for i in range(96)
   ]
-  engine = engine_lib.make_engine(
+  engine = engine_lib.Engine(
     fns,
     sampling,
     COT_FORMAT,
     fakes.encode_text,
     fakes.decode_text,
-    rows=16,
+    slots=16,
     max_length=MAX_LENGTH,
     steps_per_call=4,
     length_multiple=MAX_LENGTH,
     num_valid_tokens=NUM_VALID,
+    **settings,
   )
   samples = engine.sample(params, requests, 5, 'test')
   return list(zip(requests, samples, strict=True))
@@ -135,9 +137,9 @@ def _drawn(key_data, index, logits, seen, sampling):
   )
 
 
-def _reference_cot(request, sampling):
+def _reference_cot(request, sampling, num_retries=0):
   """A CoT drawn with full passes, one token at a time."""
-  key_data = engine_lib._key_data(5, 'test', request)[None]
+  key_data = requests_lib.key_data(5, 'test', request, num_retries)[None]
   tokens = request.prompt_ids.tolist()
   for i in range(sampling.max_new_tokens):
     seen = np.zeros((1, 64), bool)
@@ -174,6 +176,24 @@ def test_cots_equal_a_loop_of_full_passes(temperature):
   assert num_tokens > 30
 
 
+def test_retried_cots_are_drawn_with_keys_of_their_own():
+  tried = _samples(max_retries=2)
+  num_mended = 0
+  for (request, once), (_, sample) in zip(_samples(), tried, strict=True):
+    if once.finish_reason in ('marker', 'too_long'):
+      np.testing.assert_equal(vars(sample), vars(once))
+      continue
+    assert sample.num_retries > 0
+    if sample.finish_reason == 'marker':
+      num_mended += 1
+      wanted = _reference_cot(request, SAMPLING, sample.num_retries)
+      num = min(sample.num_sampled_tokens, len(wanted))
+      assert sample.tokens[:num].tolist() == wanted[:num]
+    else:
+      assert sample.num_retries == 2
+  assert num_mended > 3
+
+
 def test_one_call_by_hand():
   word = fakes.encode_text('abc')
   params = fakes.make_params(
@@ -187,7 +207,15 @@ def test_one_call_by_hand():
   )
   tokens = np.stack([fakes.prompt(k) for k in (1, 2, 3, 4)])
   lengths = np.full(4, 5, np.int32)
-  state = decode_loop.make_prefill(fakes.FNS)(params, tokens, lengths, 24)
+  prefill = decode_loop.make_prefill(fakes.FNS)
+  prompts = prefill(params, tokens, lengths)
+  state = decode_loop.make_empty_state(prefill)(params, 4, 24)
+  order = jnp.arange(4)
+  # Only the first count rows are copied.
+  state = decode_loop.insert(state, prompts, order, order, 3)
+  assert (state.cache.keys[:, :3, :, :5] == prompts.cache.keys[:, :3]).all()
+  assert not state.cache.keys[:, 3].any() and not state.seen[3].any()
+  state = decode_loop.insert(state, prompts, order[3:], order[3:], 1)
   steps = decode_loop.make_decode_steps(
     fakes.FNS, SAMPLING, COT_FORMAT, num_steps=8, num_valid_tokens=NUM_VALID
   )
@@ -218,7 +246,7 @@ def test_rows_and_vocabulary_do_not_mix():
   """Gradients of a row's distribution reach only its own logits."""
 
   def mass(logits):
-    probs, _, _ = decode_loop.score_distribution(logits, fakes.SCORE_IDS, 50)
+    probs, _, _ = score_reading.score_distribution(logits, fakes.SCORE_IDS, 50)
     return probs[0].sum()
 
   logits = jax.random.normal(jax.random.key(0), (2, 64))
@@ -231,8 +259,8 @@ def test_greedy_index_and_finiteness_are_of_valid_tokens():
   logits = jnp.zeros((4, 8)).at[0, 2].set(1.0).at[0, 7].set(5.0)
   logits = logits.at[1, 3].set(jnp.nan).at[2, 0].set(-jnp.inf)
   logits = logits.at[3, 7].set(-jnp.inf)
-  _, greedy, finite = decode_loop.score_distribution(logits, (1, 2), 6)
+  _, greedy, finite = score_reading.score_distribution(logits, (1, 2), 6)
   assert greedy[0] == 1
-  _, greedy, _ = decode_loop.score_distribution(logits, (1, 3, 7), 6)
+  _, greedy, _ = score_reading.score_distribution(logits, (1, 3, 7), 6)
   assert greedy[0] == -1
   assert finite.tolist() == [True, False, False, True]

@@ -1,6 +1,7 @@
 """Tests of the sampler on a model whose every answer is known."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy import special, stats
 
 from tests.sampling import cases, fakes
 from tract_jax.sampling import engine as engine_lib
+from tract_jax.sampling import requests as requests_lib
 
 # Without scripts.
 _PARAMS = fakes.make_params()
@@ -51,8 +53,9 @@ def test_same_key_same_text():
   for changes in (
     dict(order=shuffled),
     dict(order=[5, 2]),
-    dict(rows=1, max_length=200),
-    dict(rows=32, steps_per_call=16, length_multiple=8),
+    dict(slots=1, max_length=200),
+    dict(slots=32, steps_per_call=16, length_multiple=8),
+    dict(prefill_tokens=64),
   ):
     for name, sample in _free_samples(**changes).items():
       np.testing.assert_equal(vars(sample), vars(wanted[name]), str(changes))
@@ -72,7 +75,7 @@ def test_other_key_other_text():
 
 
 def test_keys_are_stable():
-  key_data = engine_lib._key_data(
+  key_data = requests_lib.key_data(
     0, 'self_cot', cases.make_request(name='é', cot_index=1)
   )
   # The first 8 bytes of sha256('[0, "self_cot", "\\u00e9", 1]'), big-endian.
@@ -114,7 +117,7 @@ def test_sampled_frequencies_follow_the_model():
   num_draws = 3000
   requests = [cases.make_request(name=str(i)) for i in range(num_draws)]
   sampling = dataclasses.replace(cases.PLAIN, max_new_tokens=1)
-  samples = cases.make_engine(sampling=sampling, rows=1000).sample(
+  samples = cases.make_engine(sampling=sampling, slots=1000).sample(
     _PARAMS, requests, 0, 'test'
   )
   # A first token of space and the end token are not kept: one class.
@@ -162,22 +165,55 @@ def test_score_equals_a_pass_over_each_sequence():
     assert greedy[i] == fakes.index_of(logits)
 
 
-def test_rows_of_similar_length_are_read_together():
+def test_sequences_of_a_bucket_are_read_together():
   batches = []
 
   def place_rows(rows):
     batches.append(rows)
     return rows
 
-  engine = cases.make_engine(length_multiple=8, place_rows=place_rows)
+  engine = cases.make_engine(
+    length_multiple=8, prefill_tokens=48, place_rows=place_rows
+  )
   lengths = np.random.default_rng(0).permutation(np.arange(3, 60, 3))
   engine.score(_PARAMS, [fakes.prompt(0, length) for length in lengths])
-  # 19 sequences and one row that only fills the last batch.
   read = np.concatenate([row_lengths for _, row_lengths in batches])
-  assert read.tolist() == [*range(3, 60, 3), 1]
-  # No row is padded further than to the next multiple of the batch's longest.
-  sizes = [tokens.shape[1] for tokens, _ in batches]
-  assert sizes == [16, 24, 40, 48, 64]
+  # Rows that only fill a batch have one token.
+  assert read[read > 1].tolist() == [*range(3, 60, 3)]
+  shapes = [tokens.shape for tokens, _ in batches]
+  assert shapes[:4] == [(6, 8), (3, 16), (2, 24), (2, 24)]
+  assert shapes[-2:] == [(1, 56), (1, 64)]
+
+
+def test_all_cots_of_an_input_share_a_prefill():
+  num_read = []
+
+  def place_rows(rows):
+    if isinstance(rows, tuple):
+      num_read.append((rows[1] > 1).sum())
+    return rows
+
+  requests = _free_requests()
+  engine = cases.make_engine(prefill_tokens=32, place_rows=place_rows)
+  samples = engine.sample(_PARAMS, requests, 3, 'test')
+  assert sum(num_read) == 7
+  for sample in samples:
+    wanted = _free_samples()[sample.example_id, sample.cot_index]
+    np.testing.assert_equal(vars(sample), vars(wanted))
+
+
+def test_stream_gives_each_sample_when_it_is_finished():
+  # The second is done long before the first; the slots are two.
+  scripts = [
+    cases.script_of('ab' * 9 + cases.MARKER_TEXT),
+    cases.script_of('a' + cases.MARKER_TEXT),
+  ]
+  requests = [cases.make_request(1 + i % 2, name=str(i)) for i in range(4)]
+  engine = cases.shared_engine(slots=2, steps_per_call=2)
+  order = [
+    i for i, _ in engine.stream(fakes.make_params(scripts), requests, 0, 'test')
+  ]
+  assert order[:2] == [1, 0] and sorted(order) == [0, 1, 2, 3]
 
 
 def test_progress():
@@ -189,11 +225,92 @@ def test_progress():
     requests,
     0,
     'test',
-    on_batch=seen.append,
+    on_progress=seen.append,
   )
-  assert [(p.num_done, p.num_total) for p in seen] == [(5, 6), (6, 6)]
-  assert seen[-1].num_tokens == sum(len(s.tokens) for s in samples)
-  assert 0 < seen[0].secs <= seen[1].secs
+  last = seen[-1]
+  assert (last.num_done, last.num_total) == (6, 6)
+  assert last.finish_reasons == {'too_long': 1, 'end_token': 5}
+  # One prompt, five times.
+  assert last.prefill_tokens == 5
+  # "a", "b" and the end token; then the fixed words and the score's place.
+  num_steps = 3 + len(samples[0].tokens) - 2 + 1
+  assert last.decode_tokens == last.live_steps == 5 * num_steps
+  # Four slots: one CoT is written after the other four.
+  assert last.slot_steps == 2 * 4 * num_steps
+  for before, after in itertools.pairwise(seen):
+    assert 0 < before.prefill_secs <= after.prefill_secs
+    assert 0 < before.decode_secs < after.decode_secs
+
+
+def test_failed_cots_are_tried_again_and_then_dropped():
+  sampling = dataclasses.replace(cases.PLAIN, max_new_tokens=3)
+  # Without script no marker is ever written in three tokens.
+  requests = [cases.make_request(name=str(i)) for i in range(6)]
+
+  def sample(**settings):
+    seen = []
+    engine = cases.shared_engine(sampling=sampling, **settings)
+    samples = engine.sample(
+      _PARAMS, requests, 0, 'test', on_progress=seen.append
+    )
+    return samples, seen[-1].num_retries
+
+  once, num_retries = sample()
+  assert num_retries == 0 and all(s.is_usable for s in once)
+  thrice, num_retries = sample(max_retries=2, unfinished='drop')
+  assert num_retries == 12
+  for first, last in zip(once, thrice, strict=True):
+    assert (first.num_retries, last.num_retries) == (0, 2)
+    assert last.finish_reason in ('length', 'end_token')
+    assert not last.is_usable and last.greedy_index == -1
+    assert len(last.tokens) == last.num_sampled_tokens
+    num = min(first.num_sampled_tokens, last.num_sampled_tokens)
+    assert first.tokens[:num].tolist() != last.tokens[:num].tolist() or num < 2
+  # Given up as it is, a CoT has what the model wrote and no more.
+  dropped, _ = sample(unfinished='drop')
+  for first, last in zip(once, dropped, strict=True):
+    assert fakes.decode_text(last.tokens).startswith(
+      fakes.decode_text(first.tokens[: first.num_sampled_tokens])
+    )
+
+
+def test_non_finite_cots_are_tried_again():
+  script = [*fakes.encode_text('ab'), fakes.NAN]
+  requests = [cases.make_request(1), cases.make_request(2)]
+  bad, good = cases.sample_scripts(
+    [script, cases.script_of('a' + cases.MARKER_TEXT)],
+    requests=requests,
+    max_retries=3,
+  )
+  assert (bad.finish_reason, bad.num_retries) == ('non_finite', 3)
+  assert (good.finish_reason, good.num_retries) == ('marker', 0)
+
+
+def test_greedy_cots_are_not_tried_again():
+  sampling = dataclasses.replace(cases.PLAIN, temperature=0.0)
+  engine = cases.make_engine(sampling=sampling, max_retries=2)
+  (sample,) = engine.sample(_PARAMS, [cases.make_request()], 0, 'test')
+  assert sample.finish_reason != 'marker' and sample.num_retries == 0
+
+
+def test_slots_are_hardly_ever_idle():
+  # Rows without end token are as long as their prompts leave them room.
+  params = dict(_PARAMS)
+  params['table'] = params['table'].at[:, fakes.EOS].add(-99.0)
+  lengths = np.random.default_rng(0).integers(10, 301, 256)
+  num_forced = len(fakes.COT_FORMAT.lead_ids)
+  sampling = dataclasses.replace(cases.PLAIN, max_new_tokens=300)
+  engine = cases.make_engine(sampling=sampling, slots=8, max_length=340)
+  requests = [
+    cases.make_request(length=340 - num_forced - 1 - n, name=str(i))
+    for i, n in enumerate(lengths.tolist())
+  ]
+  seen = []
+  samples = engine.sample(params, requests, 0, 'test', on_progress=seen.append)
+  written = np.asarray([s.num_sampled_tokens for s in samples])
+  # Spaces at the end are not kept.
+  assert (written >= lengths - 9).all() and (written <= lengths).all()
+  assert seen[-1].live_steps / seen[-1].slot_steps > 0.9
 
 
 def test_nothing_to_do():
@@ -210,7 +327,12 @@ def test_few_shapes_are_compiled():
     num_traces += 1
     return fakes.FNS.project(params, hidden)
 
-  fns = fakes.FNS._replace(project=project)
+  def prefill(*args):
+    shapes.append(args[1].shape)
+    return fakes.FNS.prefill(*args)
+
+  shapes = []
+  fns = fakes.FNS._replace(project=project, prefill=prefill)
   engine = cases.make_engine(fns=fns, length_multiple=8)
   # Several calls per batch, rewound rows and a short last batch.
   params = fakes.make_params(
@@ -221,8 +343,10 @@ def test_few_shapes_are_compiled():
   ]
   for seed in range(2):
     engine.sample(params, requests, seed, 'test')
-  # Prompts of 3 to 16 tokens: buckets of 8 and of 16.
-  assert num_traces == 2
+  assert num_traces == 1
+  # Prompts of 3 to 16 tokens: buckets of 8 and of 16. The third tells what a
+  # slot is made of.
+  assert sorted(shapes) == [(4, 1), (64, 16), (128, 8)]
 
 
 def test_bad_arguments():
@@ -231,8 +355,8 @@ def test_bad_arguments():
     cases.make_engine(cot_format=bad_format)
   with pytest.raises(ValueError, match='num_valid_tokens=99'):
     cases.make_engine(num_valid_tokens=99)
-  with pytest.raises(ValueError, match='below 1'):
-    cases.make_engine(rows=0)
+  with pytest.raises(ValueError, match='slots=0'):
+    cases.make_engine(slots=0)
   no_prompt = engine_lib.CotRequest('a', 0, np.zeros(0, np.int32))
   with pytest.raises(ValueError, match='has no tokens'):
     cases.shared_engine().sample(_PARAMS, [no_prompt], 0, 'test')

@@ -63,7 +63,7 @@ def test_the_score_is_read_where_each_row_ends(steps_per_call):
   lead = f'ab {fakes.MARKER} '
   # Rows that end at different steps, one of them rewound, one completed.
   texts = [f'{lead}1', f'{lead}12', f'{lead[:-1]}. 4', 'cab', f'{lead}211']
-  samples = samples_of(texts, rows=8, steps_per_call=steps_per_call)
+  samples = samples_of(texts, slots=8, steps_per_call=steps_per_call)
   assert [s.greedy_index for s in samples[:2]] == [0, 1]
   assert samples[4].greedy_index == -1
   assert samples[0].score_probs[0] > 0.99
@@ -74,7 +74,7 @@ def test_the_score_is_read_where_each_row_ends(steps_per_call):
 
 def test_a_short_batch_and_several_batches():
   texts = [f'a {fakes.MARKER} {score}' for score in ('1', '12', '21')]
-  found = [s.greedy_index for s in samples_of(texts, rows=2)]
+  found = [s.greedy_index for s in samples_of(texts, slots=2)]
   assert found == [0, 1, 2]
 
 
@@ -134,13 +134,13 @@ def test_a_format_has_either_tokens_or_a_tree():
 
 def llama_engine(**scores):
   fns, params = decode_loop_test._model()
-  engine = engine_lib.make_engine(
+  engine = engine_lib.Engine(
     fns,
     decode_loop_test.SAMPLING,
     dataclasses.replace(decode_loop_test.COT_FORMAT, **scores),
     fakes.encode_text,
     fakes.decode_text,
-    rows=8,
+    slots=8,
     max_length=decode_loop_test.MAX_LENGTH,
     steps_per_call=4,
     length_multiple=decode_loop_test.MAX_LENGTH,

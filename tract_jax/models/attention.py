@@ -7,11 +7,13 @@ bfloat16 sum over thousands of keys loses the small ones.
 Query heads are viewed as [K, G], so that keys and values are never repeated.
 """
 
+from collections.abc import Callable
 import functools
 
 import jax
 from jax import ad_checkpoint
 import jax.numpy as jnp
+import numpy as np
 
 from tract_jax import types
 
@@ -119,49 +121,99 @@ def cached_attention(
   queries: types.Array,
   keys: types.Array,
   values: types.Array,
-  cached_keys: types.Array,
-  cached_values: types.Array,
-  lengths: types.Array,
+  *,
+  read_block: Callable[[types.Array], tuple[types.Array, types.Array]],
+  block: int,
+  starts: types.Array,
+  depths: np.ndarray,
+  sees_own: np.ndarray,
   window: int | None,
 ) -> types.Array:
-  """Attention of one new token per row over the cache and itself.
+  """Attention of new tokens over the cache, their ancestors and themselves.
 
-  The new key and value are not in the cache yet: they enter beside it, and all
-  layers' are written at once after the layer loop (kv_cache.appended).
+  Runs over blocks of the cache, up to the end of the longest row, with the
+  softmax of what was read so far (Milakov and Gimelshein, arXiv:1805.02867).
+  So a result does not depend, bit for bit, on the room that the cache has, nor
+  on how long the other rows are: a block that a row does not see changes
+  nothing.
+
+  The new keys and values are not in the cache yet: they enter beside it, and
+  all layers' are written at once after the layer loop (kv_cache.appended).
 
   Args:
-    queries: [B, 1, N, H].
-    keys, values: [B, 1, K, H] of the new token, which stands at `lengths`.
-    cached_keys, cached_values: [B, K, T, H] of one layer.
-    lengths: [B] int32; entries at or past them are not seen.
+    queries: [B, M, N, H].
+    keys, values: [B, M, K, H] of the new tokens.
+    read_block: (place int32) -> keys, values [B, K, block, H] of one layer's
+      cache, from that place on.
+    block: entries that it gives; divides the cache's length.
+    starts: [B] int32; entries at or past them are not seen.
+    depths: [M] or [1, M] int32, new token m stands at `starts` + depths[m].
+    sees_own: [M, M] bool, whether new token i sees new token j.
     window: as for `causal_attention`.
 
   Returns:
-    [B, 1, N, H].
+    [B, M, N, H].
   """
-  num_rows, _, num_heads, head_dim = queries.shape
-  queries = _grouped(queries, keys.shape[2])[:, :, :, 0]  # [B, K, G, H]
-  slots = jnp.arange(cached_keys.shape[2])[None, :]
-  seen = slots < lengths[:, None]
-  if window is not None:
-    seen &= lengths[:, None] - slots < window
+  shape = queries.shape
+  queries = _grouped(queries, keys.shape[2])  # [B, K, G, M, H]
 
+  def read(i, so_far):
+    places = i * block + jnp.arange(block)[None, None]
+    seen = places < starts[:, None, None]
+    if window is not None:
+      ends = starts[:, None, None] + depths.reshape(1, -1, 1)
+      seen &= ends - places < window
+    some_keys, some_values = read_block(i * block)
+    return _with_block(so_far, queries, some_keys, some_values, seen)
+
+  # Before anything is read.
+  empty = jnp.zeros(queries.shape[:-1] + (1,), jnp.float32)
+  so_far = empty + _MASKED, empty, jnp.zeros(queries.shape, jnp.float32)
+  own_keys, own_values = (jnp.swapaxes(x, 1, 2) for x in (keys, values))
+  so_far = _with_block(so_far, queries, own_keys, own_values, sees_own[None])
+  first = 0 if window is None else jnp.maximum(starts.min() - window + 1, 0)
+  stop = (starts.max() + block - 1) // block
+  _, mass, output = jax.lax.fori_loop(first // block, stop, read, so_far)
+  output = jnp.moveaxis(output / mass, 3, 1)
+  return output.astype(values.dtype).reshape(shape)
+
+
+def _with_block(
+  so_far: tuple[types.Array, types.Array, types.Array],
+  queries: types.Array,
+  keys: types.Array,
+  values: types.Array,
+  seen: types.Array,
+) -> tuple[types.Array, types.Array, types.Array]:
+  """Attention over what was read so far and one more block.
+
+  Args:
+    so_far: the largest score [B, K, G, M, 1], the sum of exp(score - largest),
+      and that of exp(score - largest) value [B, K, G, M, H]; float32.
+    queries: [B, K, G, M, H].
+    keys, values: [B, K, S, H] of the block.
+    seen: [B, M, S] bool.
+
+  Returns:
+    The same three.
+  """
+  largest, mass, output = so_far
   scores = jnp.einsum(
-    'bkgh,bkth->bkgt',
-    queries,
-    cached_keys,
+    'bkgmh,bksh->bkgms', queries, keys, preferred_element_type=jnp.float32
+  )
+  scores *= queries.shape[-1] ** -0.5
+  scores = jnp.where(seen[:, None, None], scores, _MASKED)
+  new_largest = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
+  probs = jnp.exp(scores - new_largest)
+  shrunk = jnp.exp(largest - new_largest)
+  weighted = jnp.einsum(
+    'bkgms,bksh->bkgmh',
+    probs.astype(values.dtype),
+    values,
     preferred_element_type=jnp.float32,
   )
-  own_score = jnp.einsum(
-    'bkgh,bkh->bkg', queries, keys[:, 0], preferred_element_type=jnp.float32
-  )
-  scores = jnp.where(seen[:, None, None], scores, _MASKED)
-  scores = jnp.concatenate([scores, own_score[..., None]], axis=-1)
-  probs = jax.nn.softmax(scores * head_dim**-0.5, axis=-1)
-  probs = probs.astype(values.dtype)
-  output = jnp.einsum('bkgt,bkth->bkgh', probs[..., :-1], cached_values)
-  output += probs[..., -1:] * values[:, 0, :, None]
-  return output.reshape(num_rows, 1, num_heads, head_dim)
+  mass = mass * shrunk + probs.sum(axis=-1, keepdims=True)
+  return new_largest, mass, output * shrunk + weighted
 
 
 def tree_attention(

@@ -1,4 +1,4 @@
-"""The cache of keys and values: making one, and adding a token to each row.
+"""The cache of keys and values: making one, reading it, adding tokens.
 
     keys[:, row]:  k0 k1 k2 .. k(n-1) | garbage ..      n = lengths[row]
 
@@ -6,41 +6,52 @@ Entries at or past a row's length are never attended to, so a row is rewound by
 making its length smaller. Garbage must be finite: it is multiplied by zero.
 """
 
+import math
+
+import jax
 import jax.numpy as jnp
 
 from tract_jax import types
-from tract_jax.models import config as config_lib
+
+# Entries of the cache that attention reads at a time, at most: so many are held
+# by a CPU core's own cache for 16 rows.
+_LONGEST_BLOCK = 256
 
 
-def init_cache(
-  config: config_lib.ModelConfig,
-  num_rows: int,
-  cache_length: int,
-  dtype: jnp.dtype,
-) -> types.KVCache:
-  """An empty cache.
+def block_length(cache_length: int) -> int:
+  """Entries of the cache that are read at a time.
 
   Args:
-    config: gives the layers, K and H.
-    num_rows: B.
-    cache_length: T, tokens that a row has room for.
-    dtype: of keys and values.
+    cache_length: T.
 
   Returns:
-    A cache of zeros with every length 0.
+    The largest power of two up to 256 that divides T.
   """
-  shape = (
-    config.num_layers,
-    num_rows,
-    config.num_kv_heads,
-    cache_length,
-    config.head_dim,
-  )
-  return types.KVCache(
-    keys=jnp.zeros(shape, dtype),
-    values=jnp.zeros(shape, dtype),
-    lengths=jnp.zeros((num_rows,), jnp.int32),
-  )
+  return math.gcd(cache_length, _LONGEST_BLOCK)
+
+
+def read(
+  cache: types.KVCache, layer: types.Array, start: types.Array
+) -> tuple[types.Array, types.Array]:
+  """A block of one layer's keys and values.
+
+  Args:
+    cache: of T entries.
+    layer: int32.
+    start: int32, a multiple of `block_length(T)`.
+
+  Returns:
+    ([B, K, block, H], the same).
+  """
+  length = block_length(cache.length)
+
+  def block(entries):
+    starts = (layer, 0, 0, start, 0)
+    _, *sizes = entries.shape
+    sizes[2] = length
+    return jax.lax.dynamic_slice(entries, starts, (1, *sizes))[0]
+
+  return block(cache.keys), block(cache.values)
 
 
 def from_prefill(

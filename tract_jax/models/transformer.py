@@ -31,6 +31,7 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tract_jax import types
 from tract_jax.models import (
@@ -179,26 +180,13 @@ class _Model:
 
   def decode(self, params, tokens, cache):
     frame = self._frame(params)
+    x = frame.embed(tokens[:, None])
     rotation = self._rotations(cache.lengths[:, None])
-
-    def layer(x, scanned):
-      weights, cached_keys, cached_values = scanned
-      attend = functools.partial(
-        attention.cached_attention,
-        cached_keys=cached_keys,
-        cached_values=cached_values,
-        lengths=cache.lengths,
-        window=self._spec.config.sliding_window,
-      )
-      x, (keys, values) = self._block(weights)(x, rotation, attend)
-      return x, (keys[:, 0], values[:, 0])
-
-    x, (keys, values) = jax.lax.scan(
-      layer,
-      frame.embed(tokens[:, None]),
-      (params['layers'], cache.keys, cache.values),
+    x, (keys, values) = self._cached_rows(
+      params, x, rotation, cache, np.zeros(1, np.int32), np.ones((1, 1), bool)
     )
-    return frame.norm(x[:, 0]), kv_cache.appended(cache, keys, values)
+    cache = kv_cache.appended(cache, keys[:, :, 0], values[:, :, 0])
+    return frame.norm(x[:, 0]), cache
 
   def hidden_and_tree(
     self, params, inputs, positions, segment_ids, starts, tree
@@ -241,29 +229,46 @@ class _Model:
     return frame.norm(x), nodes.split(frame.norm(z))
 
   def decode_tree(self, params, tokens, tree, cache):
-    window = self._spec.config.sliding_window
     starts = cache.lengths[:, None]
-    nodes = tree_rows.placed(tree, tokens[:, None], starts, window)
-    see = functools.partial(
-      attention.tree_attention,
-      sees_past=nodes.sees_past(cache.keys.shape[3]),
-      sees_own=nodes.sees_own,
+    nodes = tree_rows.placed(
+      tree, tokens[:, None], starts, self._spec.config.sliding_window
     )
-    rotation = self._rotations(starts + nodes.depths)
-
-    def layer(z, scanned):
-      weights, keys, values = scanned
-      past = functools.partial(see, past_keys=keys, past_values=values)
-      z, _ = self._block(weights)(z, rotation, past)
-      return z, None
-
     frame = self._frame(params)
-    z, _ = jax.lax.scan(
-      layer,
+    rotation = self._rotations(starts + nodes.depths)
+    x, _ = self._cached_rows(
+      params,
       frame.embed(nodes.tokens),
-      (params['layers'], cache.keys, cache.values),
+      rotation,
+      cache,
+      nodes.depths,
+      nodes.sees_own,
     )
-    return frame.norm(z)
+    return frame.norm(x)
+
+  def _cached_rows(self, params, x, rotation, cache, depths, sees_own):
+    """The stream [B, M, D] of tokens behind the cache, after all layers.
+
+    With their keys and values [layers, B, M, K, H].
+    """
+    attend = functools.partial(
+      attention.cached_attention,
+      block=kv_cache.block_length(cache.length),
+      starts=cache.lengths,
+      depths=depths,
+      sees_own=sees_own,
+      window=self._spec.config.sliding_window,
+    )
+
+    def layer(x, scanned):
+      weights, number = scanned
+      # Read from the whole cache: a layer's share of it would be copied.
+      read_block = functools.partial(kv_cache.read, cache, number)
+      return self._block(weights)(
+        x, rotation, functools.partial(attend, read_block=read_block)
+      )
+
+    numbers = jnp.arange(self._spec.config.num_layers)
+    return jax.lax.scan(layer, x, (params['layers'], numbers))
 
   def _rows(self, params, inputs, positions, segment_ids, *, keep):
     """The stream after all layers [B, L, D].

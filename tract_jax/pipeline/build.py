@@ -229,13 +229,13 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     eos_id=tokenizer.eos_id,
     pad_id=tokenizer.pad_id,
   )
-  return engine_lib.make_engine(
+  return engine_lib.Engine(
     setup.model.fns,
     sampling,
     cot_format,
     lambda text: tokenizer.encode(text)[0].tolist(),
     tokenizer.decode,
-    rows=config.sampling.rows,
+    slots=config.sampling.rows,
     max_length=min(
       config.data.max_length + config.sampling.max_new_tokens,
       setup.model.config.longest_row,

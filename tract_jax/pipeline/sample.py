@@ -70,7 +70,7 @@ class Sampler:
       requests,
       seed,
       purpose,
-      on_batch=lambda done: loop.stop_if(self.should_stop, 'amid sampling'),
+      on_progress=lambda done: loop.stop_if(self.should_stop, 'amid sampling'),
       max_length=max_length,
     )
 

@@ -68,6 +68,29 @@ class CotFormat:
     if bool(self.score_ids) == bool(self.score_tree):
       raise ValueError('scores: give either score_ids or score_tree')
 
+  def check_tokens(self, num_valid_tokens: int, vocab_size: int) -> None:
+    """Refuses tokens that the model or its tokenizer does not have.
+
+    Args:
+      num_valid_tokens: tokens that the tokenizer knows.
+      vocab_size: V.
+
+    Raises:
+      ValueError: the first such token, or a tokenizer with more than V.
+    """
+    if num_valid_tokens > vocab_size:
+      raise ValueError(
+        f"num_valid_tokens={num_valid_tokens}: more than the model's"
+        f' {vocab_size}'
+      )
+    scores = (token for ids in self.score_sequences for token in ids)
+    for token in (*scores, *self.lead_ids, self.eos_id):
+      if not 0 <= token < num_valid_tokens:
+        raise ValueError(
+          f'token {token}: not among the {num_valid_tokens} that the tokenizer'
+          ' knows'
+        )
+
   @property
   def score_sequences(self) -> tuple[tuple[int, ...], ...]:
     """[Y] the tokens of each score, without an end token."""

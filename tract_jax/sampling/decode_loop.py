@@ -1,6 +1,10 @@
-"""The device side of sampling: a prefill, and a loop of decoding steps.
+"""The device side of sampling: prefill, insertion, and decoding steps.
 
-One step of one row, with n tokens of prompt and CoT in its cache:
+Prompts are read a few at a time into a cache of their own, and copied from
+there into slots: rows of the big state, which are decoded all together. A slot
+whose CoT is finished takes the next prompt, while the others go on.
+
+One step of one slot, with n tokens of prompt and CoT in its cache:
 
     hidden [D] --project--> logits [V] --> probabilities at the score tokens,
                                            likeliest one         (recorded)
@@ -9,12 +13,13 @@ One step of one row, with n tokens of prompt and CoT in its cache:
 
 So every token's distribution is recorded before the token is drawn, and the
 score's is among them wherever the CoT ends. Scores of several tokens are read
-once, after the CoT, by `make_read_tree`. The host says per row where the
-next token goes (`Control`): a smaller place than before rewinds the row. A
-rewound row's hidden state is that of a later token, so its next token must be
-forced; the state is right again after it.
+once, after the CoT (score_reading). The host says per slot where the next token
+goes (`Control`): a smaller place than before rewinds it. A rewound slot's
+hidden state is that of a later token, so its next token must be forced; the
+state is right again after it.
 
-Axes: B rows, V vocabulary, Y score grid, D width, F forced tokens per row.
+Axes: B rows (slots, or prompts), V vocabulary, Y score grid, D width, F forced
+tokens per row.
 """
 
 from collections.abc import Callable
@@ -26,9 +31,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tract_jax import types
-from tract_jax.objectives import score_tree
-from tract_jax.sampling import cot_end
+from tract_jax.sampling import cot_end, score_reading
 from tract_jax.sampling import logits as logits_lib
+
+# Of the cache's leaves [layers, B, K, T, ...].
+_LENGTH_AXIS = 3
 
 _pytree = functools.partial(jax.tree_util.register_dataclass, meta_fields=[])
 
@@ -111,34 +118,6 @@ class StepRecords:
   counts: types.Array
 
 
-def score_distribution(
-  logits: types.Array,
-  score_ids: tuple[int, ...],
-  num_valid_tokens: int,
-) -> tuple[types.Array, types.Array, types.Array]:
-  """The score's distribution if the next token were the score.
-
-  Args:
-    logits: [B, V] float32, raw.
-    score_ids: Y score tokens.
-    num_valid_tokens: tokens that the tokenizer knows.
-
-  Returns:
-    score_probs [B, Y] float32, softmax over the whole vocabulary; the score
-    that is the likeliest valid token [B] int32, -1 where that is no score;
-    whether the valid tokens' logits are finite [B].
-  """
-  # In float32, padded rows included: the distribution that training sees.
-  log_mass = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-  ids = jnp.asarray(score_ids, jnp.int32)
-  score_probs = jnp.exp(logits[:, ids] - log_mass)
-  valid = logits[:, :num_valid_tokens]
-  is_greedy = jnp.argmax(valid, axis=-1)[:, None] == ids[None]
-  numbers = jnp.arange(1, len(score_ids) + 1, dtype=jnp.int32)[None]
-  greedy_indices = jnp.sum(jnp.where(is_greedy, numbers, 0), axis=-1) - 1
-  return score_probs, greedy_indices, jnp.isfinite(valid).all(axis=-1)
-
-
 def make_prefill(
   fns: types.ModelFns,
 ) -> Callable[..., DecodeState]:
@@ -148,12 +127,13 @@ def make_prefill(
     fns: the model.
 
   Returns:
-    (params, tokens [B, L], lengths [B], cache_length) -> DecodeState.
+    (params, tokens [B, L], lengths [B]) -> DecodeState with a cache of L
+    entries, just as long as the prompts.
   """
 
-  def prefill(params, tokens, lengths, cache_length):
-    hidden, cache = fns.prefill(params, tokens, lengths, cache_length)
+  def prefill(params, tokens, lengths):
     num_rows, length = tokens.shape
+    hidden, cache = fns.prefill(params, tokens, lengths, length)
     is_token = jnp.arange(length)[None] < lengths[:, None]
     seen = jnp.zeros((num_rows, fns.vocab_size), bool)
     rows = jnp.arange(num_rows)[:, None]
@@ -163,65 +143,75 @@ def make_prefill(
   return prefill
 
 
-def make_score(
-  fns: types.ModelFns, cot_format: cot_end.CotFormat, num_valid_tokens: int
-) -> Callable[..., tuple[types.Array, types.Array, types.Array]]:
-  """The function that reads the distribution after given tokens.
+def make_empty_state(
+  prefill: Callable[..., DecodeState],
+) -> Callable[..., DecodeState]:
+  """The function that makes slots which hold nothing yet.
 
   Args:
-    fns: the model.
-    cot_format: gives the score tokens.
-    num_valid_tokens: tokens that the tokenizer knows.
+    prefill: of `make_prefill`; says what a state is made of.
 
   Returns:
-    (params, tokens [B, L], lengths [B]) -> see `score_distribution`.
-  """
-  if cot_format.score_tree is not None:
-    read_tree = make_read_tree(fns, cot_format.score_tree, num_valid_tokens)
-
-  def score(params, tokens, lengths):
-    hidden, cache = fns.prefill(params, tokens, lengths, tokens.shape[1])
-    if cot_format.score_tree is not None:
-      last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
-      return read_tree(params, cache, last, lengths)
-    logits = fns.project(params, hidden)
-    return score_distribution(logits, cot_format.score_ids, num_valid_tokens)
-
-  return score
-
-
-def make_read_tree(
-  fns: types.ModelFns, tree: types.TokenTree, num_valid_tokens: int
-) -> Callable[..., tuple[types.Array, types.Array, types.Array]]:
-  """The function that reads the distribution over scores of several tokens.
-
-  One pass over all nodes of the tree, from the cache of what stands before
-  them; that is neither copied nor changed.
-
-  Args:
-    fns: the model.
-    tree: the scores, each with the end token.
-    num_valid_tokens: tokens that the tokenizer knows.
-
-  Returns:
-    (params, cache, last tokens [B], lengths [B]) -> as `score_distribution`,
-    for rows of `lengths` tokens that end in `last`.
+    (params, num_slots, cache_length) -> DecodeState of zeros.
   """
 
-  def read_tree(params, cache, last, lengths):
-    # The last token is read anew: a row may have gone on, and only its keys
-    # and values are left, not its hidden state.
-    past = dataclasses.replace(cache, lengths=lengths - 1)
-    logits = fns.project(params, fns.decode_tree(params, last, tree, past))
-    valid = logits[..., :num_valid_tokens]
-    greedy_tokens = jnp.argmax(valid, axis=-1).astype(jnp.int32)
-    return (
-      jnp.exp(score_tree.log_probs(logits, tree)),
-      score_tree.greedy_index(greedy_tokens, tree),
-      jnp.isfinite(valid).all(axis=(-2, -1)),
+  def empty_state(params, num_slots, cache_length):
+    ones = jnp.ones((num_slots, 1), jnp.int32)
+    like = jax.eval_shape(prefill, params, ones, ones[:, 0])
+
+    def roomy(leaf):
+      shape = list(leaf.shape)
+      if leaf.ndim > 1:
+        shape[_LENGTH_AXIS] = cache_length
+      return jnp.zeros(shape, leaf.dtype)
+
+    return dataclasses.replace(
+      jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like),
+      cache=jax.tree.map(roomy, like.cache),
     )
 
-  return read_tree
+  return empty_state
+
+
+def insert(
+  state: DecodeState,
+  prompts: DecodeState,
+  rows: types.Array,
+  slots: types.Array,
+  count: types.Array,
+) -> DecodeState:
+  """Copies prompts into slots; several slots may take the same one.
+
+  What the slots held before stays behind the prompts' ends, where nobody sees
+  it.
+
+  Args:
+    state: of S slots and T cache entries.
+    prompts: of P rows and at most T entries.
+    rows, slots: [n] int32, which prompt goes where.
+    count: how many of them; the others are not looked at.
+
+  Returns:
+    The state.
+  """
+
+  def copy(i, state):
+    def put(axis, old, new):
+      row = jax.lax.dynamic_slice_in_dim(new, rows[i], 1, axis)
+      starts = [0] * old.ndim
+      starts[axis] = slots[i]
+      return jax.lax.dynamic_update_slice(old, row.astype(old.dtype), starts)
+
+    def put_cached(old, new):
+      return put(1 if old.ndim > 1 else 0, old, new)
+
+    return DecodeState(
+      cache=jax.tree.map(put_cached, state.cache, prompts.cache),
+      hidden=put(0, state.hidden, prompts.hidden),
+      seen=put(0, state.seen, prompts.seen),
+    )
+
+  return jax.lax.fori_loop(0, count, copy, state)
 
 
 def make_decode_steps(
@@ -277,7 +267,7 @@ def _make_step(
     i, is_running, state, records = carry
     indices = control.starts + i
     logits = fns.project(params, state.hidden)
-    probs, greedy, finite = score_distribution(
+    probs, greedy, finite = score_reading.score_distribution(
       logits, cot_format.score_ids, num_valid_tokens
     )
     drawn = logits_lib.sample_tokens(

@@ -15,56 +15,89 @@ tip a draw that lies on the border of two tokens.
 Axes: B rows, L prompt length, V vocabulary, Y score grid.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-import dataclasses
-import hashlib
-import json
-import time
+import itertools
 
 import jax
 import numpy as np
 
 from tract_jax import types
-from tract_jax.sampling import cot_end, decode_loop, row_tracker
+from tract_jax.sampling import (
+  cot_end,
+  prompt_queue,
+  score_reading,
+  slot_pool,
+  slot_tracker,
+)
 from tract_jax.sampling import logits as logits_lib
+from tract_jax.sampling import (
+  requests as requests_lib,
+)
 
-# Arguments of `make_engine`, defined beside what they mean.
+# Arguments of `make_engine` and `Engine`, defined beside what they mean.
 CotFormat = cot_end.CotFormat
+CotRequest = requests_lib.CotRequest
+Progress = requests_lib.Progress
 SamplingParams = logits_lib.SamplingParams
 
+# What becomes of a CoT without marker whose retries are used up.
+UNFINISHED = ('complete', 'drop')
 
-@dataclasses.dataclass(frozen=True)
-class CotRequest:
-  """One CoT to sample.
-
-  Attributes:
-    example_id, cot_index: which input, and which of its CoTs.
-    prompt_ids: [l] int32, up to where the CoT begins.
-  """
-
-  example_id: str
-  cot_index: int
-  prompt_ids: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-  """How far a call of `Engine.sample` is; given after each batch.
-
-  Attributes:
-    num_done, num_total: requests.
-    num_tokens: tokens of the CoTs so far, prompts not counted.
-    secs: since the call began.
-  """
-
-  num_done: int
-  num_total: int
-  num_tokens: int
-  secs: float
+_FAILED = ('length', 'end_token', 'non_finite')
+# One row is multiplied by another routine than several, with other rounding.
+_LEAST_ROWS = 2
+# A cache is a multiple of so many entries: see attention.cached_attention.
+_CACHE_MULTIPLE = 256
 
 
 class Engine:
-  """A batched sampler with a key-value cache; see `make_engine`."""
+  """A sampler of CoTs with a key-value cache of slots.
+
+  A CoT ends with the marker's first occurrence in its text. Where the model
+  does not go on as a target does (another spelling up to the score, an end
+  token or the length limit without marker), the slot is taken back to the last
+  token that fits, and the rest is written for it.
+
+  Nothing is compiled before its first use.
+
+  Args:
+    fns: the model. Its `decode` must drop the token of a row whose cache is
+      full.
+    sampling: how tokens are drawn.
+    cot_format: what a CoT ends with.
+    encode_text: tokens of a text in the middle of a line, no special ones.
+    decode_text: text of a token list; a longer list's text begins with it,
+      but for an unfinished character.
+    slots: B, CoTs that are written together.
+    max_length: most tokens of prompt, CoT, fixed words and score together.
+    steps_per_call: tokens per row between two looks at the text. More wastes
+      steps after a CoT's end, fewer costs more calls.
+    length_multiple: prompts are padded to multiples of it, each compiled
+      once.
+    prefill_tokens: prompts are read in batches of about so many tokens, at
+      least one prompt at a time.
+    row_multiple: batches and slots are multiples of it: the devices that rows
+      are split over.
+    num_valid_tokens: tokens that the tokenizer knows; the embedding's rows
+      after them are padding and never sampled. None: V.
+    max_retries: how often a CoT that ends without marker, or for logits that
+      are not finite, is sampled again, with another key each time.
+    unfinished: "complete" writes the fixed words behind a CoT that then still
+      has no marker; "drop" gives it up.
+    place_rows: puts a tree of arrays [B, ...] on the devices, for example
+      split by rows. Default: where JAX puts them.
+
+  Raises:
+    ValueError: a token that the model does not have, a size below 1, or an
+      unknown word for `unfinished`.
+
+  Example:
+    engine = Engine(fns, sampling, cot_format, encode, decode, slots=16,
+                    max_length=4096)
+    for number, sample in engine.stream(params, requests, seed, 'self_cot'):
+      ...
+  """
 
   def __init__(
     self,
@@ -74,38 +107,55 @@ class Engine:
     encode_text: cot_end.EncodeText,
     decode_text: cot_end.DecodeText,
     *,
-    rows: int,
+    slots: int,
     max_length: int,
-    steps_per_call: int,
-    length_multiple: int,
-    num_valid_tokens: int,
-    place_rows: Callable[[types.PyTree], types.PyTree],
+    steps_per_call: int = 8,
+    length_multiple: int = 64,
+    prefill_tokens: int = 1024,
+    row_multiple: int = 1,
+    num_valid_tokens: int | None = None,
+    max_retries: int = 0,
+    unfinished: str = 'complete',
+    place_rows: Callable[[types.PyTree], types.PyTree] = lambda rows: rows,
   ):
+    if num_valid_tokens is None:
+      num_valid_tokens = fns.vocab_size
+    cot_format.check_tokens(num_valid_tokens, fns.vocab_size)
+    _check_sizes(
+      slots=slots,
+      max_length=max_length,
+      steps_per_call=steps_per_call,
+      length_multiple=length_multiple,
+      prefill_tokens=prefill_tokens,
+      row_multiple=row_multiple,
+      # None is fine.
+      max_retries=max_retries + 1,
+    )
+    if unfinished not in UNFINISHED:
+      raise ValueError(f'unfinished={unfinished!r}: not one of {UNFINISHED}')
     self._format = cot_format
     self._max_new_tokens = sampling.max_new_tokens
     self._encode_text = encode_text
     self._decode_text = decode_text
-    self._num_rows = rows
+    self._num_slots = slots
     self._max_length = max_length
-    self._length_multiple = length_multiple
+    # Greedy decoding would write the same once more.
+    self._max_retries = max_retries if sampling.temperature else 0
+    self._unfinished = unfinished
     self._place_rows = place_rows
-    self._filter = cot_end.MarkerFilter(cot_format.marker, decode_text)
-    self._prefill = jax.jit(decode_loop.make_prefill(fns), static_argnums=3)
-    decode_steps = decode_loop.make_decode_steps(
-      fns,
-      sampling,
-      cot_format,
-      num_steps=steps_per_call,
-      num_valid_tokens=num_valid_tokens,
+    self._buckets = prompt_queue.Buckets(
+      length_multiple,
+      max_length,
+      prefill_tokens,
+      row_multiple,
+      cot_format.pad_id,
     )
-    self._decode_steps = jax.jit(decode_steps, donate_argnums=1)
-    score = decode_loop.make_score(fns, cot_format, num_valid_tokens)
+    self._filter = cot_end.MarkerFilter(cot_format.marker, decode_text)
+    score = score_reading.make_score(fns, cot_format, num_valid_tokens)
     self._score = jax.jit(score)
-    self._read_tree = None
-    if cot_format.score_tree is not None:
-      self._read_tree = jax.jit(
-        decode_loop.make_read_tree(fns, cot_format.score_tree, num_valid_tokens)
-      )
+    self._fns = slot_pool.make_slot_fns(
+      fns, sampling, cot_format, steps_per_call, num_valid_tokens
+    )
 
   @property
   def longest_context(self) -> int:
@@ -118,60 +168,93 @@ class Engine:
     requests: Sequence[CotRequest],
     seed: int,
     purpose: str,
-    on_batch: Callable[[Progress], None] | None = None,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
     max_length: int | None = None,
   ) -> list[types.CotSample]:
-    """Samples a CoT for each request and reads its score distribution.
+    """Samples a CoT for each request; see `stream`.
 
-    A CoT ends with the marker's first occurrence in its text. Where the model
-    does not go on as a target does (another spelling up to the score, an end
-    token or the length limit without marker), the row is taken back to the
-    last token that fits, and the rest is written for it.
+    Returns:
+      Samples in the order of the requests.
+    """
+    numbered = self.stream(
+      params,
+      requests,
+      seed,
+      purpose,
+      on_progress=on_progress,
+      max_length=max_length,
+    )
+    samples = dict(numbered)
+    return [samples[i] for i in range(len(requests))]
+
+  def stream(
+    self,
+    params: types.PyTree,
+    requests: Sequence[CotRequest],
+    seed: int,
+    purpose: str,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    max_length: int | None = None,
+  ) -> Iterator[tuple[int, types.CotSample]]:
+    """Samples a CoT for each request and reads its score distribution.
 
     Args:
       params: the model's.
-      requests: in any order; (example_id, cot_index) tells their keys apart.
+      requests: (example_id, cot_index) tells their keys apart. Those with the
+        same prompt that stand together share its prefill. They are begun in
+        about this order; neighbours of similar length are read the fastest.
       seed: of the run.
       purpose: keeps keys of different uses apart, such as "self_cot".
-      on_batch: is told the progress after each batch.
+      on_progress: is told the progress after each call of the device.
       max_length: most tokens of prompt, CoT, fixed words and score together,
         where it is to be less than the engine's.
 
-    Returns:
-      Samples in the order of the requests. Prompts that leave no room for a
-      token, the fixed words and the score are "too_long"; a row whose logits
-      are not finite before its score is known is "non_finite"; both have NaN
-      for score_probs and -1 for greedy_index, and do not disturb the others.
+    Yields:
+      (number of the request, its sample), each as soon as it is finished.
+      Prompts that leave no room for a token, the fixed words and the score are
+      "too_long"; a row whose logits are not finite before its score is known,
+      in its last attempt, is "non_finite"; both, and CoTs that are dropped,
+      have NaN for score_probs and -1 for greedy_index, and do not disturb the
+      others.
 
     Raises:
       ValueError: an empty prompt, or a format without marker.
     """
     lengths = _lengths([request.prompt_ids for request in requests])
     limits = self._limits(lengths, max_length or self._max_length)
-    samples = {
-      i: self._too_long(requests[i])
-      for i in np.flatnonzero(limits < 1).tolist()
-    }
-    start_secs = time.monotonic()
-    num_tokens = 0
-    for batch in self._batches(lengths, limits >= 1):
-      outcomes = self._sample_batch(
-        params,
-        [requests[i].prompt_ids for i in batch],
-        limits[batch],
-        [_key_data(seed, purpose, requests[i]) for i in batch],
-      )
-      for i, outcome in zip(batch, outcomes, strict=True):
-        samples[i] = types.CotSample(
-          requests[i].example_id,
-          requests[i].cot_index,
-          **vars(outcome),
-        )
-        num_tokens += len(outcome.tokens)
-      if on_batch:
-        secs = time.monotonic() - start_secs
-        on_batch(Progress(len(samples), len(requests), num_tokens, secs))
-    return [samples[i] for i in range(len(requests))]
+    num_scores = len(self._format.score_sequences)
+    reasons = Counter[str]()
+    for i in np.flatnonzero(limits < 1).tolist():
+      reasons['too_long'] += 1
+      yield i, requests_lib.too_long(requests[i], num_scores)
+    if (limits < 1).all():
+      return
+    pool = self._pool(params, requests, lengths, limits, seed, purpose)
+    num_retries = 0
+    while pool.has_work:
+      pool.refill()
+      finished = []
+      for attempt, outcome in pool.decode():
+        if self._is_retried(attempt, outcome):
+          pool.retry(attempt)
+          num_retries += 1
+          continue
+        reasons[outcome.finish_reason] += 1
+        sample = _sample(requests[attempt.index], attempt, outcome)
+        finished.append((attempt.index, sample))
+      if on_progress:
+        on_progress(_progress(len(requests), pool.counts, num_retries, reasons))
+      yield from finished
+
+  def _is_retried(
+    self, attempt: prompt_queue.Attempt, outcome: slot_tracker.Outcome
+  ) -> bool:
+    return (
+      outcome.finish_reason in _FAILED
+      and attempt.num_retries < self._max_retries
+    )
 
   def _limits(self, lengths: np.ndarray, max_length: int) -> np.ndarray:
     """[n] tokens that each CoT may have; below 1 where there is no room."""
@@ -203,8 +286,8 @@ class Engine:
     score_probs = np.full((len(sequences), num_scores), np.nan, np.float32)
     greedy_indices = np.full(len(sequences), -1, np.int32)
     lengths = _lengths(sequences)
-    for batch in self._batches(lengths, lengths <= self.longest_context):
-      rows = self._padded_rows([sequences[i] for i in batch])
+    for batch in self._batches(lengths):
+      rows = self._buckets.padded([sequences[i] for i in batch])
       probs, greedy, finite = jax.device_get(
         self._score(params, *self._place_rows(rows))
       )
@@ -213,170 +296,60 @@ class Engine:
       greedy_indices[batch] = np.where(finite[:n], greedy[:n], -1)
     return score_probs, greedy_indices
 
-  def _sample_batch(
-    self,
-    params: types.PyTree,
-    prompts: list[np.ndarray],
-    limits: np.ndarray,
-    key_data: list[np.ndarray],
-  ) -> list[row_tracker.Outcome]:
-    """Samples up to B rows to their end."""
-    num_fillers = self._num_rows - len(prompts)
-    tokens, lengths = self._padded_rows(prompts)
-    tracker = row_tracker.RowTracker(
-      prompt_lengths=lengths,
-      limits=np.pad(limits, (0, num_fillers)),
-      key_data=np.pad(np.stack(key_data), ((0, num_fillers), (0, 0))),
-      cot_format=self._format,
-      marker_filter=self._filter,
-      encode_text=self._encode_text,
-      decode_text=self._decode_text,
-    )
-    # The limits of all rows fit into this length, whatever the bucket.
-    cache_length = min(
-      tokens.shape[1] + self._max_new_tokens + len(self._format.lead_ids) + 1,
-      self._max_length,
-    )
-    tokens, lengths = self._place_rows((tokens, lengths))
-    state = self._prefill(params, tokens, lengths, cache_length)
-    while not tracker.is_done:
-      control = self._place_rows(tracker.control)
-      state, records = self._decode_steps(params, state, control)
-      tracker.absorb(jax.device_get(records))
-    outcomes = [tracker.outcomes[row] for row in range(len(prompts))]
-    return self._with_tree_scores(params, state.cache, prompts, outcomes)
-
-  def _with_tree_scores(
-    self,
-    params: types.PyTree,
-    cache: types.KVCache,
-    prompts: list[np.ndarray],
-    outcomes: list[row_tracker.Outcome],
-  ) -> list[row_tracker.Outcome]:
-    """Reads scores of several tokens, where there are, behind all rows."""
-    if self._read_tree is None:
-      return outcomes
-    ends = row_tracker.ends(prompts, outcomes, self._num_rows)
-    read = self._read_tree(params, cache, *self._place_rows(ends))
-    of_rows = zip(*jax.device_get(read), strict=True)
-    # Rows that only fill the batch have no outcome.
-    pairs = zip(outcomes, of_rows, strict=False)
-    return [row_tracker.scored(outcome, *row) for outcome, row in pairs]
-
-  def _batches(
-    self, lengths: np.ndarray, is_wanted: np.ndarray
-  ) -> Iterator[np.ndarray]:
-    """Indices of up to B sequences of similar length at a time."""
+  def _batches(self, lengths: np.ndarray) -> Iterator[list[int]]:
+    """Numbers of sequences of one bucket, as many as are read together."""
     order = np.argsort(lengths, kind='stable')
-    order = order[is_wanted[order]]
-    for start in range(0, len(order), self._num_rows):
-      yield order[start : start + self._num_rows]
+    order = order[lengths[order] <= self.longest_context]
+    by_bucket = itertools.groupby(
+      order.tolist(), key=lambda i: self._buckets.length(int(lengths[i]))
+    )
+    for bucket, group in by_bucket:
+      numbers, size = list(group), self._buckets.num_rows(bucket)
+      for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
 
-  def _padded_rows(
-    self, sequences: list[np.ndarray]
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens [B, L] and lengths [B] int32; missing rows have one token."""
-    longest = max(len(sequence) for sequence in sequences)
-    multiple = self._length_multiple
-    length = min(-(-longest // multiple) * multiple, self._max_length)
-    shape = (self._num_rows, length)
-    tokens = np.full(shape, self._format.pad_id, np.int32)
-    lengths = np.ones(self._num_rows, np.int32)
-    for row, sequence in enumerate(sequences):
-      tokens[row, : len(sequence)] = sequence
-      lengths[row] = len(sequence)
-    return tokens, lengths
-
-  def _too_long(self, request: CotRequest) -> types.CotSample:
-    num_scores = len(self._format.score_sequences)
-    return types.CotSample(
-      example_id=request.example_id,
-      cot_index=request.cot_index,
-      tokens=np.zeros(0, np.int32),
-      num_sampled_tokens=0,
-      finish_reason='too_long',
-      score_probs=np.full(num_scores, np.nan, np.float32),
-      greedy_index=-1,
+  def _pool(
+    self, params, requests, lengths, limits, seed, purpose
+  ) -> slot_pool.SlotPool:
+    """Slots with just the room that the longest request needs."""
+    num_added = len(self._format.lead_ids) + self._format.longest_score
+    is_wanted = limits > 0
+    room = int((lengths + limits)[is_wanted].max()) + num_added
+    longest = max(room, self._buckets.length(int(lengths[is_wanted].max())))
+    multiple = min(_CACHE_MULTIPLE, 1 << (self._max_length - 1).bit_length())
+    num_rows = max(self._num_slots, _LEAST_ROWS)
+    multiple_of_rows = self._buckets.row_multiple
+    return slot_pool.SlotPool(
+      self._fns,
+      params,
+      requests=requests,
+      limits=limits,
+      key_data=lambda attempt: requests_lib.key_data(
+        seed, purpose, requests[attempt.index], attempt.num_retries
+      ),
+      is_completed=lambda attempt: (
+        attempt.num_retries == self._max_retries
+        and self._unfinished == 'complete'
+      ),
+      buckets=self._buckets,
+      tracker=slot_tracker.SlotTracker(
+        num_slots=-(-num_rows // multiple_of_rows) * multiple_of_rows,
+        max_new_tokens=self._max_new_tokens,
+        cot_format=self._format,
+        marker_filter=self._filter,
+        encode_text=self._encode_text,
+        decode_text=self._decode_text,
+      ),
+      num_slots=self._num_slots,
+      cache_length=-(-longest // multiple) * multiple,
+      place_rows=self._place_rows,
     )
 
 
-def make_engine(
-  fns: types.ModelFns,
-  sampling: SamplingParams,
-  cot_format: CotFormat,
-  encode_text: cot_end.EncodeText,
-  decode_text: cot_end.DecodeText,
-  *,
-  rows: int,
-  max_length: int,
-  steps_per_call: int = 16,
-  length_multiple: int = 64,
-  num_valid_tokens: int | None = None,
-  place_rows: Callable[[types.PyTree], types.PyTree] = lambda rows: rows,
-) -> Engine:
-  """Makes a sampler; nothing is compiled before its first batch.
-
-  Args:
-    fns: the model. Its `decode` must drop the token of a row whose cache is
-      full.
-    sampling: how tokens are drawn.
-    cot_format: what a CoT ends with.
-    encode_text: tokens of a text in the middle of a line, no special ones.
-    decode_text: text of a token list; a longer list's text begins with it, but
-      for an unfinished character.
-    rows: B, rows decoded together; a short batch is filled up.
-    max_length: most tokens of prompt, CoT, fixed words and score together.
-    steps_per_call: tokens per row between two looks at the text. More wastes
-      steps after a CoT's end, fewer costs more calls.
-    length_multiple: prompts are padded to multiples of it, each compiled once.
-    num_valid_tokens: tokens that the tokenizer knows; the embedding's rows
-      after them are padding and never sampled. None: V.
-    place_rows: puts a tree of arrays [B, ...] on the devices, for example
-      split by rows. Default: where JAX puts them.
-
-  Returns:
-    An engine.
-
-  Raises:
-    ValueError: a token that the model does not have, or a size below 1.
-  """
-  if num_valid_tokens is None:
-    num_valid_tokens = fns.vocab_size
-  _check_tokens(cot_format, num_valid_tokens, fns.vocab_size)
-  sizes = (rows, max_length, steps_per_call, length_multiple)
-  if min(sizes) < 1:
-    names = 'rows, max_length, steps_per_call, length_multiple'
-    raise ValueError(f'({names})={sizes}: below 1')
-  return Engine(
-    fns,
-    sampling,
-    cot_format,
-    encode_text,
-    decode_text,
-    rows=rows,
-    max_length=max_length,
-    steps_per_call=steps_per_call,
-    length_multiple=length_multiple,
-    num_valid_tokens=num_valid_tokens,
-    place_rows=place_rows,
-  )
-
-
-def _check_tokens(
-  cot_format: CotFormat, num_valid_tokens: int, vocab_size: int
-) -> None:
-  if num_valid_tokens > vocab_size:
-    raise ValueError(
-      f"num_valid_tokens={num_valid_tokens}: more than the model's {vocab_size}"
-    )
-  scores = (token for ids in cot_format.score_sequences for token in ids)
-  wanted = (*scores, *cot_format.lead_ids, cot_format.eos_id)
-  for token in wanted:
-    if not 0 <= token < num_valid_tokens:
-      raise ValueError(
-        f'token {token}: not among the {num_valid_tokens} that the tokenizer'
-        ' knows'
-      )
+def _check_sizes(**sizes: int) -> None:
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f'{name}={size}: too small')
 
 
 def _lengths(sequences: Sequence[np.ndarray]) -> np.ndarray:
@@ -387,8 +360,37 @@ def _lengths(sequences: Sequence[np.ndarray]) -> np.ndarray:
   return lengths
 
 
-def _key_data(seed: int, purpose: str, request: CotRequest) -> np.ndarray:
-  """[2] uint32, the same in any process: Python's own hash is not."""
-  name = [seed, purpose, request.example_id, request.cot_index]
-  digest = hashlib.sha256(json.dumps(name).encode()).digest()
-  return np.frombuffer(digest[:8], '>u4').astype(np.uint32)
+def _sample(
+  request: CotRequest,
+  attempt: prompt_queue.Attempt,
+  outcome: slot_tracker.Outcome,
+) -> types.CotSample:
+  return types.CotSample(
+    example_id=request.example_id,
+    cot_index=request.cot_index,
+    tokens=outcome.tokens,
+    num_sampled_tokens=outcome.num_sampled_tokens,
+    finish_reason=outcome.finish_reason,
+    score_probs=outcome.score_probs,
+    greedy_index=outcome.greedy_index,
+    num_retries=attempt.num_retries,
+  )
+
+
+def _progress(
+  num_total: int,
+  counts: slot_pool.Counts,
+  num_retries: int,
+  reasons: Counter[str],
+) -> Progress:
+  return Progress(
+    num_done=reasons.total(),
+    num_total=num_total,
+    prefill_tokens=counts.prefill_tokens,
+    prefill_secs=counts.prefill_secs,
+    decode_tokens=counts.decode_tokens,
+    decode_secs=counts.decode_secs,
+    slot_steps=counts.slot_steps,
+    num_retries=num_retries,
+    finish_reasons=dict(reasons),
+  )
