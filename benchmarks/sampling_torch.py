@@ -190,12 +190,15 @@ def sweep(job: job_lib.Job) -> job_lib.Measurement:
     for batch in chunks(rows, size):
       side.score_probs(batch)
     score = time.perf_counter() - begin
+    # The first token of each row comes with the prefill.
+    num_later = num_tokens - len(rows)
+    num_prompt_tokens = job.num_cots * sum(map(len, prompts))
     rates[f'generate_{size}'] = len(rows) / (prefill + decode)
     rates[f'score_{size}'] = len(rows) / score
     lines.append(
       f'batch {size:2d}, {len(rows):2d} rows: '
-      f'prefill {sum(map(len, rows)) / prefill:5.0f} tokens/s, '
-      f'decode {num_tokens / decode if decode else 0:5.1f} tokens/s, '
+      f'prefill {num_prompt_tokens / prefill:5.0f} tokens/s, '
+      f'decode {num_later / decode if decode else 0:5.1f} tokens/s, '
       f'generate {len(rows) / (prefill + decode):.3f} rows/s, '
       f'forward {len(rows) / score:.3f} rows/s, '
       f'peak so far {job_lib.peak_memory_bytes() / 1e9:.2f} GB'
