@@ -68,7 +68,7 @@ class Benchmark:
     self._args = args
     self._job = job
     self._folder = folder
-    self._sampled: list[str] = []
+    self._sampled: dict[str, str] = {}
     folder.mkdir(parents=True, exist_ok=True)
 
   def one_cot(self) -> None:
@@ -101,15 +101,13 @@ class Benchmark:
     """Distributions and greedy texts against PyTorch."""
     if not self._sampled:
       self._start('sampling_jax', dataclasses.replace(self._job, kind='sample'))
-      self._sampled.append(job_lib.last_answer(self._folder))
-    for path in self._sampled:
+      self._sampled['1_cot'] = job_lib.last_answer(self._folder)
+    for suffix, path in self._sampled.items():
       job = dataclasses.replace(self._job, kind='check', ours=path)
       measured = self._start('checks_torch', job)
       largest = measured.details['max_difference']
       num_rows = int(measured.details['num_rows'])
-      name = 'check_max_difference_of_distributions'
-      if path != self._sampled[0]:
-        name += '_4_cots'
+      name = f'check_max_difference_{suffix}'
       self._add(results.checked(name, largest, num_rows, measured.versions))
       if not largest < MAX_DIFFERENCE:
         self.failures.append(
@@ -156,7 +154,7 @@ class Benchmark:
     self._pairs(
       job, num_pairs, {f'{k}_{suffix}': get for k, get in figures.items()}
     )
-    self._sampled.append(job_lib.last_answer(self._folder))
+    self._sampled[suffix] = job_lib.last_answer(self._folder)
 
   def _with_best_rows(self, job: job_lib.Job) -> job_lib.Job:
     best = self._start(

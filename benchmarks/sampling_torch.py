@@ -30,6 +30,7 @@ class Side:
       job.model, dtype=torch.float32, attn_implementation='sdpa'
     ).eval()
 
+  @torch.inference_mode()
   def generate(
     self,
     prompts: Sequence[Sequence[int]],
@@ -88,6 +89,7 @@ class Side:
     logits = self.last_logits(sequences)
     return logits.softmax(dim=-1)[:, self.job.score_ids]
 
+  @torch.inference_mode()
   def last_logits(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
     """[B, V] logits after each sequence; no others are computed."""
     ids, mask = _left_padded(sequences, self.job.pad_id)
@@ -261,5 +263,4 @@ def measurement(
 KINDS = {'sample': sample, 'sweep': sweep, 'decode': decode}
 
 if __name__ == '__main__':
-  with torch.inference_mode():
-    job_lib.answer(sys.argv[1:], KINDS)
+  job_lib.answer(sys.argv[1:], KINDS)

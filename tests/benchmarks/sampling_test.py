@@ -11,8 +11,10 @@ from benchmarks import options, sampling
 from tests.models import small_models
 from tract_jax import types
 
-pytest.importorskip('torch')
-pytest.importorskip('transformers')
+torch = pytest.importorskip('torch')
+# Both import torch.
+checks_torch = pytest.importorskip('benchmarks.checks_torch')
+sampling_torch = pytest.importorskip('benchmarks.sampling_torch')
 
 PROMPTS = ['It', 'x' * 90, 'It is good.', 'The response is clear.']
 
@@ -77,8 +79,9 @@ def test_the_whole_benchmark(arguments, tmp_path, capfd):
       *arguments,
       f'--results={path}',
       f'--keep={tmp_path / "files"}',
+      '--parts=four_cots,decode,checks',
       '--runs=1',
-      '--sweep=1,4',
+      '--sweep=4',
       '--decode-rows=2',
       '--decode-steps=12',
       '--greedy-prompts=2',
@@ -88,10 +91,11 @@ def test_the_whole_benchmark(arguments, tmp_path, capfd):
   assert code == 0, text
   rows = {row['name']: row for row in json.loads(path.read_text())}
   compared = {
-    f'{figure}_{cots}'
-    for figure in ('rows_per_sec', 'tokens_per_sec', 'peak_memory_bytes')
-    for cots in ('1_cot', '4_cots')
-  } | {'decode_tokens_per_sec_2_rows'}
+    'rows_per_sec_4_cots',
+    'tokens_per_sec_4_cots',
+    'peak_memory_bytes_4_cots',
+    'decode_tokens_per_sec_2_rows',
+  }
   for name in compared:
     row = rows.pop(name)
     assert row['ours'] > 0
@@ -99,19 +103,15 @@ def test_the_whole_benchmark(arguments, tmp_path, capfd):
     assert row['ratio_median'] == pytest.approx(row['ours'] / row['theirs'])
     assert set(row['versions']) == {'jax', 'torch', 'transformers'}
     assert name in text
-  greedy = 'check_greedy_texts'
-  found = {name: (row['ours'], row['runs']) for name, row in rows.items()}
-  one, four = (
-    found.pop('check_max_difference_of_distributions'),
-    found.pop('check_max_difference_of_distributions_4_cots'),
-  )
-  assert 0 < one[0] < 1e-5
-  assert 0 < four[0] < 1e-5
-  assert (one[1], four[1]) == (2, 8)
-  assert sum(number for number, _ in found.values()) == 2
-  assert found[f'{greedy}_differing'] == (0, 2)
+  difference = rows.pop('check_max_difference_4_cots')
+  assert 0 < difference['ours'] < 1e-5
+  assert difference['runs'] == 8
+  kinds = ('equal', 'ties', 'differing')
+  texts = [rows.pop(f'check_greedy_texts_{kind}') for kind in kinds]
+  assert sum(row['ours'] for row in texts) == 2
+  assert texts[2]['ours'] == 0
+  assert not rows
   _check_work(tmp_path / 'files')
-  _check_theirs(tmp_path / 'files')
 
 
 def _check_work(folder: pathlib.Path) -> None:
@@ -129,40 +129,59 @@ def _check_work(folder: pathlib.Path) -> None:
       assert 0 < sum(p for p in cot.score_probs if p is not None) <= 1
 
 
-def _check_theirs(folder: pathlib.Path) -> None:
-  """Their padded batches give what a pass over each row alone gives."""
-  asked = max(folder.glob('*_sampling_torch_sample.job.json'))
-  job = job_lib.Job(**json.loads(asked.read_text()))
-  assert (job.num_cots, len(job.prompts)) == (4, 2)
-  ours = str(job_lib.answer_path(asked))
-  job = dataclasses.replace(job, kind='check', ours=ours, score_rows=8)
-  checked = job_lib.start('checks_torch', job, folder)
-  assert checked.details['num_rows'] == 8
-  assert 0 <= checked.details['max_difference'] < 1e-5
-
-
-@pytest.mark.slow
-def test_a_wrong_sample_fails_the_checks(job, tmp_path):
-  checked = dataclasses.replace(job, kind='greedy', temperature=0.0, top_p=1.0)
-  job_lib.start('sampling_jax', checked, tmp_path)
-  path = pathlib.Path(job_lib.last_answer(tmp_path))
-  right = job_lib.read_measurement(path)
-  first, second = right.cots
-  probs = [p + 1e-3 for p in first.score_probs if p is not None]
-  tokens = [(first.tokens[0] + 1) % 50 + 3, *first.tokens[1:]]
-  wrong = dataclasses.replace(first, tokens=tokens, score_probs=probs)
-  path.write_text(
-    json.dumps(
-      dataclasses.asdict(dataclasses.replace(right, cots=[wrong, second]))
-    )
+def _greedy_cots(job: job_lib.Job, path: pathlib.Path) -> job_lib.Job:
+  """Their greedy CoTs, in padded batches, to be checked like ours."""
+  job = dataclasses.replace(
+    job,
+    temperature=0.0,
+    repetition_penalty=1.0,
+    generate_rows=2,
+    score_rows=2,
+    num_threads=torch.get_num_threads(),
+    ours=str(path),
   )
-  checked = dataclasses.replace(checked, ours=str(path))
-  kinds = {
-    kind: job_lib.start(
-      'checks_torch', dataclasses.replace(checked, kind=kind), tmp_path
-    )
-    for kind in ('check', 'greedy')
-  }
-  assert kinds['check'].details['max_difference'] > 5e-4
-  assert kinds['greedy'].details['num_differing'] == 1
-  assert kinds['greedy'].lines[0].startswith('3: token 0 differs')
+  _write(path, sampling_torch.sample(job))
+  return job
+
+
+def _write(path: pathlib.Path, measured: job_lib.Measurement) -> None:
+  path.write_text(json.dumps(dataclasses.asdict(measured)))
+
+
+def test_right_samples_pass_the_checks(job, tmp_path):
+  checked = _greedy_cots(job, tmp_path / 'ours.json')
+  details = checks_torch.check(checked).details
+  assert details['num_rows'] == 2
+  assert 0 <= details['max_difference'] < 1e-5
+  found = checks_torch.greedy(checked)
+  assert found.details == {'num_equal': 2, 'num_ties': 0, 'num_differing': 0}
+  assert not found.lines
+
+
+def test_wrong_samples_fail_the_checks(job, tmp_path):
+  checked = _greedy_cots(job, tmp_path / 'ours.json')
+  right = job_lib.read_measurement(checked.ours)
+  first = next(cot for cot in right.cots if cot.prompt == 0)
+  others = [cot for cot in right.cots if cot is not first]
+  probs = [p + 1e-3 for p in first.score_probs if p is not None]
+  wrong = dataclasses.replace(first, score_probs=probs)
+  _write(
+    tmp_path / 'ours.json', dataclasses.replace(right, cots=[wrong, *others])
+  )
+  difference = checks_torch.check(checked).details['max_difference']
+  assert difference == pytest.approx(1e-3, abs=1e-5)
+
+  missing = dataclasses.replace(first, score_probs=[None] * len(probs))
+  _write(
+    tmp_path / 'ours.json', dataclasses.replace(right, cots=[missing, *others])
+  )
+  assert checks_torch.check(checked).details['max_difference'] == 1.0
+
+  tokens = [first.tokens[0] + 1, *first.tokens[1:]]
+  wrong = dataclasses.replace(first, tokens=tokens)
+  _write(
+    tmp_path / 'ours.json', dataclasses.replace(right, cots=[wrong, *others])
+  )
+  found = checks_torch.greedy(checked)
+  assert found.details == {'num_equal': 1, 'num_ties': 0, 'num_differing': 1}
+  assert found.lines[0].startswith('3: token 0 differs')
