@@ -6,14 +6,14 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
-# More arguments for pytest or pip-compile, such as ARGS='-k packing' or
-# ARGS=--upgrade.
+# More arguments for pytest, the benchmark or pip-compile, such as
+# ARGS='-k packing', ARGS=--runs=1 or ARGS=--upgrade.
 ARGS ?=
 
-.PHONY: help venv demo test test-fast check lock
+.PHONY: help venv demo test test-fast check bench-sampling lock
 
 help:  ## Lists these targets.
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 venv: $(STAMP)  ## Makes .venv with the locked versions.
 
@@ -49,6 +49,9 @@ check: venv  ## Checks format, lint and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md).
+	$(BIN)/python -m benchmarks.sampling $(ARGS)
 
 lock: venv  ## Pins what setup.py and requirements/lock.in ask for.
 	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet \

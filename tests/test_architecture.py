@@ -270,6 +270,13 @@ _PACKAGE_RULES = (
 )
 _CONFIG_RULES = (configs_stand_alone, short_files, finished)
 _TEST_RULES = (short_files, finished)
+_BENCHMARK_RULES = (
+  init_is_a_docstring,
+  short_files,
+  short_functions,
+  documented,
+  finished,
+)
 
 
 def _sources(folder: str) -> list[_Source]:
@@ -300,6 +307,11 @@ def test_package(rule):
 @pytest.mark.parametrize('rule', _CONFIG_RULES, ids=_by_name)
 def test_configs(rule):
   _check(rule, 'configs')
+
+
+@pytest.mark.parametrize('rule', _BENCHMARK_RULES, ids=_by_name)
+def test_benchmarks(rule):
+  _check(rule, 'benchmarks')
 
 
 @pytest.mark.parametrize('rule', _TEST_RULES, ids=_by_name)

@@ -1,0 +1,188 @@
+"""What the processes of a benchmark tell each other: one JSON file each way.
+
+    sampling --Job--> sampling_torch or sampling_jax --Measurement--> sampling
+
+Each side runs in a process of its own, so that its peak memory is its own and
+neither library's threads disturb the other's.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+from tract_jax.data import manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What a process has to do.
+
+  Attributes:
+    kind: a key of the module's KINDS, such as "sample" or "decode".
+    model: a Hugging Face folder.
+    example_ids: of the prompts.
+    prompts: token ids, the same on both sides.
+    marker, lead_ids, prefix_ids, score_ids, eos_id, pad_id: as in
+      sampling.cot_end.CotFormat.
+    temperature, top_p, repetition_penalty, max_new_tokens: of sampling.
+    num_cots: CoTs per prompt.
+    seed: of sampling.
+    num_threads: of the process.
+    generate_rows, score_rows: PyTorch's batch sizes, in CoTs.
+    sweep_rows: batch sizes that "sweep" tries.
+    settings: further keys of our configuration, dotted.
+    ours: Measurement file that the checks compare with.
+    max_checks: CoTs of it whose distribution is checked.
+  """
+
+  kind: str
+  model: str
+  example_ids: list[str]
+  prompts: list[list[int]]
+  marker: str
+  lead_ids: list[int]
+  prefix_ids: list[int]
+  score_ids: list[int]
+  eos_id: int
+  pad_id: int
+  temperature: float = 1.0
+  top_p: float = 0.9
+  repetition_penalty: float = 1.03
+  max_new_tokens: int = 128
+  num_cots: int = 1
+  seed: int = 0
+  num_threads: int = 2
+  generate_rows: int = 8
+  score_rows: int = 4
+  sweep_rows: list[int] = dataclasses.field(default_factory=list)
+  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+  ours: str = ''
+  max_checks: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Cot:
+  """A sampled CoT.
+
+  Attributes:
+    prompt: its index in Job.prompts.
+    tokens: all that stands between prompt and score.
+    num_sampled_tokens: how many of them the model wrote.
+    finish_reason: as in types.CotSample.
+    score_probs: [Y]; None where a number is not finite.
+  """
+
+  prompt: int
+  tokens: list[int]
+  num_sampled_tokens: int
+  finish_reason: str
+  score_probs: list[float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """What a process found.
+
+  Attributes:
+    secs: of the timed work.
+    num_tokens: that the model wrote in this time.
+    warm_up_secs: before it: compilation, and first calls.
+    peak_memory_bytes: resident, of the whole process from its start.
+    versions: of the libraries.
+    cots: the samples.
+    details: further numbers.
+    lines: for the reader.
+  """
+
+  secs: float
+  num_tokens: int
+  warm_up_secs: float
+  peak_memory_bytes: int
+  versions: dict[str, str]
+  cots: list[Cot] = dataclasses.field(default_factory=list)
+  details: dict[str, float] = dataclasses.field(default_factory=dict)
+  lines: list[str] = dataclasses.field(default_factory=list)
+
+  @property
+  def rows_per_sec(self) -> float:
+    return len(self.cots) / self.secs
+
+  @property
+  def tokens_per_sec(self) -> float:
+    return self.num_tokens / self.secs
+
+
+def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:
+  """Runs a job in a new process and waits for it.
+
+  Args:
+    module: "sampling_torch", "sampling_jax" or "checks_torch".
+    job: what to do.
+    folder: for the two files, which stay there.
+
+  Returns:
+    What the process found.
+
+  Raises:
+    subprocess.CalledProcessError: it failed; its error is on the terminal.
+  """
+  number = len(list(folder.glob('*.job.json')))
+  asked = folder / f'{number:02d}_{module}_{job.kind}.job.json'
+  manifest.write_json_atomic(asked, dataclasses.asdict(job))
+  answer = answer_path(asked)
+  threads = str(job.num_threads)
+  # NPROC bounds the thread pools of XLA, OMP_NUM_THREADS those of PyTorch.
+  env = {'NPROC': threads, 'OMP_NUM_THREADS': threads, 'JAX_PLATFORMS': 'cpu'}
+  subprocess.run(
+    [sys.executable, '-m', f'benchmarks.{module}', str(asked)],
+    env={**os.environ, **env},
+    cwd=pathlib.Path(__file__).resolve().parent.parent,
+    check=True,
+  )
+  return read_measurement(answer)
+
+
+def answer_path(asked: pathlib.Path) -> pathlib.Path:
+  """Where the Measurement of a Job's file is written."""
+  return asked.with_name(asked.name.replace('.job.', '.measured.'))
+
+
+def last_answer(folder: pathlib.Path) -> str:
+  """The file of the Measurement that was written last."""
+  return str(max(folder.glob('*.measured.json')))
+
+
+def read_measurement(path: pathlib.Path | str) -> Measurement:
+  """Reads a Measurement."""
+  fields = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  cots = [Cot(**cot) for cot in fields.pop('cots')]
+  return Measurement(**fields, cots=cots)
+
+
+def answer(argv: Sequence[str], kinds: dict[str, Any]) -> None:
+  """The main function of a process: reads its Job, does it, writes the answer.
+
+  Args:
+    argv: one argument, the Job's file.
+    kinds: {Job.kind: function of the Job that gives a Measurement}.
+  """
+  asked = pathlib.Path(argv[0])
+  job = Job(**json.loads(asked.read_text(encoding='utf-8')))
+  measured = kinds[job.kind](job)
+  manifest.write_json_atomic(answer_path(asked), dataclasses.asdict(measured))
+
+
+def peak_memory_bytes() -> int:
+  """The most resident memory that this process has had.
+
+  VmHWM of Linux, which is ru_maxrss without what the process inherits from the
+  one that started it.
+  """
+  status = pathlib.Path('/proc/self/status').read_text(encoding='ascii')
+  (line,) = (l for l in status.splitlines() if l.startswith('VmHWM:'))
+  return int(line.split()[1]) * 1024

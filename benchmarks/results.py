@@ -1,0 +1,105 @@
+"""Rows of a results file, and the table on the terminal.
+
+A row compares medians over pairs of runs. A ratio is ours over theirs of one
+pair, whatever the unit: more is better for a rate, less for memory.
+"""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import json
+import pathlib
+import statistics
+
+from tract_jax.data import manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of results.
+
+  Attributes:
+    name: with the unit, as "rows_per_sec_1_cot".
+    ours, theirs: medians; theirs is None for a check of ours.
+    ratio_median, ratio_min, ratio_max: ours over theirs, over the pairs.
+    runs: number of pairs, or of the rows that were checked.
+    versions: {library: version}.
+  """
+
+  name: str
+  ours: float
+  theirs: float | None
+  ratio_median: float | None
+  ratio_min: float | None
+  ratio_max: float | None
+  runs: int
+  versions: dict[str, str]
+
+
+def compared(
+  name: str,
+  ours: Sequence[float],
+  theirs: Sequence[float],
+  versions: dict[str, str],
+) -> Row:
+  """The row of some pairs of runs.
+
+  Args:
+    name: of the row.
+    ours, theirs: a number for each pair.
+    versions: {library: version}.
+
+  Returns:
+    The row.
+  """
+  ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+  return Row(
+    name=name,
+    ours=statistics.median(ours),
+    theirs=statistics.median(theirs),
+    ratio_median=statistics.median(ratios),
+    ratio_min=min(ratios),
+    ratio_max=max(ratios),
+    runs=len(ratios),
+    versions=versions,
+  )
+
+
+def checked(
+  name: str, value: float, num_rows: int, versions: dict[str, str]
+) -> Row:
+  """The row of a check, which has nothing to be compared with."""
+  return Row(name, value, None, None, None, None, num_rows, versions)
+
+
+def write_results(path: pathlib.Path, rows: Iterable[Row]) -> None:
+  """Writes rows into a file; what it holds under other names stays.
+
+  Args:
+    path: a JSON list of rows, or no file yet.
+    rows: take the place of those of the same name.
+  """
+  old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
+  by_name = {row['name']: row for row in old}
+  by_name |= {row.name: dataclasses.asdict(row) for row in rows}
+  path.parent.mkdir(parents=True, exist_ok=True)
+  manifest.write_json_atomic(path, list(by_name.values()))
+
+
+def table(rows: Iterable[Row]) -> str:
+  """The rows as text."""
+  lines = [f'{"":40} {"ours":>12} {"theirs":>12}   ratio (least to most)']
+  for row in rows:
+    line = f'{row.name:40} {_shown(row.ours):>12} {_shown(row.theirs):>12}'
+    if row.ratio_median is not None:
+      line += (
+        f'   {row.ratio_median:.2f} ({row.ratio_min:.2f} to'
+        f' {row.ratio_max:.2f}, {row.runs} pairs)'
+      )
+    lines.append(line)
+  return '\n'.join(lines)
+
+
+def _shown(value: float | None) -> str:
+  if value is None:
+    return ''
+  return f'{value:,.0f}' if value >= 1000 else f'{value:.4g}'

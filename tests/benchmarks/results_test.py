@@ -1,0 +1,67 @@
+"""Rows of results, by hand."""
+
+import json
+
+import pytest
+
+from benchmarks import results
+
+VERSIONS = {'torch': '2', 'jax': '1'}
+
+
+def test_a_row_has_the_medians_and_the_ratios_of_the_pairs():
+  row = results.compared(
+    'rows_per_sec_1_cot', [3.0, 8.0, 4.0], [2.0, 2.0, 5.0], VERSIONS
+  )
+  assert row == results.Row(
+    name='rows_per_sec_1_cot',
+    ours=4.0,
+    theirs=2.0,
+    # Of 1.5, 4 and 0.8: not the ratio of the medians, which is 2.
+    ratio_median=1.5,
+    ratio_min=0.8,
+    ratio_max=4.0,
+    runs=3,
+    versions=VERSIONS,
+  )
+
+
+def test_pairs_have_two_sides():
+  with pytest.raises(ValueError, match='shorter'):
+    results.compared('a', [1.0, 2.0], [1.0], VERSIONS)
+
+
+def test_a_file_keeps_rows_of_other_names(tmp_path):
+  path = tmp_path / 'results' / 'sampling.json'
+  results.write_results(path, [results.compared('a', [1.0], [2.0], VERSIONS)])
+  results.write_results(
+    path,
+    [
+      results.compared('b', [6.0], [3.0], VERSIONS),
+      results.checked('c', 0.25, 7, VERSIONS),
+    ],
+  )
+  results.write_results(path, [results.compared('a', [5.0], [2.0], VERSIONS)])
+  rows = json.loads(path.read_text())
+  keys = ['name', 'ours', 'theirs', 'ratio_median', 'ratio_min', 'ratio_max']
+  assert [list(row) for row in rows] == [[*keys, 'runs', 'versions']] * 3
+  assert [[row[key] for key in keys] for row in rows] == [
+    ['a', 5.0, 2.0, 2.5, 2.5, 2.5],
+    ['b', 6.0, 3.0, 2.0, 2.0, 2.0],
+    ['c', 0.25, None, None, None, None],
+  ]
+  assert [row['runs'] for row in rows] == [1, 1, 7]
+
+
+def test_the_table_shows_units_of_any_size():
+  text = results.table(
+    [
+      results.compared('memory', [1500.0], [3000.0], VERSIONS),
+      results.checked('difference', 2.5e-6, 4, VERSIONS),
+    ]
+  )
+  _, memory, difference = text.splitlines()
+  assert memory.split() == (
+    ['memory', '1,500', '3,000', '0.50', '(0.50', 'to', '0.50,', '1', 'pairs)']
+  )
+  assert difference.split() == ['difference', '2.5e-06']
