@@ -26,7 +26,10 @@ def sample_self_cots(
   provenance: dict[str, Any],
   seed: int,
   label: str,
-) -> tuple[list[types.CotSample], str]:
+  *,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> tuple[list[types.CotSample], str] | None:
   """Writes the self-CoT dataset where it is not whole yet, and reads it.
 
   Args:
@@ -37,9 +40,13 @@ def sample_self_cots(
     provenance: what it is made from.
     seed: of the run.
     label: for progress.
+    process_index, process_count: this process samples
+      chunks[process_index::process_count]; which finds all of them there at
+      its end finishes the dataset.
 
   Returns:
-    (samples, digest of the dataset).
+    (samples, digest of the dataset); None while other processes' chunks are
+    missing.
 
   Raises:
     types.InputError: the folder holds a dataset of other provenance.
@@ -49,7 +56,8 @@ def sample_self_cots(
   size = setup.config.sampling.chunk_size
   chunks = [examples[i : i + size] for i in range(0, len(examples), size)]
   with self_cot.SelfCotWriter(folder, provenance, len(chunks)) as writer:
-    missing = writer.missing_chunks()
+    mine = range(len(chunks))[process_index::process_count]
+    missing = [chunk for chunk in writer.missing_chunks() if chunk in mine]
     if missing:
       progress.say(f'{label}: {len(missing)} of {len(chunks)} chunks to do')
       on_rows = progress.row_progress(
@@ -70,6 +78,9 @@ def sample_self_cots(
       rows = range(chunk * size, chunk * size + len(chunks[chunk]))
       writer.write(chunk, samples, rows)
       on_rows(len(samples), sample.num_tokens(samples))
+    if left := len(writer.missing_chunks()):
+      progress.say(f'{label}: {left} chunks of other processes are missing')
+      return None
     if missing or not (folder / self_cot.SUMMARY).exists():
       writer.finish(setup.tokenizer.decode)
   samples, digest = self_cot.read_self_cots(folder, provenance)
