@@ -25,6 +25,7 @@ from tract_jax.pipeline import (
   export,
   finetune,
   fingerprint,
+  hosts,
   lambda_choice,
   objective,
   predict,
@@ -106,8 +107,8 @@ class Run:
     previous = self.stage(owner, index - 1, seed) if index else None
     cots, fields = [], self._stage_fields(stage, seed)
     if stage.cot_source in ('self', 'mixed'):
-      sampled = self._self_cot_folder(owner, seed) / self_cot_data.SUMMARY
-      self._check_trained(label, sampled.exists())
+      sampled = self.self_cot_folder(owner, seed) / self_cot_data.SUMMARY
+      hosts.check_trained(self.host, label, sampled.exists(), owner)
       cots, fields['self_cots'] = self.self_cots(owner, seed)
     if previous and stage.start == 'previous':
       fields['start'] = manifest.read_results(previous.folder)['params_digest']
@@ -123,7 +124,7 @@ class Run:
       config,
       stage.objective,
       run,
-      lambda candidate: self._train(candidate, stage, cots, previous),
+      lambda candidate: self._train(candidate, owner, stage, cots, previous),
     )
     self._stages[key] = run
     return run
@@ -150,17 +151,23 @@ class Run:
         'seed': seed,
       }
     )
-    return self_cot.sample_self_cots(
+    folder = self.self_cot_folder(owner, seed)
+    label = hosts.labelled(self.host, f'{owner} self-CoTs seed {seed}')
+    self_cot.sample_self_cots(
       self._sampler,
       self._counted(lambda: self._params(stage, seed)),
       [*self.data.train, *self.data.validation],
-      self._self_cot_folder(owner, seed),
+      folder,
       provenance,
       seed,
-      self._with_host(f'{owner} self-CoTs seed {seed}'),
+      label,
       process_index=self.host.index,
       process_count=self.host.count,
     )
+    if self.host.count > 1 and not (folder / self_cot_data.SUMMARY).exists():
+      progress.say(f'{label}: done, but other hosts are not')
+      return None
+    return self_cot_data.read_self_cots(folder, provenance)
 
   def cot_gap(self, method: str, index: int, seed: int) -> metrics.CotGap:
     """The gap of a stage between annotator's and its own CoTs."""
@@ -199,7 +206,7 @@ class Run:
     """Predicts every benchmark by `how`, under the name of `method`."""
     for name, examples in self.data.benchmarks.items():
       run = predict.PredictionRun(
-        label=self._with_host(f'{method} on {name} seed {seed}'),
+        label=hosts.labelled(self.host, f'{method} on {name} seed {seed}'),
         folder=self._parts(method, name, seed),
         method=how,
         seed=seed,
@@ -230,9 +237,8 @@ class Run:
         manifest.is_finished(self._parts(method, name, seed))
         for seed in self.setup.config.seeds
       ):
-        progress.say(
-          self._with_host(f'{method} on {name}: others are not done yet')
-        )
+        label = hosts.labelled(self.host, f'{method} on {name}')
+        progress.say(f'{label}: done, but other hosts are not')
         continue
       text = ''.join(
         predict.read_chunks(self._parts(method, name, seed), len(examples))
@@ -261,12 +267,12 @@ class Run:
       export.export(self.setup, run, trained)
     self.num_worked += export.write_card(self.setup, run)
 
-  def _train(self, run, stage, cots, previous) -> None:
+  def _train(self, run, owner, stage, cots, previous) -> None:
     """Trains a stage, where that is not done."""
     if finetune.is_done(run):
       progress.say(f'{run.label}: done before')
       return
-    self._check_trained(run.label, is_done=False)
+    hosts.check_trained(self.host, run.label, False, owner)
     self.num_worked += 1
     rows = finetune.StageRows(
       *(
@@ -307,7 +313,8 @@ class Run:
     key = (pretrain.FOLDER, 0, seed)
     if self.data.pretrain and key not in self._stages:
       folder = self.workdir / pretrain.FOLDER / f'seed{seed}'
-      self._check_trained(f'seed model {seed}', manifest.is_finished(folder))
+      is_done = manifest.is_finished(folder)
+      hosts.check_trained(self.host, f'seed model seed {seed}', is_done)
       self._stages[key], is_new = pretrain.trained(
         self.setup,
         self.data.pretrain,
@@ -335,17 +342,6 @@ class Run:
       return self._model_fields
     digest = manifest.read_results(seed_model.folder)['params_digest']
     return self._model_fields | {'pretrained': digest}
-
-  def _check_trained(self, label: str, is_done: bool) -> None:
-    """Refuses to train on one of several hosts."""
-    if self.host.count > 1 and not is_done:
-      raise types.InputError(
-        f'{label}: not trained yet, and {self.host.count} hosts train nothing; '
-        'run the same command with --task=train on one host first'
-      )
-
-  def _with_host(self, label: str) -> str:
-    return f'{label} ({self.host})' if self.host.count > 1 else label
 
   def _counted(self, make: Callable[[], types.PyTree]):
     def counted():
@@ -382,7 +378,8 @@ class Run:
     """Where the artefacts of a stage lie."""
     return self.workdir / owner / f'stage{index + 1}' / f'seed{seed}'
 
-  def _self_cot_folder(self, owner: str, seed: int) -> epath.Path:
+  def self_cot_folder(self, owner: str, seed: int) -> epath.Path:
+    """Where the self-CoTs of a method lie."""
     return self.workdir / owner / 'self_cot' / f'seed{seed}'
 
   def _parts(self, method: str, benchmark: str, seed: int) -> epath.Path:

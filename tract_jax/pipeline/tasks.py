@@ -47,7 +47,7 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
         continue
       stages = methods_lib.METHODS[method].stages
       if task == 'self_cot':
-        if _has_self_cots(method):
+        if methods_lib.uses_self_cots(method):
           run.self_cots(method, seed)
         continue
       for index in range(len(stages)):
@@ -103,18 +103,14 @@ def _gaps(run: run_lib.Run, *, only_measured: bool) -> list[metrics.CotGap]:
   return list(found.values())
 
 
-def _has_self_cots(method: str) -> bool:
-  stages = methods_lib.METHODS[method].stages
-  return any(s.cot_source in ('self', 'mixed') for s in stages)
-
-
 def _check_trained(run: run_lib.Run, task: str) -> None:
   """Names every stage that several hosts need and lack, before they sample."""
+  methods = run.setup.config.methods
   needed: list[tuple[str, int]] = []
   if task == 'self_cot':
-    needed = [(m, 0) for m in run.setup.config.methods if _has_self_cots(m)]
+    needed = [(m, 0) for m in methods if methods_lib.uses_self_cots(m)]
   elif task == 'predict':
-    for method in run.setup.config.methods:
+    for method in methods:
       stages = methods_lib.METHODS[method].stages
       needed += [(method, index) for index in range(len(stages))]
   problems: dict[str, None] = {}
