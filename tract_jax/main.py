@@ -12,6 +12,9 @@ and data.train_path is empty; it needs no config, and rows need no rating:
 writes predictions/<method>/rows.jsonl, by the method that judge.json names, or
 zero_shot.
 
+The tasks self_cot and predict run on several hosts, too, once what they need is
+trained: the same command on each, with one workdir.
+
 Exit codes: 0 done, 2 bad config or data, 75 interrupted and resumable,
 130 Ctrl-C, 1 other.
 """
@@ -145,17 +148,19 @@ def _execute(task: str, folder: epath.Path, config) -> int:
   stop = interruption.StopSignal()
   as_judge = _is_as_judge(task, config)
   try:
-    distributed.initialize()
-    _check_one_process()
+    host = _start(task)
     stop.install()
     if task == 'inspect':
-      inspect_data.inspect(*_setup_and_data(config, as_judge))
+      inspect_data.inspect(*_setup_and_data(config, as_judge, host))
       return 0
-    with workdir_lib.use(folder):
+    if task == 'evaluate' and host.index:
+      progress.say(f'{host}: the first one makes the report')
+      return 0
+    with workdir_lib.use(folder, host):
       progress.say(f'workdir: {folder}')
-      setup, data = _setup_and_data(config, as_judge)
+      setup, data = _setup_and_data(config, as_judge, host)
       inspect_data.say_model(setup)
-      run = run_lib.Run(setup, data, folder, stop.requested)
+      run = run_lib.Run(setup, data, folder, stop.requested, host)
       tasks.execute(run, task, as_judge=as_judge)
   except types.InputError as error:
     return _fail(error)
@@ -170,9 +175,11 @@ def _execute(task: str, folder: epath.Path, config) -> int:
 
 
 def _setup_and_data(
-  config, as_judge: bool
+  config, as_judge: bool, host: distributed.Host
 ) -> tuple[build.Setup, read_data.RunData]:
-  setup = build.build(config, as_judge=as_judge)
+  # A host that samples needs no other one's devices.
+  devices = jax.local_devices() if host.count > 1 else None
+  setup = build.build(config, as_judge=as_judge, devices=devices)
   if as_judge:
     cot = 'after a CoT' if setup.as_is.with_cot else 'without CoT'
     progress.say(
@@ -182,12 +189,22 @@ def _setup_and_data(
   return setup, read_data.read_data(setup, as_judge=as_judge)
 
 
-def _check_one_process() -> None:
+def _start(task: str) -> distributed.Host:
+  """Starts jax, alone or, to train, with the other processes of the run."""
+  host = distributed.ONLY_HOST
+  if task in tasks.ON_SEVERAL_HOSTS:
+    host = distributed.find_host()
+  if host.count > 1:
+    distributed.initialize_alone()
+    return host
+  distributed.initialize()
   if jax.process_count() > 1:
     raise types.InputError(
-      f'{jax.process_count()} processes: a run works on one host for now, with '
-      'all of its devices'
+      f'--task={task}: works on one host for now, with all of its devices, not '
+      f'on {jax.process_count()}; several can do '
+      f'{", ".join(tasks.ON_SEVERAL_HOSTS)}'
     )
+  return host
 
 
 def _fail(error: types.InputError) -> int:

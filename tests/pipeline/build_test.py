@@ -123,6 +123,17 @@ def test_mesh_that_does_not_fit_names_the_nearest():
     build.build(config)
 
 
+def test_a_host_that_samples_has_a_mesh_of_its_own_devices():
+  overrides = {'data': {'source': 'synthetic'}, 'train': {'batch_size': 3}}
+  config = config_lib.merge(overrides)
+  devices = jax.devices()[2:4]
+  setup = build.build(config, devices=devices)
+  assert list(setup.model.mesh.devices.flat) == devices
+  # What could not be trained on them can be sampled from.
+  with pytest.raises(types.InputError, match='rows. of size 3'):
+    build.build(config)
+
+
 def test_system_prompt_is_part_of_the_tokenizer_and_its_place_is_said(capsys):
   overrides = {'data': {'source': 'synthetic'}, 'model': {'lora_rank': 0}}
   plain = build.build(config_lib.merge(overrides))

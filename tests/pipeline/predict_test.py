@@ -92,18 +92,18 @@ def test_interrupted_predictions_end_as_if_they_never_were(
   setup, sampler, params, examples, tmp_path
 ):
   whole = make_run(tmp_path / 'whole', examples, benchmark='a')
-  predict.predict(sampler, params, whole)
+  predict.predict(sampler, lambda: params, whole)
   assert predict.is_done(whole)
   expected = predict.read_chunks(whole.folder, len(examples))
   found = [json.loads(line)['example_id'] for line in expected.splitlines()]
   assert found == [e.example_id for e in examples]
   run = make_run(tmp_path / 'cut', examples, benchmark='a')
   with pytest.raises(loop.Interrupted):
-    predict.predict(sample.Sampler(setup, lambda: True), params, run)
+    predict.predict(sample.Sampler(setup, lambda: True), lambda: params, run)
   first = whole.folder / 'chunk_00000000.jsonl'
   (run.folder / first.name).write_text('kept\n' + first.read_text())
   assert not predict.is_done(run)
-  predict.predict(sampler, params, run)
+  predict.predict(sampler, lambda: params, run)
   assert predict.is_done(run)
   # What was finished is not predicted again.
   text = predict.read_chunks(run.folder, len(examples) + 1)
@@ -114,11 +114,34 @@ def test_interrupted_predictions_end_as_if_they_never_were(
     predict.is_done(make_run(run.folder, examples, benchmark='b'))
 
 
+def test_processes_predict_their_own_chunks_in_any_order(
+  sampler, params, examples, tmp_path
+):
+  whole = make_run(tmp_path / 'whole', examples)
+  predict.predict(sampler, lambda: params, whole)
+  run = make_run(tmp_path / 'shared', examples)
+  numbers = []
+  for index in (1, 0):
+    predict.predict(
+      sampler, lambda: params, run, process_index=index, process_count=2
+    )
+    names = sorted(path.name for path in run.folder.glob('chunk_*'))
+    numbers.append([int(name[6:14]) for name in names])
+    # Whoever comes last marks them as done.
+    assert predict.is_done(run) == (index == 0)
+  assert numbers == [[2], [0, 2, 4]]
+  assert predict.read_chunks(run.folder, 5) == predict.read_chunks(
+    whole.folder, 5
+  )
+  # Without a chunk to do, no weights are read.
+  predict.predict(sampler, lambda: 1 / 0, run, process_index=1, process_count=2)
+
+
 def test_row_without_score_is_written_as_null(sampler, params, tmp_path):
   prompt = 'the text'
   example = types.Example('1', prompt, None, human_score=2.5, pair_id='a')
   run = make_run(tmp_path / 'run', [example])
-  predict.predict(sampler, params, run)
+  predict.predict(sampler, lambda: params, run)
   path = epath.Path(tmp_path / 'rows.jsonl')
   path.write_text(predict.read_chunks(run.folder, 1))
   assert '"score": null' in path.read_text()

@@ -7,6 +7,7 @@ from etils import epath
 import pytest
 
 from tract_jax import types
+from tract_jax.parallel import distributed
 from tract_jax.pipeline import interruption, workdir
 
 
@@ -17,6 +18,25 @@ def test_second_run_in_a_workdir_is_refused(tmp_path):
       with workdir.use(folder):
         pass
   with workdir.use(folder):
+    assert not list(folder.glob('.probe*'))
+
+
+def test_hosts_share_a_workdir_but_no_number_twice(tmp_path):
+  folder = epath.Path(tmp_path / 'run')
+  first, second = (distributed.Host(i, 2) for i in range(2))
+  with workdir.use(folder, first):
+    with workdir.use(folder, second):
+      pass
+    # The number is free again, and its lock is held once more.
+    with workdir.use(folder, second):
+      for other in (first, second, distributed.ONLY_HOST):
+        with pytest.raises(types.InputError, match='another run is in it'):
+          with workdir.use(folder, other):
+            pass
+  with workdir.use(folder):
+    with pytest.raises(types.InputError, match=r'is in it \(\.lock\)'):
+      with workdir.use(folder, second):
+        pass
     assert not list(folder.glob('.probe*'))
 
 

@@ -60,9 +60,10 @@ class Store:
     Args:
       folder: where the steps lie, each in a folder named by its number.
       max_to_keep: older steps than this many are deleted; None keeps all.
-      local: every process saves and loads by itself, in steps of its own, with
-        host arrays. Otherwise each call but `steps` and `metadata` must be
-        made by all processes together, and global arrays are allowed.
+      local: every process saves and loads by itself: it saves host arrays in
+        steps of its own, and loads onto its own devices. Otherwise each call
+        but `steps` and `metadata` must be made by all processes together, and
+        global arrays are allowed.
     """
     # Orbax takes absolute paths alone.
     self.folder = epath.Path(folder).resolve()

@@ -2,15 +2,27 @@
 
 The distributed service is started for a single process, too: notices of
 preemption (SIGTERM) reach a run only through it.
+
+Processes that train are joined (`initialize`): what one of them computes, all
+do, and when one dies the service ends the others. Hosts that only sample stay
+apart (`initialize_alone`): each knows which it is and takes its share; they do
+not know of each other, so that each may start, end, die and return when it
+will. A joined process could not: at its end it waits for all others, and the
+death of any, or the end of the first, ends the rest.
 """
 
+from collections.abc import Sequence
 import contextlib
+import dataclasses
 import os
 import socket
 import sys
 import threading
 
 import jax
+
+# The public interface tells a process's number only where it joins the others.
+from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from tract_jax import types
@@ -66,10 +78,61 @@ def initialize(
         if 'coordinator_address' not in str(error):
           raise
         # jax knows of no cluster: this is the only process.
-        address = f'127.0.0.1:{_free_port()}'
-        _initialize(timeout_secs, heartbeat_secs, (address, 1, 0), address)
+        _initialize_only(timeout_secs, heartbeat_secs)
     else:
       _initialize(timeout_secs, heartbeat_secs, processes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+  """Which of the hosts that share a job this one is.
+
+  Attributes:
+    index: of this one, from 0.
+    count: of them all.
+  """
+
+  index: int = 0
+  count: int = 1
+
+  def __str__(self) -> str:
+    return f'host {self.index + 1} of {self.count}'
+
+
+ONLY_HOST = Host()
+
+
+def find_host() -> Host:
+  """Which host this is; nothing is started, and no other one is waited for.
+
+  Returns:
+    What the environment says (JAX_NUM_PROCESSES, JAX_PROCESS_ID); else what
+    jax finds on TPU pods, Slurm, Open MPI and Kubernetes; else the only one.
+
+  Raises:
+    types.InputError: only one of the two is set, or a number that is none.
+  """
+  names = (_NUM_PROCESSES, _PROCESS_ID)
+  count, index = (os.environ.get(name) or None for name in names)
+  if count is index is None:
+    found = _detected()
+    if found[0] is None or found[1] is None:
+      return ONLY_HOST
+    return Host(count=found[0], index=found[1])
+  shown = f'environment: {_NUM_PROCESSES}={count}, {_PROCESS_ID}={index}'
+  if count is None or index is None:
+    raise types.InputError(f'{shown}: both are needed, or none')
+  num_processes, process_id = _numbers(shown, count, index)
+  return Host(process_id, num_processes)
+
+
+def initialize_alone() -> None:
+  """As `initialize`, for a host that shares a job but not jax with others.
+
+  To this process jax has one process, whatever the environment says.
+  """
+  if not jax.distributed.is_initialized():
+    _initialize_only(local_device_ids=_detected()[2])
 
 
 def is_main_process() -> bool:
@@ -92,17 +155,42 @@ def _initialize(
   heartbeat_secs: int,
   processes: tuple[str, int, int] | None = None,
   bind_address: str | None = None,
+  local_device_ids: Sequence[int] | None = None,
 ) -> None:
   address, num_processes, process_id = processes or (None, None, None)
   jax.distributed.initialize(
     address,
     num_processes,
     process_id,
+    local_device_ids,
     cluster_detection_method='deactivate' if processes else None,
     initialization_timeout=timeout_secs + _JAX_MARGIN_SECS,
     heartbeat_timeout_seconds=heartbeat_secs,
     coordinator_bind_address=bind_address,
   )
+
+
+def _initialize_only(
+  timeout_secs: int = 300,
+  heartbeat_secs: int = 100,
+  local_device_ids: Sequence[int] | None = None,
+) -> None:
+  """Starts the service for this process alone."""
+  address = f'127.0.0.1:{_free_port()}'
+  _initialize(
+    timeout_secs, heartbeat_secs, (address, 1, 0), address, local_device_ids
+  )
+
+
+def _detected() -> tuple[int | None, int | None, Sequence[int] | None]:
+  """(processes, this one, its devices) where jax knows of a cluster."""
+  # With an address it looks for none, which on some clusters is a wait.
+  address, method, timeout_secs = '', None, None
+  _, *found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+    address, None, None, None, method, timeout_secs
+  )
+  num_processes, process_id, local_device_ids = found
+  return num_processes, process_id, local_device_ids
 
 
 def _processes(
@@ -121,15 +209,20 @@ def _processes(
   where, count, index = given
   if where is None or count is None or index is None:
     raise types.InputError(f'{place}: {shown}: all three are needed, or none')
+  return str(where), *_numbers(f'{place}: {shown}', count, index)
+
+
+def _numbers(shown: str, count: str | int, index: str | int) -> tuple[int, int]:
+  """The number of processes and this one's, checked."""
   try:
     count, index = int(count), int(index)
   except ValueError:
-    raise types.InputError(f'{place}: {shown}: not a whole number') from None
+    raise types.InputError(f'{shown}: not a whole number') from None
   if not 0 <= index < count:
     raise types.InputError(
-      f'{place}: {shown}: the process must be one of 0 .. {count - 1}'
+      f'{shown}: the process must be one of 0 .. {count - 1}'
     )
-  return str(where), count, index
+  return count, index
 
 
 def _free_port() -> int:

@@ -7,7 +7,7 @@
 No weight is read or made before `init_params`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import operator
@@ -67,13 +67,16 @@ class BaseModel:
 
 
 def from_source(
-  sources: model_source.Sources, config: ml_collections.ConfigDict
+  sources: model_source.Sources,
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
 ) -> BaseModel:
   """A model whose weights are in a Hugging Face folder.
 
   Args:
     sources: of `model_source.find_model`.
     config: checked, with every key; config.model and config.mesh are read.
+    devices: of the mesh; None: all of all processes.
 
   Returns:
     The model.
@@ -90,17 +93,20 @@ def from_source(
     raise types.InputError(
       '\n'.join(f'{sources.base.name}: {line}' for line in lines)
     ) from error
-  return _make(architecture, sources, config)
+  return _make(architecture, sources, config, devices)
 
 
 def from_scratch(
-  config: ml_collections.ConfigDict, vocab_size: int
+  config: ml_collections.ConfigDict,
+  vocab_size: int,
+  devices: Sequence[jax.Device] | None = None,
 ) -> BaseModel:
   """A model with random weights, of the numbers in config.model.
 
   Args:
     config: checked, with every key.
     vocab_size: V.
+    devices: of the mesh; None: all of all processes.
 
   Returns:
     The model.
@@ -122,7 +128,7 @@ def from_scratch(
     max_position_embeddings=_LONGEST_ROW,
     tie_word_embeddings=True,
   )
-  return _make(architecture, None, config)
+  return _make(architecture, None, config, devices)
 
 
 def init_params(
@@ -246,7 +252,7 @@ def _read(model: BaseModel, finish: _Finish, dtype=None) -> types.PyTree:
   return weights
 
 
-def _make(architecture, sources, config) -> BaseModel:
+def _make(architecture, sources, config, devices) -> BaseModel:
   model = config.model
   fns = transformer.make_model(
     architecture,
@@ -256,7 +262,7 @@ def _make(architecture, sources, config) -> BaseModel:
     lora_targets=model.lora_targets,
     remat=model.remat,
   )
-  mesh = mesh_lib.make_mesh(**config.mesh)
+  mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
   stored = _placed(mesh, fns.logical_axes, transformer.abstract_params(fns))
   abstract = stored
   if model.base_quantization:

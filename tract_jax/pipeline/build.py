@@ -4,7 +4,7 @@ The only place that knows both the configuration and the parts; what it gives
 out are pure functions of arrays and records of numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 
@@ -57,7 +57,10 @@ class Setup:
 
 
 def build(
-  config: ml_collections.ConfigDict, *, as_judge: bool = False
+  config: ml_collections.ConfigDict,
+  *,
+  as_judge: bool = False,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Setup:
   """Reads tokenizer and architecture and makes the model's functions.
 
@@ -67,6 +70,8 @@ def build(
     config: checked.
     as_judge: whether nothing is trained, so that the settings of an exported
       judge take the place of the configuration's.
+    devices: of a host that samples on them alone, and trains nothing; None:
+      all of all processes.
 
   Returns:
     The setup.
@@ -82,12 +87,12 @@ def build(
     config, method = judge_file.applied(config, sources.judge_folder)
   if sources:
     tokenizer = tokenizer_lib.load_tokenizer(str(sources.folder))
-    model = base_model.from_source(sources, config)
+    model = base_model.from_source(sources, config, devices)
   else:
     grid = prompts.make_score_grid(config.score.grid, config.score.format)
     tokenizer = tokenizer_lib.Tokenizer(synthetic.make_tokenizer(grid))
-    model = base_model.from_scratch(config, tokenizer.vocab_size)
-  if not as_judge:
+    model = base_model.from_scratch(config, tokenizer.vocab_size, devices)
+  if not as_judge and devices is None:
     partition.check_rows(
       model.mesh, config.train.micro_batch_size or config.train.batch_size
     )

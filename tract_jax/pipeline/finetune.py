@@ -123,12 +123,14 @@ def load_trained(run: StageRun, setup: build.Setup) -> types.PyTree:
     setup: of the whole run.
 
   Returns:
-    Its trained leaves, on the mesh.
+    Its trained leaves, on the mesh. With a mesh of this process's devices
+    alone, no other process is waited for.
   """
   trainable, _ = lora.split_trainable(
     setup.model.abstract, setup.model.train_base
   )
-  with orbax_store.Store(run.folder / 'params') as store:
+  local = not setup.model.mesh.is_multi_process
+  with orbax_store.Store(run.folder / 'params', local=local) as store:
     return store.load(0, trainable)[0]
 
 

@@ -5,7 +5,7 @@ done, and the chunks of all seeds become predictions/<method>/<benchmark>.jsonl
 at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import math
@@ -84,15 +84,21 @@ def is_done(run: PredictionRun) -> bool:
 
 def predict(
   sampler: sample.Sampler,
-  params: types.PyTree,
+  params: Callable[[], types.PyTree],
   run: PredictionRun,
+  *,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> None:
   """Predicts the chunks that are missing.
 
   Args:
     sampler: of the run.
-    params: the trained model.
+    params: gives the trained model; called only if a chunk is missing.
     run: what to predict.
+    process_index, process_count: this process predicts
+      chunks[process_index::process_count]; which finds all of them there at
+      its end marks the predictions as done.
 
   Raises:
     loop.Interrupted: stopped; the same call goes on.
@@ -101,15 +107,15 @@ def predict(
   size = sampler.setup.config.sampling.chunk_size
   manifest.write_manifest(run.folder, 'predictions', run.fields, finished=False)
   starts = range(0, len(run.examples), size)
-  missing = [s for s in starts if not _chunk_path(run, s).exists()]
+  mine = starts[process_index::process_count]
+  missing = [s for s in mine if not _chunk_path(run, s).exists()]
+  model = params() if missing else None
   rows = sum(min(size, len(run.examples) - s) for s in missing)
   on_rows = progress.row_progress(run.label, rows)
   for start in missing:
     loop.stop_if(sampler.should_stop, f'before prediction row {start}')
     chunk = run.examples[start : start + size]
-    samples = _sample(
-      sampler, params, run.method, chunk, run.num_cots, run.seed
-    )
+    samples = _sample(sampler, model, run.method, chunk, run.num_cots, run.seed)
     lines = [
       _to_line(_prediction(sampler.setup, run.method, run.seed, e, of_example))
       for e, of_example in zip(chunk, samples, strict=True)
@@ -117,7 +123,8 @@ def predict(
     manifest.write_text_atomic(_chunk_path(run, start), ''.join(lines))
     flat = [s for of_example in samples for s in of_example]
     on_rows(len(chunk), sample.num_tokens(flat))
-  manifest.write_manifest(run.folder, 'predictions', run.fields)
+  if all(_chunk_path(run, start).exists() for start in starts):
+    manifest.write_manifest(run.folder, 'predictions', run.fields)
 
 
 def read_chunks(folder: epath.Path, num_rows: int) -> str:

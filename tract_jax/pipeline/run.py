@@ -13,8 +13,10 @@ from etils import epath
 
 from tract_jax import types
 from tract_jax.data import manifest
+from tract_jax.data import self_cot as self_cot_data
 from tract_jax.evaluation import metrics
 from tract_jax.models import lora
+from tract_jax.parallel import distributed
 from tract_jax.pipeline import (
   base_model,
   build,
@@ -23,6 +25,7 @@ from tract_jax.pipeline import (
   export,
   finetune,
   fingerprint,
+  hosts,
   lambda_choice,
   objective,
   predict,
@@ -43,6 +46,8 @@ class Run:
     setup: model, tokenizer, mesh.
     data: the examples.
     workdir: where artefacts lie.
+    host: which of the hosts that share the work this is. Where they are
+      several, they sample and predict, each its own chunks, and train nothing.
     num_worked: parts that were not finished before.
   """
 
@@ -52,10 +57,12 @@ class Run:
     data: read_data.RunData,
     workdir: epath.Path,
     should_stop: Callable[[], bool],
+    host: distributed.Host = distributed.ONLY_HOST,
   ):
     self.setup = setup
     self.data = data
     self.workdir = workdir
+    self.host = host
     self.num_worked = 0
     self._should_stop = should_stop
     self._sampler = sample.Sampler(setup, should_stop)
@@ -86,6 +93,9 @@ class Run:
 
     Returns:
       The finished stage.
+
+    Raises:
+      types.InputError: it is not trained yet, and this is one of several hosts.
     """
     config = self.setup.config
     owner = methods_lib.stage_owner(method, index)
@@ -93,14 +103,17 @@ class Run:
     if key in self._stages:
       return self._stages[key]
     stage = methods_lib.METHODS[owner].stages[index]
+    label = f'{owner} stage {index + 1} seed {seed}'
     previous = self.stage(owner, index - 1, seed) if index else None
     cots, fields = [], self._stage_fields(stage, seed)
     if stage.cot_source in ('self', 'mixed'):
+      sampled = self.self_cot_folder(owner, seed) / self_cot_data.SUMMARY
+      hosts.check_trained(self.host, label, sampled.exists(), owner)
       cots, fields['self_cots'] = self.self_cots(owner, seed)
     if previous and stage.start == 'previous':
       fields['start'] = manifest.read_results(previous.folder)['params_digest']
     run = finetune.StageRun(
-      label=f'{owner} stage {index + 1} seed {seed}',
+      label=label,
       folder=self.stage_folder(owner, index, seed),
       seed=seed,
       objective=objective.make_objective(config, stage.objective),
@@ -111,7 +124,7 @@ class Run:
       config,
       stage.objective,
       run,
-      lambda candidate: self._train(candidate, stage, cots, previous),
+      lambda candidate: self._train(candidate, owner, stage, cots, previous),
     )
     self._stages[key] = run
     return run
@@ -124,7 +137,7 @@ class Run:
       seed: of the run.
 
     Returns:
-      (samples, digest of the dataset).
+      (samples, digest of the dataset); None while other hosts' are missing.
     """
     owner = methods_lib.self_cot_owner(method)
     stage = self.stage(owner, 0, seed)
@@ -138,15 +151,23 @@ class Run:
         'seed': seed,
       }
     )
-    return self_cot.sample_self_cots(
+    folder = self.self_cot_folder(owner, seed)
+    label = hosts.labelled(self.host, f'{owner} self-CoTs seed {seed}')
+    self_cot.sample_self_cots(
       self._sampler,
       self._counted(lambda: self._params(stage, seed)),
       [*self.data.train, *self.data.validation],
-      self.workdir / owner / 'self_cot' / f'seed{seed}',
+      folder,
       provenance,
       seed,
-      f'{owner} self-CoTs seed {seed}',
+      label,
+      process_index=self.host.index,
+      process_count=self.host.count,
     )
+    if self.host.count > 1 and not (folder / self_cot_data.SUMMARY).exists():
+      progress.say(f'{label}: done, but other hosts are not')
+      return None
+    return self_cot_data.read_self_cots(folder, provenance)
 
   def cot_gap(self, method: str, index: int, seed: int) -> metrics.CotGap:
     """The gap of a stage between annotator's and its own CoTs."""
@@ -185,7 +206,7 @@ class Run:
     """Predicts every benchmark by `how`, under the name of `method`."""
     for name, examples in self.data.benchmarks.items():
       run = predict.PredictionRun(
-        label=f'{method} on {name} seed {seed}',
+        label=hosts.labelled(self.host, f'{method} on {name} seed {seed}'),
         folder=self._parts(method, name, seed),
         method=how,
         seed=seed,
@@ -198,13 +219,27 @@ class Run:
       if predict.is_done(run):
         progress.say(f'{run.label}: done before')
         continue
-      self.num_worked += 1
-      params = self._params(stage, seed)
-      predict.predict(self._sampler, params, run)
+      predict.predict(
+        self._sampler,
+        self._counted(lambda: self._params(stage, seed)),
+        run,
+        process_index=self.host.index,
+        process_count=self.host.count,
+      )
 
   def join_predictions(self, method: str) -> None:
-    """Joins the chunks of all seeds into one file for each benchmark."""
+    """Joins the chunks of all seeds into one file for each benchmark.
+
+    Of several hosts the one that comes last does, or each of the last ones.
+    """
     for name, examples in self.data.benchmarks.items():
+      if self.host.count > 1 and not all(
+        manifest.is_finished(self._parts(method, name, seed))
+        for seed in self.setup.config.seeds
+      ):
+        label = hosts.labelled(self.host, f'{method} on {name}')
+        progress.say(f'{label}: done, but other hosts are not')
+        continue
       text = ''.join(
         predict.read_chunks(self._parts(method, name, seed), len(examples))
         for seed in self.setup.config.seeds
@@ -232,33 +267,12 @@ class Run:
       export.export(self.setup, run, trained)
     self.num_worked += export.write_card(self.setup, run)
 
-  def gaps(self, only_measured: bool) -> list[metrics.CotGap]:
-    """The gaps of all stages that are trained on CoTs and predict from them.
-
-    Args:
-      only_measured: leave out what was not measured before.
-
-    Returns:
-      One for each stage and seed.
-    """
-    if not self.setup.config.evaluation.gap_examples or not self.data.train:
-      return []
-    found = {}
-    for seed in self.setup.config.seeds:
-      for name in self.setup.config.methods:
-        method = methods_lib.METHODS[name]
-        for index, _ in enumerate(method.stages if method.with_cot else ()):
-          owner = methods_lib.stage_owner(name, index)
-          folder = self.stage_folder(owner, index, seed) / 'cot_gap'
-          if not only_measured or manifest.is_finished(folder):
-            found[owner, index, seed] = self.cot_gap(name, index, seed)
-    return list(found.values())
-
-  def _train(self, run, stage, cots, previous) -> None:
+  def _train(self, run, owner, stage, cots, previous) -> None:
     """Trains a stage, where that is not done."""
     if finetune.is_done(run):
       progress.say(f'{run.label}: done before')
       return
+    hosts.check_trained(self.host, run.label, False, owner)
     self.num_worked += 1
     rows = finetune.StageRows(
       *(
@@ -298,6 +312,9 @@ class Run:
     """The stage that makes a model from scratch a seed model, if there is."""
     key = (pretrain.FOLDER, 0, seed)
     if self.data.pretrain and key not in self._stages:
+      folder = self.workdir / pretrain.FOLDER / f'seed{seed}'
+      is_done = manifest.is_finished(folder)
+      hosts.check_trained(self.host, f'seed model seed {seed}', is_done)
       self._stages[key], is_new = pretrain.trained(
         self.setup,
         self.data.pretrain,
@@ -360,6 +377,10 @@ class Run:
   def stage_folder(self, owner: str, index: int, seed: int) -> epath.Path:
     """Where the artefacts of a stage lie."""
     return self.workdir / owner / f'stage{index + 1}' / f'seed{seed}'
+
+  def self_cot_folder(self, owner: str, seed: int) -> epath.Path:
+    """Where the self-CoTs of a method lie."""
+    return self.workdir / owner / 'self_cot' / f'seed{seed}'
 
   def _parts(self, method: str, benchmark: str, seed: int) -> epath.Path:
     folder = self.workdir / 'predictions' / method / 'parts'

@@ -26,8 +26,12 @@ def sample_self_cots(
   provenance: dict[str, Any],
   seed: int,
   label: str,
-) -> tuple[list[types.CotSample], str]:
-  """Writes the self-CoT dataset where it is not whole yet, and reads it.
+  process_index: int = 0,
+  process_count: int = 1,
+) -> None:
+  """Writes a host's part of the self-CoT dataset, where it is not there yet.
+
+  Whoever finds all chunks there finishes the dataset.
 
   Args:
     sampler: of the run.
@@ -37,9 +41,7 @@ def sample_self_cots(
     provenance: what it is made from.
     seed: of the run.
     label: for progress.
-
-  Returns:
-    (samples, digest of the dataset).
+    process_index, process_count: this host does chunks [index::count].
 
   Raises:
     types.InputError: the folder holds a dataset of other provenance.
@@ -49,7 +51,8 @@ def sample_self_cots(
   size = setup.config.sampling.chunk_size
   chunks = [examples[i : i + size] for i in range(0, len(examples), size)]
   with self_cot.SelfCotWriter(folder, provenance, len(chunks)) as writer:
-    missing = writer.missing_chunks()
+    share = range(process_index, len(chunks), process_count)
+    missing = sorted(set(share) & set(writer.missing_chunks()))
     if missing:
       progress.say(f'{label}: {len(missing)} of {len(chunks)} chunks to do')
       on_rows = progress.row_progress(
@@ -70,11 +73,8 @@ def sample_self_cots(
       rows = range(chunk * size, chunk * size + len(chunks[chunk]))
       writer.write(chunk, samples, rows)
       on_rows(len(samples), sample.num_tokens(samples))
-    if missing or not (folder / self_cot.SUMMARY).exists():
-      writer.finish(setup.tokenizer.decode)
-  samples, digest = self_cot.read_self_cots(folder, provenance)
-  if missing:
-    progress.say(
-      f'{label}: {len(samples)} self-CoTs, {sample.endings(samples)}'
-    )
-  return samples, digest
+    if (folder / self_cot.SUMMARY).exists() or writer.missing_chunks():
+      return
+    writer.finish(setup.tokenizer.decode)
+  samples, _ = self_cot.read_self_cots(folder, provenance)
+  progress.say(f'{label}: {len(samples)} self-CoTs, {sample.endings(samples)}')

@@ -4,13 +4,21 @@ A whole run is
 
   for each seed, for each method:  stages (with self-CoTs between) -> gap
     -> predictions on every benchmark;  then the report over all of them.
+
+Several hosts share what is only sampled. Each takes its own chunks and leaves,
+whatever the others do; the last one writes what is made of all chunks.
 """
 
+from tract_jax import types
+from tract_jax.data import manifest
+from tract_jax.evaluation import metrics
 from tract_jax.pipeline import evaluate, lambda_choice, progress
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import run as run_lib
 
 TASKS = ('run', 'train', 'self_cot', 'predict', 'evaluate', 'export')
+# Those that several hosts share; the report is the first one's alone.
+ON_SEVERAL_HOSTS = ('self_cot', 'predict', 'evaluate')
 
 
 def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
@@ -25,10 +33,13 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
     as_judge: whether nothing is trained, and the model predicts as it is.
 
   Raises:
-    types.InputError: an artefact was made from something else.
+    types.InputError: an artefact was made from something else, or several
+      hosts lack a trained stage.
     loop.Interrupted: stopped; the same call goes on.
   """
   config = run.setup.config
+  if run.host.count > 1 and not as_judge:
+    _check_trained(run, task)
   for seed in config.seeds if task not in ('evaluate', 'export') else ():
     for method in config.methods:
       if as_judge:
@@ -36,7 +47,7 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
         continue
       stages = methods_lib.METHODS[method].stages
       if task == 'self_cot':
-        if any(s.cot_source in ('self', 'mixed') for s in stages):
+        if methods_lib.uses_self_cots(method):
           run.self_cots(method, seed)
         continue
       for index in range(len(stages)):
@@ -50,7 +61,7 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
     for method in config.methods:
       run.join_predictions(method)
   if task in ('run', 'evaluate'):
-    gaps = run.gaps(only_measured=task == 'evaluate')
+    gaps = _gaps(run, only_measured=task == 'evaluate')
     new = evaluate.evaluate(
       config,
       run.setup.grid,
@@ -61,4 +72,53 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
     )
     run.num_worked += new
   if not run.num_worked:
-    progress.say(f'nothing to do: all that was asked is in {run.workdir}')
+    share = (
+      'all that was asked' if run.host.count == 1 else f'share of {run.host}'
+    )
+    progress.say(f'nothing to do: {share} is in {run.workdir}')
+
+
+def _gaps(run: run_lib.Run, *, only_measured: bool) -> list[metrics.CotGap]:
+  """The gaps of all stages that are trained on CoTs and predict from them.
+
+  Args:
+    run: of the configuration.
+    only_measured: leave out what was not measured before.
+
+  Returns:
+    One for each stage and seed.
+  """
+  config = run.setup.config
+  if not config.evaluation.gap_examples or not run.data.train:
+    return []
+  found = {}
+  for seed in config.seeds:
+    for name in config.methods:
+      method = methods_lib.METHODS[name]
+      for index, _ in enumerate(method.stages if method.with_cot else ()):
+        owner = methods_lib.stage_owner(name, index)
+        folder = run.stage_folder(owner, index, seed) / 'cot_gap'
+        if not only_measured or manifest.is_finished(folder):
+          found[owner, index, seed] = run.cot_gap(name, index, seed)
+  return list(found.values())
+
+
+def _check_trained(run: run_lib.Run, task: str) -> None:
+  """Names every stage that several hosts need and lack, before they sample."""
+  methods = run.setup.config.methods
+  needed: list[tuple[str, int]] = []
+  if task == 'self_cot':
+    needed = [(m, 0) for m in methods if methods_lib.uses_self_cots(m)]
+  elif task == 'predict':
+    for method in methods:
+      stages = methods_lib.METHODS[method].stages
+      needed += [(method, index) for index in range(len(stages))]
+  problems: dict[str, None] = {}
+  for seed in run.setup.config.seeds:
+    for method, index in needed:
+      try:
+        run.stage(method, index, seed)
+      except types.InputError as error:
+        problems |= dict.fromkeys(str(error).splitlines())
+  if problems:
+    raise types.InputError('\n'.join(problems))
