@@ -298,9 +298,11 @@ class CotSample:
       (the prompt leaves no room) or "non_finite".
     score_probs: [Y] float32, softmax over the whole vocabulary at the score
       position, at the score tokens, or the product of several such, the end
-      token's included; NaN for "too_long" and "non_finite".
+      token's included; NaN for "too_long", for "non_finite", and for a CoT
+      that was given up for want of an end.
     greedy_index: which score of the grid greedy decoding writes there, as the
       likeliest token or the likeliest of each of several; -1 where none.
+    num_retries: attempts that were thrown away before this one.
   """
 
   example_id: str
@@ -310,6 +312,12 @@ class CotSample:
   finish_reason: str
   score_probs: np.ndarray
   greedy_index: int
+  num_retries: int = 0
+
+  @property
+  def is_usable(self) -> bool:
+    """Whether it ends where a score follows, with a distribution there."""
+    return bool(np.isfinite(self.score_probs).all())
 
 
 FINISH_REASONS = ('marker', 'length', 'end_token', 'too_long', 'non_finite')

@@ -35,7 +35,7 @@ def make_config(**more):
         'max_length': 64,
       },
       'train': {'batch_size': 8, 'num_epochs': 1},
-      'sampling': {'rows': 8, 'chunk_size': 4, 'max_new_tokens': 8},
+      'sampling': {'slots': 8, 'chunk_size': 4, 'max_new_tokens': 8},
       'evaluation': {'gap_examples': 4, 'num_resamples': 100},
       'mesh': {'data': 1, 'fsdp': 8, 'tensor': 1},
       **more,

@@ -189,11 +189,11 @@ def test_progress():
     requests,
     0,
     'test',
-    on_batch=seen.append,
+    on_progress=seen.append,
   )
   assert [(p.num_done, p.num_total) for p in seen] == [(5, 6), (6, 6)]
-  assert seen[-1].num_tokens == sum(len(s.tokens) for s in samples)
-  assert 0 < seen[0].secs <= seen[1].secs
+  assert seen[-1].decode_tokens == sum(len(s.tokens) for s in samples)
+  assert seen[-1].finish_reasons == {'end_token': 5, 'too_long': 1}
 
 
 def test_nothing_to_do():

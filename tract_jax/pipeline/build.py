@@ -235,7 +235,7 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     cot_format,
     lambda text: tokenizer.encode(text)[0].tolist(),
     tokenizer.decode,
-    rows=config.sampling.rows,
+    rows=config.sampling.slots,
     max_length=min(
       config.data.max_length + config.sampling.max_new_tokens,
       setup.model.config.longest_row,

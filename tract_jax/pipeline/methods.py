@@ -72,6 +72,12 @@ def any_with_cot(names: Sequence[str]) -> bool:
   )
 
 
+def uses_self_cots(method: str) -> bool:
+  """Whether a stage of the method is trained on self-CoTs."""
+  stages = METHODS[method].stages
+  return any(stage.cot_source in ('self', 'mixed') for stage in stages)
+
+
 def stage_owner(method: str, stage_index: int) -> str:
   """The method under whose name a stage's artefacts lie.
 
@@ -102,7 +108,5 @@ def self_cot_owner(method: str) -> str:
   return next(
     name
     for name, other in METHODS.items()
-    if other.stages
-    and other.stages[0] == first
-    and any(s.cot_source in ('self', 'mixed') for s in other.stages)
+    if other.stages and other.stages[0] == first and uses_self_cots(name)
   )

@@ -13,6 +13,7 @@ from etils import epath
 
 from tract_jax import types
 from tract_jax.data import manifest
+from tract_jax.data import self_cot as self_cot_data
 from tract_jax.evaluation import metrics
 from tract_jax.models import lora
 from tract_jax.pipeline import (
@@ -130,7 +131,7 @@ class Run:
     stage = self.stage(owner, 0, seed)
     provenance = (
       self._model_fields
-      | fingerprint.sampling_fields(self.setup)
+      | fingerprint.self_cot_fields(self.setup)
       | {
         'sampler': manifest.read_results(stage.folder)['params_digest'],
         'train': self._digests['train'],
@@ -138,15 +139,17 @@ class Run:
         'seed': seed,
       }
     )
-    return self_cot.sample_self_cots(
+    folder = self.self_cot_folder(owner, seed)
+    self_cot.sample_self_cots(
       self._sampler,
       self._counted(lambda: self._params(stage, seed)),
-      [*self.data.train, *self.data.validation],
-      self.workdir / owner / 'self_cot' / f'seed{seed}',
+      {'train': self.data.train, 'validation': self.data.validation},
+      folder,
       provenance,
       seed,
       f'{owner} self-CoTs seed {seed}',
     )
+    return self_cot_data.read_self_cots(folder, provenance)
 
   def cot_gap(self, method: str, index: int, seed: int) -> metrics.CotGap:
     """The gap of a stage between annotator's and its own CoTs."""
@@ -360,6 +363,10 @@ class Run:
   def stage_folder(self, owner: str, index: int, seed: int) -> epath.Path:
     """Where the artefacts of a stage lie."""
     return self.workdir / owner / f'stage{index + 1}' / f'seed{seed}'
+
+  def self_cot_folder(self, owner: str, seed: int) -> epath.Path:
+    """Where the self-CoTs of a method lie."""
+    return self.workdir / owner / 'self_cot' / f'seed{seed}'
 
   def _parts(self, method: str, benchmark: str, seed: int) -> epath.Path:
     folder = self.workdir / 'predictions' / method / 'parts'

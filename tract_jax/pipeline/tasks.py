@@ -6,7 +6,7 @@ A whole run is
     -> predictions on every benchmark;  then the report over all of them.
 """
 
-from tract_jax.pipeline import evaluate, lambda_choice, progress
+from tract_jax.pipeline import evaluate, lambda_choice, progress, self_cot
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import run as run_lib
 
@@ -36,7 +36,7 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
         continue
       stages = methods_lib.METHODS[method].stages
       if task == 'self_cot':
-        if any(s.cot_source in ('self', 'mixed') for s in stages):
+        if methods_lib.uses_self_cots(method):
           run.self_cots(method, seed)
         continue
       for index in range(len(stages)):
@@ -58,6 +58,7 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
       list(run.data.benchmarks),
       gaps,
       lambda_choice.curves(config, run.stage_folder),
+      self_cot.read_counts(config, run.self_cot_folder),
     )
     run.num_worked += new
   if not run.num_worked:

@@ -15,6 +15,7 @@ tip a draw that lies on the border of two tokens.
 Axes: B rows, L prompt length, V vocabulary, Y score grid.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import hashlib
@@ -53,14 +54,23 @@ class Progress:
 
   Attributes:
     num_done, num_total: requests.
-    num_tokens: tokens of the CoTs so far, prompts not counted.
-    secs: since the call began.
+    prefill_tokens, prefill_secs: of the prompts so far.
+    decode_tokens, decode_secs: of the CoTs so far, prompts not counted.
+    live_steps, slot_steps: steps of slots that had a CoT, and of all.
+    num_retries: attempts thrown away so far.
+    finish_reasons: of the finished samples.
   """
 
   num_done: int
   num_total: int
-  num_tokens: int
-  secs: float
+  prefill_tokens: int
+  prefill_secs: float
+  decode_tokens: int
+  decode_secs: float
+  live_steps: int
+  slot_steps: int
+  num_retries: int
+  finish_reasons: dict[str, int]
 
 
 class Engine:
@@ -118,7 +128,8 @@ class Engine:
     requests: Sequence[CotRequest],
     seed: int,
     purpose: str,
-    on_batch: Callable[[Progress], None] | None = None,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
     max_length: int | None = None,
   ) -> list[types.CotSample]:
     """Samples a CoT for each request and reads its score distribution.
@@ -133,7 +144,7 @@ class Engine:
       requests: in any order; (example_id, cot_index) tells their keys apart.
       seed: of the run.
       purpose: keeps keys of different uses apart, such as "self_cot".
-      on_batch: is told the progress after each batch.
+      on_progress: is told the progress after each batch.
       max_length: most tokens of prompt, CoT, fixed words and score together,
         where it is to be less than the engine's.
 
@@ -146,14 +157,37 @@ class Engine:
     Raises:
       ValueError: an empty prompt, or a format without marker.
     """
+    samples = dict(
+      self.stream(
+        params,
+        requests,
+        seed,
+        purpose,
+        on_progress=on_progress,
+        max_length=max_length,
+      )
+    )
+    return [samples[i] for i in range(len(requests))]
+
+  def stream(
+    self,
+    params: types.PyTree,
+    requests: Sequence[CotRequest],
+    seed: int,
+    purpose: str,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    max_length: int | None = None,
+  ) -> Iterator[tuple[int, types.CotSample]]:
+    """As `sample`: (index of the request, its sample), as they are finished."""
     lengths = _lengths([request.prompt_ids for request in requests])
     limits = self._limits(lengths, max_length or self._max_length)
-    samples = {
-      i: self._too_long(requests[i])
-      for i in np.flatnonzero(limits < 1).tolist()
-    }
+    reasons: collections.Counter[str] = collections.Counter()
+    for i in np.flatnonzero(limits < 1).tolist():
+      reasons['too_long'] += 1
+      yield i, self._too_long(requests[i])
     start_secs = time.monotonic()
-    num_tokens = 0
+    num_tokens = prefill_tokens = 0
     for batch in self._batches(lengths, limits >= 1):
       outcomes = self._sample_batch(
         params,
@@ -162,16 +196,32 @@ class Engine:
         [_key_data(seed, purpose, requests[i]) for i in batch],
       )
       for i, outcome in zip(batch, outcomes, strict=True):
-        samples[i] = types.CotSample(
-          requests[i].example_id,
-          requests[i].cot_index,
-          **vars(outcome),
-        )
         num_tokens += len(outcome.tokens)
-      if on_batch:
-        secs = time.monotonic() - start_secs
-        on_batch(Progress(len(samples), len(requests), num_tokens, secs))
-    return [samples[i] for i in range(len(requests))]
+        prefill_tokens += int(lengths[i])
+        reasons[outcome.finish_reason] += 1
+      if on_progress:
+        on_progress(
+          Progress(
+            num_done=reasons.total(),
+            num_total=len(requests),
+            prefill_tokens=prefill_tokens,
+            prefill_secs=0.0,
+            decode_tokens=num_tokens,
+            decode_secs=time.monotonic() - start_secs,
+            live_steps=num_tokens,
+            slot_steps=num_tokens,
+            num_retries=0,
+            finish_reasons=dict(reasons),
+          )
+        )
+      for i, outcome in zip(batch, outcomes, strict=True):
+        request = requests[i]
+        yield (
+          int(i),
+          types.CotSample(
+            request.example_id, request.cot_index, **vars(outcome)
+          ),
+        )
 
   def _limits(self, lengths: np.ndarray, max_length: int) -> np.ndarray:
     """[n] tokens that each CoT may have; below 1 where there is no room."""
