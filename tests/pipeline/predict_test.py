@@ -92,18 +92,18 @@ def test_interrupted_predictions_end_as_if_they_never_were(
   setup, sampler, params, examples, tmp_path
 ):
   whole = make_run(tmp_path / 'whole', examples, benchmark='a')
-  predict.predict(sampler, params, whole)
+  predict.predict(sampler, lambda: params, whole)
   assert predict.is_done(whole)
   expected = predict.read_chunks(whole.folder, len(examples))
   found = [json.loads(line)['example_id'] for line in expected.splitlines()]
   assert found == [e.example_id for e in examples]
   run = make_run(tmp_path / 'cut', examples, benchmark='a')
   with pytest.raises(loop.Interrupted):
-    predict.predict(sample.Sampler(setup, lambda: True), params, run)
+    predict.predict(sample.Sampler(setup, lambda: True), lambda: params, run)
   first = whole.folder / 'chunk_00000000.jsonl'
   (run.folder / first.name).write_text('kept\n' + first.read_text())
   assert not predict.is_done(run)
-  predict.predict(sampler, params, run)
+  predict.predict(sampler, lambda: params, run)
   assert predict.is_done(run)
   # What was finished is not predicted again.
   text = predict.read_chunks(run.folder, len(examples) + 1)
@@ -122,7 +122,7 @@ def test_stopped_amid_the_stream_keeps_whole_chunks_alone(
   # Four of the ten CoTs at a time: two whole chunks after the second call.
   stopped = sample.Sampler(setup, lambda: next(calls) >= 2)
   with pytest.raises(loop.Interrupted):
-    predict.predict(stopped, params, run)
+    predict.predict(stopped, lambda: params, run)
   written = {path.name for path in run.folder.glob('chunk_*')}
   assert written < {f'chunk_{start:08d}.jsonl' for start in (0, 2, 4)}
   assert written
@@ -133,7 +133,7 @@ def test_stopped_amid_the_stream_keeps_whole_chunks_alone(
       asked.extend(e.example_id for chunk in chunks for e in chunk)
       return super().chunks(params, chunks, *more, **options)
 
-  predict.predict(Recorder(setup, lambda: False), params, run)
+  predict.predict(Recorder(setup, lambda: False), lambda: params, run)
   rows = [
     json.loads(line)['example_id']
     for line in predict.read_chunks(run.folder, len(examples)).splitlines()
@@ -153,7 +153,7 @@ def test_row_without_score_is_written_as_null(sampler, params, tmp_path):
   prompt = 'the text'
   example = types.Example('1', prompt, None, human_score=2.5, pair_id='a')
   run = make_run(tmp_path / 'run', [example])
-  predict.predict(sampler, params, run)
+  predict.predict(sampler, lambda: params, run)
   path = epath.Path(tmp_path / 'rows.jsonl')
   path.write_text(predict.read_chunks(run.folder, 1))
   assert '"score": null' in path.read_text()

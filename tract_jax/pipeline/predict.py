@@ -5,7 +5,7 @@ written once its rows are there, and the chunks of all seeds become
 predictions/<method>/<benchmark>.jsonl at the end.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import json
 import math
@@ -89,15 +89,21 @@ def is_done(run: PredictionRun) -> bool:
 
 def predict(
   sampler: sample.Sampler,
-  params: types.PyTree,
+  params: Callable[[], types.PyTree],
   run: PredictionRun,
+  *,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> None:
   """Predicts the chunks that are missing.
 
   Args:
     sampler: of the run.
-    params: the trained model.
+    params: gives the trained model; called only if a chunk is missing.
     run: what to predict.
+    process_index, process_count: this process predicts
+      chunks[process_index::process_count]; which finds all of them there at
+      its end marks the predictions as done.
 
   Raises:
     loop.Interrupted: stopped; the same call goes on.
@@ -106,30 +112,22 @@ def predict(
   size = sampler.setup.config.sampling.chunk_size
   manifest.write_manifest(run.folder, 'predictions', run.fields, finished=False)
   starts = range(0, len(run.examples), size)
-  missing = [s for s in starts if not _chunk_path(run, s).exists()]
+  mine = starts[process_index::process_count]
+  missing = [s for s in mine if not _chunk_path(run, s).exists()]
   chunks = [run.examples[start : start + size] for start in missing]
-  progress_of_cots = progress.SampleProgress(run.label)
-  if run.method.with_cot:
-    stream = sampler.chunks(
-      params,
-      chunks,
-      run.num_cots,
-      seed=run.seed,
-      purpose=PURPOSE,
-      on_progress=progress_of_cots.on_progress,
-    )
-  else:
-    stream = _bare_chunks(sampler, params, chunks, run.label)
-  for number, samples in stream:
-    lines = [
-      _to_line(_prediction(sampler.setup, run.method, run.seed, e, of_example))
-      for e, of_example in zip(chunks[number], samples, strict=True)
+  lines = progress.SampleProgress(run.label)
+  for number, samples in _stream(sampler, params, run, chunks, lines):
+    predictions = [
+      _prediction(sampler.setup, run.method, run.seed, example, of_example)
+      for example, of_example in zip(chunks[number], samples, strict=True)
     ]
-    manifest.write_text_atomic(
-      _chunk_path(run, missing[number]), ''.join(lines)
-    )
-  progress_of_cots.write(run.folder, len(starts))
-  manifest.write_manifest(run.folder, 'predictions', run.fields)
+    text = ''.join(map(_to_line, predictions))
+    manifest.write_text_atomic(_chunk_path(run, missing[number]), text)
+  num_there = sum(_chunk_path(run, start).exists() for start in starts)
+  if process_index == 0:
+    lines.write(run.folder, num_there)
+  if num_there == len(starts):
+    manifest.write_manifest(run.folder, 'predictions', run.fields)
 
 
 def read_chunks(folder: epath.Path, num_rows: int) -> str:
@@ -185,14 +183,27 @@ def _bare(sampler, params, examples) -> list[list[types.CotSample]]:
   return [[s] for s in sampler.given(params, examples, with_cot=False)]
 
 
-def _bare_chunks(
-  sampler, params, chunks, label
+def _stream(
+  sampler, params, run, chunks, lines
 ) -> Iterator[tuple[int, list[list[types.CotSample]]]]:
-  """As `Sampler.chunks`, for a method without CoT."""
-  on_rows = progress.row_progress(label, sum(map(len, chunks)))
+  """(number of a chunk, [its examples][C] samples), when it is whole."""
+  if not chunks:
+    return
+  model = params()
+  if run.method.with_cot:
+    yield from sampler.chunks(
+      model,
+      chunks,
+      run.num_cots,
+      seed=run.seed,
+      purpose=PURPOSE,
+      on_progress=lines.on_progress,
+    )
+    return
+  on_rows = progress.row_progress(run.label, sum(map(len, chunks)))
   for number, chunk in enumerate(chunks):
     loop.stop_if(sampler.should_stop, f'before prediction chunk {number}')
-    yield number, _bare(sampler, params, chunk)
+    yield number, _bare(sampler, model, chunk)
     on_rows(len(chunk), 0)
 
 

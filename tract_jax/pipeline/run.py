@@ -202,8 +202,7 @@ class Run:
         progress.say(f'{run.label}: done before')
         continue
       self.num_worked += 1
-      params = self._params(stage, seed)
-      predict.predict(self._sampler, params, run)
+      predict.predict(self._sampler, lambda: self._params(stage, seed), run)
 
   def join_predictions(self, method: str) -> None:
     """Joins the chunks of all seeds into one file for each benchmark."""
