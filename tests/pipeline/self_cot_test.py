@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 from etils import epath
 import numpy as np
@@ -247,6 +252,41 @@ def test_killed_before_it_was_finished_is_only_finished(
   write(folder, engine, data)
   assert not engine.asked
   assert files(folder) == files(whole)
+
+
+def write_slowly(folder):
+  """Of a process that is killed: begins, samples for a second, and waits."""
+  setup = make_setup()
+  data = read_data.read_data(setup)
+  print('begins', flush=True)
+  engine = Engine(setup, on_request=lambda done: time.sleep(0.03))
+  write(folder, engine, data)
+  time.sleep(60)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_ends_the_same(setup, data, whole, tmp_path):
+  code = f'from {__name__} import write_slowly as w; import sys; w(sys.argv[1])'
+  rng = np.random.default_rng(0)
+  folders = [tmp_path / '0']
+  for _ in range(10):
+    if (folders[-1] / 'dataset.json').exists():
+      folders.append(tmp_path / str(len(folders)))
+    with subprocess.Popen(
+      [sys.executable, '-c', code, str(folders[-1])],
+      cwd=pathlib.Path(__file__).parents[2],
+      stdout=subprocess.PIPE,
+      text=True,
+    ) as process:
+      assert process.stdout is not None
+      while process.stdout.readline() not in ('begins\n', ''):
+        pass
+      time.sleep(rng.uniform(0, 2.0))
+      process.kill()
+    assert process.returncode == -signal.SIGKILL
+  for folder in folders:
+    write(folder, Engine(setup), data)
+    assert files(folder) == files(whole)
 
 
 def test_figures_of_the_sampling_are_one_line(whole):
