@@ -69,8 +69,7 @@ def sampled(num_done, **changes):
     'prefill_secs': 1.5,
     'decode_tokens': 500,
     'decode_secs': 4.0,
-    'live_steps': 90,
-    'slot_steps': 120,
+    'slot_steps': 800,
     'num_retries': 0,
     'finish_reasons': {'marker': num_done - 1, 'length': 1, 'too_long': 0},
   }
@@ -91,7 +90,7 @@ def test_sampling_lines_tell_speeds_slots_endings_and_time_left(
   assert [line.split()[1] for line in out] == ['10/40', '10/40', '40/40']
   assert out[0] == (
     'self-CoTs: 10/40 CoTs  prefill 2,000 tokens/s  decode 125 tokens/s  '
-    'slots 75% in use  ended by length 1, marker 9  6 tried again  18 s left'
+    'slots 62% in use  ended by length 1, marker 9  6 tried again  18 s left'
   )
   assert 'tried again' not in out[2]
 
@@ -101,9 +100,7 @@ def test_sampling_that_has_not_begun_has_no_speed(capsys, tmp_path):
   lines = progress.SampleProgress('self-CoTs')
   lines.write(tmp_path, 1)
   assert not list(tmp_path.iterdir())
-  lines.on_progress(
-    sampled(0, num_total=0, finish_reasons={}, live_steps=0, **nothing)
-  )
+  lines.on_progress(sampled(0, num_total=0, finish_reasons={}, **nothing))
   assert 'prefill 0 tokens/s' in capsys.readouterr().out
 
 

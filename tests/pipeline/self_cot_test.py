@@ -85,7 +85,7 @@ class Engine:
       reasons['marker'] += 1
       on_progress(
         engine_lib.Progress(
-          done + 1, len(requests), 100, 0.5, 40, 2.0, 9, 12, 1, reasons
+          done + 1, len(requests), 100, 0.5, 40, 2.0, 50, 1, reasons
         )
       )
       yield int(i), found
@@ -296,7 +296,7 @@ def test_figures_of_the_sampling_are_one_line(whole):
   assert figures['num_done'] == figures['num_marker'] == NUM_ROWS * NUM_COTS
   assert (figures['prefill_tokens'], figures['prefill_secs']) == (100, 0.5)
   assert (figures['decode_tokens'], figures['decode_secs']) == (40, 2.0)
-  assert (figures['live_steps'], figures['slot_steps']) == (9, 12)
+  assert (figures['slot_steps'], figures['slot_use']) == (50, 0.8)
 
 
 def test_copy_for_llama_factory_has_the_tokens_of_stage_2(setup, data, whole):

@@ -139,7 +139,7 @@ class SampleProgress:
       f'{self._label}: {now.num_done}/{now.num_total} CoTs',
       f'prefill {_rate(now.prefill_tokens, now.prefill_secs)} tokens/s',
       f'decode {_rate(now.decode_tokens, now.decode_secs)} tokens/s',
-      f'slots {_share(now.live_steps, now.slot_steps):.0%} in use',
+      f'slots {_slot_use(now):.0%} in use',
       f'ended by {endings(now.finish_reasons)}',
     ]
     if now.num_retries:
@@ -165,6 +165,7 @@ class SampleProgress:
       for f in dataclasses.fields(now)
       if f.name != 'finish_reasons'
     }
+    values['slot_use'] = _slot_use(now)
     values |= {f'num_{k}': n for k, n in sorted(now.finish_reasons.items())}
     with metric_writer.MetricWriter(folder, step) as writer:
       writer.write(step, values)
@@ -180,8 +181,8 @@ def _rate(num_tokens: int, secs: float) -> str:
   return f'{num_tokens / secs:,.0f}' if secs else '0'
 
 
-def _share(part: int, whole: int) -> float:
-  return part / whole if whole else 0.0
+def _slot_use(now: engine_lib.Progress) -> float:
+  return now.live_steps / now.slot_steps if now.slot_steps else 0.0
 
 
 def row_progress(

@@ -56,7 +56,7 @@ class Progress:
     num_done, num_total: requests.
     prefill_tokens, prefill_secs: of the prompts so far.
     decode_tokens, decode_secs: of the CoTs so far, prompts not counted.
-    live_steps, slot_steps: steps of slots that had a CoT, and of all.
+    slot_steps: decoding steps, counted for each slot.
     num_retries: attempts thrown away so far.
     finish_reasons: of the finished samples.
   """
@@ -67,10 +67,14 @@ class Progress:
   prefill_secs: float
   decode_tokens: int
   decode_secs: float
-  live_steps: int
   slot_steps: int
   num_retries: int
   finish_reasons: dict[str, int]
+
+  @property
+  def live_steps(self) -> int:
+    """Decoding steps of slots that wrote a token; over slot_steps: slot use."""
+    return self.decode_tokens
 
 
 class Engine:
@@ -208,7 +212,6 @@ class Engine:
             prefill_secs=0.0,
             decode_tokens=num_tokens,
             decode_secs=time.monotonic() - start_secs,
-            live_steps=num_tokens,
             slot_steps=num_tokens,
             num_retries=0,
             finish_reasons=dict(reasons),
