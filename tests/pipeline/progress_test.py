@@ -86,11 +86,12 @@ def test_sampling_lines_tell_speeds_slots_endings_and_time_left(
     lines.on_progress(sampled(10, num_retries=secs))
   lines.on_progress(sampled(40))
   out = capsys.readouterr().out.splitlines()
-  # After 6 and 12 seconds, and at the end.
+  # After 6 and 12 seconds, and at the end. The first call took 5.5 seconds, so
+  # the line at 6 has a quarter done after 10.5.
   assert [line.split()[1] for line in out] == ['10/40', '10/40', '40/40']
   assert out[0] == (
     'self-CoTs: 10/40 CoTs  prefill 2,000 tokens/s  decode 125 tokens/s  '
-    'slots 62% in use  ended by length 1, marker 9  6 tried again  18 s left'
+    'slots 62% in use  ended by length 1, marker 9  6 tried again  32 s left'
   )
   assert 'tried again' not in out[2]
 

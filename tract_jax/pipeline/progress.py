@@ -118,19 +118,22 @@ class SampleProgress:
   """
 
   def __init__(self, label: str):
-    """Begins to measure.
+    """Begins to count the seconds between lines.
 
     Args:
       label: which job.
     """
     self._label = label
-    self._begin = self._last = time.perf_counter()
+    self._begin = 0.0
+    self._last = time.perf_counter()
     self._now: engine_lib.Progress | None = None
 
   def on_progress(self, now: engine_lib.Progress) -> None:
     """Takes the engine's progress; prints a line every few seconds."""
-    self._now = now
     secs = time.perf_counter()
+    if self._now is None:  # Weights may have been read since it was made.
+      self._begin = secs - now.prefill_secs - now.decode_secs
+    self._now = now
     is_last = now.num_done == now.num_total
     if not is_last and secs - self._last < MIN_SECS_BETWEEN_SAMPLING_LINES:
       return
