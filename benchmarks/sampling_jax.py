@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from benchmarks import job as job_lib
-from benchmarks import stand_in
 from tract_jax import types
 from tract_jax.pipeline import base_model, build
 from tract_jax.pipeline import config as config_lib
@@ -37,7 +36,7 @@ class Pass:
 
   secs: float
   samples: list[types.CotSample]
-  progress: stand_in.Progress
+  progress: engine_lib.Progress
   num_compiled: int
 
 
@@ -59,11 +58,11 @@ class Side:
       'sampling.max_new_tokens': job.max_new_tokens,
       **job.settings,
     }
-    config = config_lib.merge(stand_in.named(settings))
+    config = config_lib.merge(settings)
     setup = build.build(config, as_judge=True)
     self.length_multiple = config.data.length_multiple
     self.params = base_model.read_weights(setup.model)
-    self._engine = stand_in.adapted(build.make_engine(setup, with_cot=True))
+    self._engine = build.make_engine(setup, with_cot=True)
 
   def requests(self, first_cots: list[int]) -> list[engine_lib.CotRequest]:
     """num_cots CoTs of each prompt, counted from its first_cots."""
@@ -86,7 +85,7 @@ class Side:
   def sample(self, requests: list[engine_lib.CotRequest]) -> Pass:
     """Calls the engine once."""
     before = self._num_compiled
-    told: list[stand_in.Progress] = []
+    told: list[engine_lib.Progress] = []
     begin = time.perf_counter()
     samples = self._engine.sample(
       self.params,

@@ -59,7 +59,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.sampling = {
     'repetition_penalty': 1.0,
     'max_new_tokens': 32,
-    'rows': 256,
+    'slots': 256,
     'chunk_size': 1024,
     'steps_per_call': 32,
   }

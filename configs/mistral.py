@@ -24,5 +24,5 @@ def get_config() -> ml_collections.ConfigDict:
     'remat': 'full',
   }
   config.train = {'checkpoint_every': 500}
-  config.sampling = {'rows': 64, 'chunk_size': 1024}
+  config.sampling = {'slots': 64, 'chunk_size': 1024}
   return config

@@ -67,7 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     'checkpoint_every': 16,
   }
   # Rationales have 56 tokens at most, "So the overall score is -4" included.
-  config.sampling = {'max_new_tokens': 64, 'rows': 32, 'chunk_size': 64}
+  config.sampling = {'max_new_tokens': 64, 'slots': 32, 'chunk_size': 64}
   config.evaluation = {'gap_examples': 32}
   config.export = {'data_licence': 'mit'}
   return config

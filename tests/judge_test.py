@@ -25,7 +25,7 @@ ROWS = [
 # Short CoTs, and scores that are not all but certain.
 FAST = {
   'sampling.max_new_tokens': 6,
-  'sampling.rows': 4,
+  'sampling.slots': 4,
   'sampling.steps_per_call': 8,
   'data.max_length': 96,
   'data.length_multiple': 96,

@@ -167,7 +167,7 @@ def judge_folder(tmp_path_factory):
 
 FAST = {
   'sampling.max_new_tokens': 6,
-  'sampling.rows': 4,
+  'sampling.slots': 4,
   'sampling.chunk_size': 2,
   'data.max_length': 96,
   'data.length_multiple': 96,

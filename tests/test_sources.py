@@ -10,6 +10,8 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _TEXT = (_ROOT / 'docs' / 'sources.md').read_text()
 # They say when things are written; no number depends on them.
 _BOOKKEEPING = {'log_every', 'checkpoint_every', 'max_checkpoints'}
+# They say how fast CoTs come; no CoT depends on them.
+_SAMPLING_SPEED = {'slots', 'chunk_size', 'steps_per_call', 'prefill_tokens'}
 
 
 def _problem(name: str) -> str | None:
@@ -50,11 +52,12 @@ def test_names_that_do_not_exist_are_found():
   assert _problem('types.ScoreGrid.nearest') is None
 
 
-def test_every_key_of_training_is_there():
+def test_every_key_of_training_and_sampling_is_there():
   config = config_lib.default_config()
   wanted = {
     *(key for key in config.train if key not in _BOOKKEEPING),
     *(f'pretrain.{key}' for key in config.pretrain),
+    *(f'sampling.{key}' for key in set(config.sampling) - _SAMPLING_SPEED),
     'data.packing',
   }
   assert not [key for key in wanted if f'`{key}`' not in _TEXT]

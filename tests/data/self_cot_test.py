@@ -24,6 +24,7 @@ def _sample(index: int, cot_index: int = 0, **changes) -> types.CotSample:
     finish_reason='marker',
     score_probs=np.array([0.1, 0.2, index / 100], np.float32),
     greedy_index=7,
+    num_retries=index,
   )
   return dataclasses.replace(sample, **changes)
 
@@ -97,7 +98,7 @@ def test_a_chunk_is_an_orbax_step_with_the_arrays_of_the_format(tmp_path):
     arrays, metadata = store.load(1)
   assert arrays.keys() == {
     'example_index', 'cot_index', 'tokens', 'length', 'num_sampled_tokens',
-    'finish_reason', 'score_probs', 'greedy_index',
+    'finish_reason', 'score_probs', 'greedy_index', 'num_retries',
   }  # fmt: skip
   np.testing.assert_array_equal(arrays['length'], [4, 0])
   np.testing.assert_array_equal(
@@ -128,6 +129,7 @@ def test_finish_writes_a_copy_for_people_and_the_digest(tmp_path):
     'cot_index': 0,
     'text': 'ä 10 11 12',
     'finish_reason': 'length',
+    'num_retries': 1,
     'score_probs': [float(np.float32(x)) for x in (0.1, 0.2, 0.01)],
   }
   assert rows[3]['score_probs'] == [None, None, None]
@@ -137,6 +139,61 @@ def test_finish_writes_a_copy_for_people_and_the_digest(tmp_path):
   assert summary['finish_reasons'] == {
     'marker': 5, 'length': 1, 'end_token': 0, 'too_long': 1, 'non_finite': 0
   }  # fmt: skip
+  # Of CoT 3 alone the prompt was too long.
+  assert summary['num_retries'] == sum([0, 1, 2, 3, 5, 4, 5])
+  assert (summary['num_unusable'], summary['without_usable']) == (1, ['row-3'])
+
+
+def test_a_row_has_no_usable_cot_only_where_all_are_unusable():
+  given_up = {'score_probs': np.full(3, np.nan, np.float32)}
+  found = self_cot.counts(
+    [_sample(0), _sample(0, 1, **given_up), _sample(1, **given_up)]
+  )
+  assert found['num_samples'] == 3 and found['num_examples'] == 2
+  assert found['num_unusable'] == 2
+  assert found['without_usable'] == ['row-1']
+
+
+def test_what_else_belongs_to_the_dataset_is_written_before_it_is_finished(
+  tmp_path,
+):
+  _write(tmp_path)
+
+  def fail(samples):
+    assert [s.example_id for s in samples[:2]] == ['row-0', 'row-1']
+    raise OSError('disk full')
+
+  with self_cot.SelfCotWriter(tmp_path, _PROVENANCE, 3) as writer:
+    with pytest.raises(OSError, match='disk full'):
+      writer.finish(_decode, fail)
+  assert self_cot.read_summary(tmp_path) is None
+  with self_cot.SelfCotWriter(tmp_path, _PROVENANCE, 3) as writer:
+    writer.finish(_decode)
+  assert self_cot.read_summary(tmp_path)['num_samples'] == 7
+  (tmp_path / 'dataset.json').write_text('{}')
+  with pytest.raises(types.InputError, match=r'dataset\.json: damaged'):
+    self_cot.read_summary(tmp_path)
+
+
+def _write_long(folder):
+  """One chunk with a long CoT; the file, and where in it the tokens stand."""
+  tokens = np.arange(1000, 1400, dtype=np.int32)
+  with self_cot.SelfCotWriter(folder, _PROVENANCE, 1) as writer:
+    writer.write(0, [_sample(0, tokens=tokens, num_sampled_tokens=400)], [0])
+  needle = tokens[200:210].tobytes()
+  (path,) = [
+    p
+    for p in (folder / '0').rglob('*')
+    if p.is_file() and needle in p.read_bytes()
+  ]
+  return path, path.read_bytes().index(needle)
+
+
+def test_a_truncated_chunk_is_refused(tmp_path):
+  path, place = _write_long(tmp_path)
+  path.write_bytes(path.read_bytes()[:place])
+  with pytest.raises(types.InputError, match='step 0'):
+    self_cot.read_self_cots(tmp_path, _PROVENANCE)
 
 
 def test_the_digest_depends_on_samples_and_provenance_alone(tmp_path):
@@ -227,17 +284,9 @@ def test_chunks_that_changed_places_are_refused(tmp_path):
 
 
 def test_a_flipped_bit_is_refused(tmp_path):
-  tokens = np.arange(1000, 1400, dtype=np.int32)
-  with self_cot.SelfCotWriter(tmp_path, _PROVENANCE, 1) as writer:
-    writer.write(0, [_sample(0, tokens=tokens, num_sampled_tokens=400)], [0])
-  needle = tokens[200:210].tobytes()
-  (path,) = [
-    p
-    for p in (tmp_path / '0').rglob('*')
-    if p.is_file() and needle in p.read_bytes()
-  ]
+  path, place = _write_long(tmp_path)
   data = bytearray(path.read_bytes())
-  data[data.index(needle)] ^= 4
+  data[place] ^= 4
   path.write_bytes(data)
   with pytest.raises(types.InputError, match='step 0: leaf tokens is damaged'):
     self_cot.read_self_cots(tmp_path, _PROVENANCE)

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from tract_jax import types
-from tract_jax.evaluation import intervals, lambda_curve, metrics, report
+from tract_jax.evaluation import (
+  intervals,
+  lambda_curve,
+  metrics,
+  report,
+  self_cots,
+)
 
 BOOTSTRAP = intervals.Bootstrap(num_resamples=100)
 ROW_FIELDS = {
@@ -113,6 +119,27 @@ class TestMetricsJson:
     text = report.report_markdown(_report(lambda_points=[point]))
     assert '| tract | 2 | 0 | 0.2 | .500 | n/a | .100 | yes |' in text
     assert 'Choice of lambda' not in report.report_markdown(_report())
+
+  def test_counts_of_self_cots_are_there_and_empty_without_any(self):
+    reasons = {'marker': 6, 'length': 3}
+    counts = self_cots.SelfCotCounts('tract', 0, 5, 9, reasons, 4, 2, 1)
+    assert _content(self_cot_counts=[counts])['self_cots'] == [
+      {
+        'method': 'tract',
+        'seed': 0,
+        'num_examples': 5,
+        'num_samples': 9,
+        'finish_reasons': reasons,
+        'num_retries': 4,
+        'num_unusable': 2,
+        'num_without_usable': 1,
+      }
+    ]
+    assert _content()['self_cots'] == []
+    text = report.report_markdown(_report(self_cot_counts=[counts]))
+    assert '| rows | CoTs | marker | length | retries | unusable |' in text
+    assert '| tract | 0 | 5 | 9 | 6 | 3 | 4 | 2 | 1 |' in text
+    assert 'Self-CoTs' not in report.report_markdown(_report())
 
   def test_order_of_input_and_of_rows_changes_nothing(self):
     systems = _systems()

@@ -128,6 +128,10 @@ def test_values_of_another_type_are_named():
     ('sampling.temperature', -0.1),
     ('sampling.top_p', 0.0),
     ('sampling.max_new_tokens', 0),
+    ('sampling.max_retries', -1),
+    ('sampling.unfinished', 'keep'),
+    ('sampling.num_self_cots', 0),
+    ('sampling.slots', 0),
     ('evaluation.num_resamples', 10),
   ],
 )

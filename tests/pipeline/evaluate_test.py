@@ -7,7 +7,7 @@ from etils import epath
 import pytest
 
 from tract_jax import types
-from tract_jax.evaluation import lambda_curve
+from tract_jax.evaluation import lambda_curve, self_cots
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import evaluate, predict
@@ -121,6 +121,18 @@ def test_curve_of_lambda_is_reported_and_makes_the_report_anew(tmp_path):
   assert not evaluate.evaluate(*arguments)
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   assert content['lambda_curve'] == [dataclasses.asdict(point)]
+
+
+def test_counts_of_self_cots_are_reported_and_make_the_report_anew(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  counts = self_cots.SelfCotCounts('tract', 0, 2, 2, {'marker': 2}, 1, 0, 0)
+  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  arguments = make_config(), GRID, workdir, ['bench'], [], [], [counts]
+  assert evaluate.evaluate(*arguments)
+  assert not evaluate.evaluate(*arguments)
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  assert content['self_cots'] == [dataclasses.asdict(counts)]
 
 
 def test_second_evaluation_has_nothing_to_do(tmp_path):

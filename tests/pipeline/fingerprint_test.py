@@ -34,10 +34,22 @@ def test_numbers_that_change_the_result_are_in_it_and_speed_is_not():
       'release_accumulation',
     )  # fmt: skip
     assert differs != without_effect, key
-  fields = fingerprint.sampling_fields(setup)
-  for key in setup.config.sampling:
-    other = fingerprint.sampling_fields(changed(setup, 'sampling', key, 12345))
-    assert (other != fields) != (key in ('rows', 'steps_per_call')), key
+
+
+def test_numbers_that_change_cots_are_in_it_by_name_and_speed_is_not():
+  setup = make_setup()
+  speed = {'slots', 'steps_per_call', 'prefill_tokens'}
+  of_dataset = {'num_self_cots'}
+  for make_fields, unused in (
+    (fingerprint.sampling_fields, speed | of_dataset),
+    (fingerprint.self_cot_fields, speed),
+  ):
+    fields = make_fields(setup)
+    for key, value in setup.config.sampling.items():
+      other = ANOTHER[type(value)](value)
+      found = make_fields(changed(setup, 'sampling', key, other))
+      wanted = {} if key in unused else {f'sampling.{key}': other}
+      assert found == fields | wanted, key
 
 
 def test_packing_and_its_row_length_decide_what_an_update_sees():

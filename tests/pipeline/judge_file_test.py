@@ -130,7 +130,7 @@ def changed(key, value):
     ('sampling.top_p', '1', "sampling.top_p: '1' is of type str"),
     ('sampling.top_k', 1.5, 'sampling.top_k: 1.5 is of type float'),
     ('sampling.temperature', float('nan'), 'NaN is not a finite number'),
-    ('sampling.rows', 8, 'sampling.rows: is unknown'),
+    ('sampling.slots', 8, 'sampling.slots: is unknown'),
     ('sampling.max_new_tokens', True, 'is of type bool'),
     ('sampling.max_new_tokens', 10**400, 'a number of 401 digits'),
     ('sampling.max_new_tokens', 10**12, 'of at least 1 and at most 1048576'),

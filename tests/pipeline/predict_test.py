@@ -41,7 +41,7 @@ def setup():
       'num_kv_heads': 1,
       'initializer_range': 0.3,
     },
-    'sampling': {'rows': 4, 'chunk_size': 2, 'max_new_tokens': 6},
+    'sampling': {'slots': 4, 'chunk_size': 2, 'max_new_tokens': 6},
   }
   return build.build(config_lib.merge(overrides))
 
@@ -135,6 +135,41 @@ def test_processes_predict_their_own_chunks_in_any_order(
   )
   # Without a chunk to do, no weights are read.
   predict.predict(sampler, lambda: 1 / 0, run, process_index=1, process_count=2)
+
+
+def test_stopped_amid_the_stream_keeps_whole_chunks_alone(
+  setup, params, examples, tmp_path
+):
+  run = make_run(tmp_path / 'cut', examples)
+  calls = iter(range(100))
+  # Four of the ten CoTs at a time: two whole chunks after the second call.
+  stopped = sample.Sampler(setup, lambda: next(calls) >= 2)
+  with pytest.raises(loop.Interrupted):
+    predict.predict(stopped, lambda: params, run)
+  written = {path.name for path in run.folder.glob('chunk_*')}
+  assert written < {f'chunk_{start:08d}.jsonl' for start in (0, 2, 4)}
+  assert written
+  asked = []
+
+  class Recorder(sample.Sampler):
+    def chunks(self, params, chunks, *more, **options):
+      asked.extend(e.example_id for chunk in chunks for e in chunk)
+      return super().chunks(params, chunks, *more, **options)
+
+  predict.predict(Recorder(setup, lambda: False), lambda: params, run)
+  rows = [
+    json.loads(line)['example_id']
+    for line in predict.read_chunks(run.folder, len(examples)).splitlines()
+  ]
+  assert rows == [e.example_id for e in examples]
+  kept = [
+    e.example_id
+    for i, e in enumerate(examples)
+    if f'chunk_{i // 2 * 2:08d}.jsonl' in written
+  ]
+  assert asked == [name for name in rows if name not in kept]
+  figures = json.loads((run.folder / 'metrics.jsonl').read_text())
+  assert (figures['step'], figures['num_done']) == (3, 2 * len(asked))
 
 
 def test_row_without_score_is_written_as_null(sampler, params, tmp_path):

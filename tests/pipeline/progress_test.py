@@ -1,8 +1,12 @@
 """Lines that a person follows."""
 
+import json
+
+from etils import epath
 import pytest
 
 from tract_jax.pipeline import progress
+from tract_jax.sampling import engine as engine_lib
 from tract_jax.training import loop
 from tract_jax.training import step as step_lib
 
@@ -47,6 +51,71 @@ def test_skipped_updates_are_said(capsys):
   lines = progress.TrainProgress('run', num_steps=9, every=100)
   lines.on_step(report(3, finite=False))
   assert 'step 3 was not finite' in capsys.readouterr().out
+
+
+class Clock:
+  """Seconds that pass by command."""
+
+  def __init__(self, monkeypatch):
+    self.now = 100.0
+    monkeypatch.setattr(progress.time, 'perf_counter', lambda: self.now)
+
+
+def sampled(num_done, **changes):
+  fields = {
+    'num_done': num_done,
+    'num_total': 40,
+    'prefill_tokens': 3000,
+    'prefill_secs': 1.5,
+    'decode_tokens': 500,
+    'decode_secs': 4.0,
+    'slot_steps': 800,
+    'num_retries': 0,
+    'finish_reasons': {'marker': num_done - 1, 'length': 1, 'too_long': 0},
+  }
+  return engine_lib.Progress(**{**fields, **changes})
+
+
+def test_sampling_lines_tell_speeds_slots_endings_and_time_left(
+  capsys, monkeypatch
+):
+  clock = Clock(monkeypatch)
+  lines = progress.SampleProgress('self-CoTs')
+  for secs in (1, 2, 6, 7, 10, 12):
+    clock.now = 100.0 + secs
+    lines.on_progress(sampled(10, num_retries=secs))
+  lines.on_progress(sampled(40))
+  out = capsys.readouterr().out.splitlines()
+  # After 6 and 12 seconds, and at the end. The first call took 5.5 seconds, so
+  # the line at 6 has a quarter done after 10.5.
+  assert [line.split()[1] for line in out] == ['10/40', '10/40', '40/40']
+  assert out[0] == (
+    'self-CoTs: 10/40 CoTs  prefill 2,000 tokens/s  decode 125 tokens/s  '
+    'slots 62% in use  ended by length 1, marker 9  6 tried again  32 s left'
+  )
+  assert 'tried again' not in out[2]
+
+
+def test_sampling_that_has_not_begun_has_no_speed(capsys, tmp_path):
+  nothing = {'prefill_secs': 0.0, 'decode_secs': 0.0, 'slot_steps': 0}
+  lines = progress.SampleProgress('self-CoTs')
+  lines.write(tmp_path, 1)
+  assert not list(tmp_path.iterdir())
+  lines.on_progress(sampled(0, num_total=0, finish_reasons={}, **nothing))
+  assert 'prefill 0 tokens/s' in capsys.readouterr().out
+
+
+def test_figures_of_a_job_that_went_on_are_a_line_more(tmp_path):
+  for step, num_done in ((2, 10), (5, 40), (5, 30)):
+    lines = progress.SampleProgress('self-CoTs')
+    lines.on_progress(sampled(num_done))
+    lines.write(epath.Path(tmp_path), step)
+  text = (tmp_path / 'metrics.jsonl').read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  assert [(r['step'], r['num_done'], r['num_marker']) for r in rows] == [
+    (2, 10, 9),
+    (5, 30, 29),
+  ]
 
 
 def test_row_lines_come_at_the_end_at_least(capsys):

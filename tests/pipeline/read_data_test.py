@@ -127,16 +127,15 @@ def test_self_cots_are_used_as_they_were_sampled(setup):
   words = np.array(setup.tokenizer.encode(' Colour red.')[0])
   tokens = np.concatenate([words, setup.cot_scores.lead_ids]).astype(np.int32)
 
-  def sample(tokens, reason):
-    return types.CotSample(
-      example.example_id, 0, tokens, 1, reason, np.zeros(5, np.float32), 0
-    )
+  def sample(tokens, reason, probability=0.0):
+    probs = np.full(5, probability, np.float32)
+    return types.CotSample(example.example_id, 0, tokens, 1, reason, probs, 0)
 
   encoded = read_data.encode_for_stage(
     setup,
     [example],
     'self',
-    [sample(tokens, 'marker'), sample(tokens[:0], 'too_long')],
+    [sample(tokens, 'marker'), sample(tokens[:0], 'too_long', np.nan)],
     'rows',
   )
   assert len(encoded) == 1
@@ -145,6 +144,33 @@ def test_self_cots_are_used_as_they_were_sampled(setup):
   assert targets[-1] == setup.tokenizer.eos_id
   score_id = setup.cot_scores.ids[setup.grid.nearest(example.score)]
   assert encoded[0].targets[encoded[0].score_mask] == score_id
+
+
+def test_every_usable_cot_is_a_row_and_rows_without_are_listed(setup, capsys):
+  examples = read_data.read_data(setup).train[:3]
+  tokens = np.array(setup.cot_scores.lead_ids, np.int32)
+  given_up = np.full(5, np.nan, np.float32)
+
+  def samples(example, *probs):
+    return [
+      types.CotSample(example.example_id, c, tokens, 0, 'length', p, 0)
+      for c, p in enumerate(probs)
+    ]
+
+  cots = [
+    *samples(examples[0], np.zeros(5), np.zeros(5)),
+    *samples(examples[1], given_up, np.zeros(5)),
+    *samples(examples[2], given_up, given_up),
+  ]
+  encoded = read_data.encode_for_stage(setup, examples, 'self', cots, 'rows')
+  assert [e.score for e in encoded] == [
+    examples[0].score, examples[0].score, examples[1].score,
+  ]  # fmt: skip
+  shown = ' '.join(capsys.readouterr().out.split())
+  assert '3 of 6 self-CoTs cannot be used; 1 rows have none (' in shown
+  assert f'none ({examples[2].example_id})' in shown
+  mixed = read_data.encode_for_stage(setup, examples, 'mixed', cots, 'rows')
+  assert len(mixed) == 3 + 3
 
 
 def test_mixed_rows_have_both_cots(setup):

@@ -24,7 +24,7 @@ TINY = {
   'train.num_epochs': 4,
   'train.batch_size': 4,
   'train.checkpoint_every': 8,
-  'sampling.rows': 8,
+  'sampling.slots': 8,
   'sampling.chunk_size': 8,
   'sampling.max_new_tokens': 16,
   'evaluation.gap_examples': 8,

@@ -35,7 +35,12 @@ def make_config(**more):
         'max_length': 64,
       },
       'train': {'batch_size': 8, 'num_epochs': 1},
-      'sampling': {'rows': 8, 'chunk_size': 4, 'max_new_tokens': 8},
+      'sampling': {
+        'slots': 8,
+        'chunk_size': 4,
+        'max_new_tokens': 8,
+        'num_self_cots': 2,
+      },
       'evaluation': {'gap_examples': 4, 'num_resamples': 100},
       'mesh': {'data': 1, 'fsdp': 8, 'tensor': 1},
       **more,
@@ -84,6 +89,22 @@ def test_shared_stages_are_trained_once(finished):
     'tract_mixed/stage2',
   }  # fmt: skip
   assert [p.name for p in finished.glob('*/self_cot')] == ['self_cot']
+
+
+@pytest.mark.slow
+def test_stage_2_is_trained_on_every_self_cot_of_the_training_rows(finished):
+  def num_rows(method, stage):
+    folder = finished / method / f'stage{stage}' / 'seed0'
+    return manifest.read_results(folder)['num_rows']
+
+  once = num_rows('cot_raft', 1)
+  assert num_rows('tract', 2) == 2 * once
+  assert num_rows('tract_mixed', 2) == once + 2 * once
+  (counts,) = report(finished)['self_cots']
+  assert (counts['method'], counts['seed']) == ('tract', 0)
+  assert counts['num_samples'] == 2 * counts['num_examples'] == 2 * 16
+  assert sum(counts['finish_reasons'].values()) == counts['num_samples']
+  assert counts['num_unusable'] == counts['num_without_usable'] == 0
 
 
 @pytest.mark.slow

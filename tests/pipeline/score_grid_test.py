@@ -59,7 +59,7 @@ def make_config(name, **more):
         'lr': 1e-2,
         'num_epochs': 1,
       },
-      'sampling': {'rows': 8, 'chunk_size': 4, 'max_new_tokens': 8},
+      'sampling': {'slots': 8, 'chunk_size': 4, 'max_new_tokens': 8},
       'evaluation': {'gap_examples': 4, 'num_resamples': 100},
       'mesh': {'data': 2, 'fsdp': 2, 'tensor': 2},
       **more,

@@ -22,7 +22,7 @@ def build_with(folder, extra_rows):
     'model': {'path': str(folder), 'lora_rank': 0},
     'data': {'train_path': 'unused', 'max_length': 32, 'length_multiple': 8},
     'train': {'batch_size': 8},
-    'sampling': {'rows': 8, 'max_new_tokens': 16, 'repetition_penalty': 1.0},
+    'sampling': {'slots': 8, 'max_new_tokens': 16, 'repetition_penalty': 1.0},
     'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},
   }
   return build.build(config_lib.merge(overrides), as_judge=True)

@@ -108,22 +108,32 @@ def encode_example(
   Raises:
     types.InputError: as `prompt_and_cot_ids`, or there is no score to learn.
   """
-  if example.score is None:
-    raise types.InputError(f'example {example.example_id}: has no score')
+  value = _score(example)
   before, num_prompt = prompt_and_cot_ids(
     example, tokenizer, score_tokens, sample_tokens
   )
-  score = score_tokens.sequences[score_tokens.grid.nearest(example.score)]
+  score = score_ids(example, score_tokens)
   ending = np.asarray([*score, tokenizer.eos_id], np.int32)
   return encoded_examples.record(
     np.concatenate([before, ending]),
     num_prompt=num_prompt,
     num_score_tokens=len(score),
-    score=example.score,
+    score=value,
     target_probs=targets_lib.grid_distribution(
-      example.ratings or (example.score,), score_tokens.grid.values
+      example.ratings or (value,), score_tokens.grid.values
     ),
   )
+
+
+def score_ids(
+  example: types.Example, score_tokens: score_tokens_lib.ScoreTokens
+) -> tuple[int, ...]:
+  """Tokens of the score that stands in the example's target.
+
+  Raises:
+    types.InputError: there is no score.
+  """
+  return score_tokens.sequences[score_tokens.grid.nearest(_score(example))]
 
 
 def encode_all(
@@ -274,6 +284,12 @@ def _problems(chunk: _Chunk, too_long: str, max_length: int) -> dict[int, str]:
     for i, length in chunk.too_long.items()
   }
   return chunk.problems | lengths
+
+
+def _score(example: types.Example) -> float:
+  if example.score is None:
+    raise types.InputError(f'example {example.example_id}: has no score')
+  return example.score
 
 
 def _own_cot_ids(

@@ -1,6 +1,6 @@
 """The self-CoT dataset: what the stage-1 model wrote, kept as Orbax steps.
 
-A step is a chunk of examples:
+A step is a chunk of examples, with all CoTs of each:
 
   example_index       [n]     row of the training data
   cot_index           [n]     which of the row's CoTs
@@ -10,14 +10,15 @@ A step is a chunk of examples:
   finish_reason       [n]     index into types.FINISH_REASONS
   score_probs         [n, Y]  float32
   greedy_index        [n]
+  num_retries         [n]     attempts thrown away before it
 
 with the ids of its examples, a digest over its arrays, and the provenance of
 the dataset: all that the samples depend on (checkpoint, tokenizer, data and
 sampling parameters). Any host may write any chunk; a dataset that lacks one,
 is damaged or has another provenance is refused by its reader.
 
-Beside the steps lie `dataset.json`, with the digest of the whole, and
-`self_cots.jsonl`, a copy for people; neither is needed to read the dataset.
+Beside the steps lie `dataset.json`, with the digest of the whole and counts,
+and `self_cots.jsonl`, a copy for people; neither is needed to read the dataset.
 """
 
 import collections
@@ -34,7 +35,7 @@ from tract_jax.data import manifest, orbax_store
 SUMMARY = 'dataset.json'
 TEXTS = 'self_cots.jsonl'
 _KIND = 'self_cot'
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 class SelfCotWriter:
@@ -117,11 +118,17 @@ class SelfCotWriter:
     self._store.save(chunk, arrays, metadata)
     self._store.wait()
 
-  def finish(self, decode: Callable[[np.ndarray], str]) -> str:
-    """Writes the copy for people and the digest of the whole dataset.
+  def finish(
+    self,
+    decode: Callable[[np.ndarray], str],
+    write_more: Callable[[Sequence[types.CotSample]], None] = lambda _: None,
+  ) -> str:
+    """Writes the copy for people, and last the digest of the whole dataset.
 
     Args:
       decode: tokens [l] int32 -> text.
+      write_more: writes what else belongs to a finished dataset; is given its
+        samples in order.
 
     Returns:
       The digest, as `read_self_cots` gives it.
@@ -138,17 +145,16 @@ class SelfCotWriter:
           'cot_index': sample.cot_index,
           'text': decode(sample.tokens),
           'finish_reason': sample.finish_reason,
+          'num_retries': sample.num_retries,
           'score_probs': _finite_or_none(sample.score_probs),
         }
         file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + '\n')
-    reasons = collections.Counter(sample.finish_reason for sample in samples)
+    write_more(samples)
     summary = {
       'schema': _SCHEMA,
       'digest': digest,
       'num_chunks': self._num_chunks,
-      'num_samples': len(samples),
-      'num_examples': len({sample.example_id for sample in samples}),
-      'finish_reasons': {name: reasons[name] for name in types.FINISH_REASONS},
+      **counts(samples),
       'provenance': self._provenance,
     }
     manifest.write_json_atomic(folder / SUMMARY, summary)
@@ -209,6 +215,47 @@ def read_self_cots(
   return [sample for _, sample in rows], digest
 
 
+def counts(samples: Sequence[types.CotSample]) -> dict[str, Any]:
+  """What became of the CoTs, as `dataset.json` has it.
+
+  Args:
+    samples: of whole examples.
+
+  Returns:
+    num_samples, num_examples, finish_reasons {each: number}, num_retries (of
+    all together), num_unusable, and without_usable: ids of the examples that
+    have no usable CoT.
+  """
+  reasons = collections.Counter(sample.finish_reason for sample in samples)
+  ids = dict.fromkeys(sample.example_id for sample in samples)
+  usable = {sample.example_id for sample in samples if sample.is_usable}
+  return {
+    'num_samples': len(samples),
+    'num_examples': len(ids),
+    'finish_reasons': {name: reasons[name] for name in types.FINISH_REASONS},
+    'num_retries': sum(sample.num_retries for sample in samples),
+    'num_unusable': sum(not sample.is_usable for sample in samples),
+    'without_usable': [name for name in ids if name not in usable],
+  }
+
+
+def read_summary(folder: epath.PathLike) -> dict[str, Any] | None:
+  """The content of `dataset.json`; None where the dataset is not finished.
+
+  Raises:
+    types.InputError: the file is damaged.
+  """
+  path = epath.Path(folder) / SUMMARY
+  if not path.exists():
+    return None
+  try:
+    content = json.loads(path.read_bytes())
+    content['digest']
+  except (ValueError, KeyError, TypeError) as error:
+    raise types.InputError(f'{path}: damaged: {error!r}') from error
+  return content
+
+
 def _arrays(
   samples: Sequence[types.CotSample], example_indices: Sequence[int]
 ) -> dict[str, np.ndarray]:
@@ -228,6 +275,7 @@ def _arrays(
     'num_sampled_tokens': [sample.num_sampled_tokens for sample in samples],
     'finish_reason': [_finish_code(s.finish_reason) for s in samples],
     'greedy_index': [sample.greedy_index for sample in samples],
+    'num_retries': [sample.num_retries for sample in samples],
   }
   probs = [np.asarray(sample.score_probs, np.float32) for sample in samples]
   return {
@@ -260,6 +308,7 @@ def _samples(
       finish_reason=types.FINISH_REASONS[int(arrays['finish_reason'][i])],
       score_probs=arrays['score_probs'][i],
       greedy_index=int(arrays['greedy_index'][i]),
+      num_retries=int(arrays['num_retries'][i]),
     )
     rows.append((int(arrays['example_index'][i]), sample))
   return rows
@@ -313,16 +362,11 @@ def _check_unique(
 
 def _check_summary(folder: epath.Path, digest: str) -> None:
   """Refuses chunks that were exchanged after the dataset was finished."""
-  path = folder / SUMMARY
-  if not path.exists():
-    return
-  try:
-    recorded = json.loads(path.read_bytes())['digest']
-  except (ValueError, KeyError, TypeError) as error:
-    raise types.InputError(f'{path}: damaged: {error!r}') from error
-  if recorded != digest:
+  summary = read_summary(folder)
+  if summary is not None and summary['digest'] != digest:
     raise types.InputError(
-      f'{path}: digest {recorded} was recorded, the chunks have {digest}'
+      f'{folder / SUMMARY}: digest {summary["digest"]} was recorded, the chunks'
+      f' have {digest}'
     )
 
 

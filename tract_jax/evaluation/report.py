@@ -17,7 +17,13 @@ from etils import epath
 import numpy as np
 
 from tract_jax import types
-from tract_jax.evaluation import intervals, lambda_curve, metrics, tables
+from tract_jax.evaluation import (
+  intervals,
+  lambda_curve,
+  metrics,
+  self_cots,
+  tables,
+)
 
 SCHEMA = 1
 METRICS_FILE = 'metrics.json'
@@ -41,6 +47,7 @@ class Report:
     combined: rows over seeds, and over benchmarks.
     differences, cot_gaps: between systems; on training inputs.
     lambda_points: validation figures of candidate lambdas.
+    self_cot_counts: what became of the self-CoTs.
   """
 
   config: Mapping[str, Any]
@@ -51,6 +58,7 @@ class Report:
   differences: tuple[intervals.Difference, ...]
   cot_gaps: tuple[metrics.CotGap, ...]
   lambda_points: tuple[lambda_curve.LambdaPoint, ...] = ()
+  self_cot_counts: tuple[self_cots.SelfCotCounts, ...] = ()
 
 
 def make_report(
@@ -63,6 +71,7 @@ def make_report(
   primary_predictors: Mapping[str, str] | None = None,
   cot_gaps: Sequence[metrics.CotGap] = (),
   lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
+  self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
 ) -> Report:
   """Computes every figure of the report.
 
@@ -80,6 +89,7 @@ def make_report(
       predictions "rail" stands in, or else the first by name.
     cot_gaps: errors on training inputs, by annotator and own CoTs.
     lambda_points: the curves by which lambda was chosen.
+    self_cot_counts: of the self-CoT datasets.
 
   Returns:
     The report, in an order of its own.
@@ -105,6 +115,7 @@ def make_report(
     differences=tuple(_difference(judged, a, b) for a, b in pairs),
     cot_gaps=tuple(sorted(cot_gaps, key=lambda g: (g.method, g.stage, g.seed))),
     lambda_points=tuple(lambda_points),
+    self_cot_counts=tuple(self_cot_counts),
   )
 
 
@@ -126,6 +137,7 @@ def metrics_json(report: Report) -> str:
       dataclasses.asdict(g) | {'gap': g.gap} for g in report.cot_gaps
     ],
     'lambda_curve': [dataclasses.asdict(p) for p in report.lambda_points],
+    'self_cots': [dataclasses.asdict(c) for c in report.self_cot_counts],
   }
   content = json.loads(
     json.dumps(figures, allow_nan=False),
@@ -156,6 +168,7 @@ def report_markdown(report: Report) -> str:
     'trusts its own CoTs more than they deserve.',
     tables.markdown(*_gap_cells(report)),
     *_lambda_section(report),
+    *_self_cot_section(report),
     '## How to read this',
     f'- Intervals are percentile bootstraps of {report.bootstrap.num_resamples}'
     f' resamples (seed {report.bootstrap.seed}) of rows and, with several '
@@ -357,6 +370,18 @@ def _lambda_section(report: Report) -> list[str]:
     'Validation rows of each candidate; the smallest RMSE of the expected score'
     ' is chosen. The loss holds lambda and cannot be compared.',
     tables.markdown(*lambda_curve.cells(report.lambda_points)),
+  ]
+
+
+def _self_cot_section(report: Report) -> list[str]:
+  if not report.self_cot_counts:
+    return []
+  return [
+    '## Self-CoTs',
+    'How those that stage 2 is trained on ended. All but "marker" did not come '
+    'to the fixed words by themselves; those without a distribution are '
+    'unusable and not trained on.',
+    tables.markdown(*self_cots.cells(report.self_cot_counts)),
   ]
 
 

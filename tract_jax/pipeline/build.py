@@ -217,6 +217,7 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     The engine; it compiles when it is used.
   """
   config, tokenizer = setup.config, setup.tokenizer
+  mesh = setup.model.mesh
   scores = setup.cot_scores if with_cot else setup.bare_scores
   sampling = engine_lib.SamplingParams(
     temperature=config.sampling.temperature,
@@ -240,14 +241,21 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     cot_format,
     lambda text: tokenizer.encode(text)[0].tolist(),
     tokenizer.decode,
-    slots=config.sampling.rows,
+    slots=config.sampling.slots,
     max_length=min(
       config.data.max_length + config.sampling.max_new_tokens,
       setup.model.config.longest_row,
     ),
     steps_per_call=config.sampling.steps_per_call,
     length_multiple=config.data.length_multiple,
+    prefill_tokens=config.sampling.prefill_tokens,
+    row_multiple=partition.num_row_shards(mesh),
     num_valid_tokens=tokenizer.vocab_size,
+    max_retries=config.sampling.max_retries,
+    unfinished=config.sampling.unfinished,
+    place_rows=lambda rows: jax.device_put(
+      rows, partition.batch_sharding(mesh)
+    ),
   )
 
 

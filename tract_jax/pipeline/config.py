@@ -175,11 +175,21 @@ _SAMPLING: dict[str, Any] = {
   'top_p': 0.9,
   'repetition_penalty': 1.03,
   'max_new_tokens': 1024,
-  # Rows decoded together, and examples of one chunk on disk.
-  'rows': 8,
+  # How often a CoT that came to no end (the length limit, an end token without
+  # marker words, logits that are not finite) is sampled again with another key.
+  'max_retries': 0,
+  # What becomes of it then: "complete" appends the marker words, as the
+  # release does; "drop" gives it up, counted and listed.
+  'unfinished': 'complete',
+  # CoTs for each row of the self-CoT dataset; each is a training row.
+  'num_self_cots': 1,
+  # CoTs decoded together, and examples of one chunk on disk.
+  'slots': 8,
   'chunk_size': 64,
-  # Tokens per row between two looks at the text.
-  'steps_per_call': 16,
+  # Tokens per slot between two looks at the text.
+  'steps_per_call': 8,
+  # Prompts are read in batches of about so many tokens.
+  'prefill_tokens': 1024,
 }
 _EVALUATION: dict[str, Any] = {
   'num_resamples': 2000,

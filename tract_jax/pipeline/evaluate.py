@@ -12,7 +12,7 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import manifest
-from tract_jax.evaluation import intervals, lambda_curve, metrics
+from tract_jax.evaluation import intervals, lambda_curve, metrics, self_cots
 from tract_jax.evaluation import report as report_lib
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
@@ -33,6 +33,7 @@ def evaluate(
   benchmarks: Sequence[str],
   cot_gaps: Sequence[metrics.CotGap],
   lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
+  self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
 ) -> bool:
   """Writes report/ from the predictions, and prints the results table.
 
@@ -43,9 +44,10 @@ def evaluate(
     benchmarks: names.
     cot_gaps: measured before.
     lambda_points: of stages whose lambda was chosen.
+    self_cot_counts: of the self-CoT datasets.
 
   Returns:
-    Whether there was anything to do: False if the report is up to date.
+    Whether there was anything to do.
 
   Raises:
     types.InputError: predictions are missing or damaged.
@@ -64,8 +66,9 @@ def evaluate(
       {'/'.join(key): path.read_text() for key, path in paths.items()}
     ),
     'config': manifest.digest_of(config.to_dict()),
-    'cot_gap': manifest.digest_of([repr(gap) for gap in cot_gaps]),
-    'lambda_curve': manifest.digest_of([repr(p) for p in lambda_points]),
+    'cot_gap': _digest(cot_gaps),
+    'lambda_curve': _digest(lambda_points),
+    'self_cots': _digest(self_cot_counts),
   }
   if manifest.is_current(folder, 'report', fields):
     return False
@@ -75,7 +78,8 @@ def evaluate(
     _check_rows(config, grid, method, path, rows)
     rows = _rated(path, rows)
     systems += _systems(config, grid, method, benchmark, rows)
-  report = _make_report(config, grid, systems, cot_gaps, lambda_points)
+  figures = cot_gaps, lambda_points, self_cot_counts
+  report = _make_report(config, grid, systems, *figures)
   manifest.write_manifest(folder, 'report', fields, finished=False)
   report_lib.write_report(report, folder)
   manifest.write_manifest(folder, 'report', fields)
@@ -110,8 +114,12 @@ def read_results(
     raise types.InputError(f'{path}: no report: {error}') from error
 
 
+def _digest(records: Sequence[Any]) -> str:
+  return manifest.digest_of([repr(record) for record in records])
+
+
 def _make_report(
-  config, grid, systems, cot_gaps, lambda_points
+  config, grid, systems, cot_gaps, lambda_points, self_cot_counts
 ) -> report_lib.Report:
   return report_lib.make_report(
     systems,
@@ -123,6 +131,7 @@ def _make_report(
     },
     cot_gaps=cot_gaps,
     lambda_points=lambda_points,
+    self_cot_counts=self_cot_counts,
   )
 
 

@@ -34,7 +34,8 @@ _COT_RAFT_ONLY = {'lambda_value', 'ce_includes_score', 'score_scale'}
 _SCORE_LOSS_ONLY = {'score_loss', 'expectation', 'off_grid_penalty'}
 # Each candidate is a stage of its own, with its lambda_value.
 _CHOICE = {'lambda_candidates'}
-_SAMPLING_SPEED = {'rows', 'steps_per_call'}
+_SAMPLING_SPEED = {'slots', 'steps_per_call', 'prefill_tokens'}
+_SELF_COTS_ONLY = {'num_self_cots'}
 _PROMPT_KEYS = ('template', 'use_reference', 'system_prompt', 'fields')
 _BLOCK_BYTES = 1 << 16
 _NUM_BLOCKS = 256
@@ -106,9 +107,16 @@ def sampling_fields(setup: build.Setup) -> dict[str, Any]:
   fields = {
     f'sampling.{key}': value
     for key, value in setup.config.sampling.items()
-    if key not in _SAMPLING_SPEED
+    if key not in _SAMPLING_SPEED | _SELF_COTS_ONLY
   }
   return fields | {'data.max_length': setup.config.data.max_length}
+
+
+def self_cot_fields(setup: build.Setup) -> dict[str, Any]:
+  """As `sampling_fields`, for the self-CoT dataset."""
+  sampling = setup.config.sampling
+  own = {f'sampling.{key}': sampling[key] for key in _SELF_COTS_ONLY}
+  return sampling_fields(setup) | own
 
 
 def export_fields(

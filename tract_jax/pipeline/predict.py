@@ -1,11 +1,11 @@
 """Predicts rows with a trained method, or a judge: CoTs, distributions, scores.
 
-A benchmark's rows are predicted in chunks; a chunk's file is written once it is
-done, and the chunks of all seeds become predictions/<method>/<benchmark>.jsonl
-at the end.
+A benchmark's rows are predicted in one stream; the file of a chunk of them is
+written once its rows are there, and the chunks of all seeds become
+predictions/<method>/<benchmark>.jsonl at the end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import json
 import math
@@ -18,7 +18,7 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import progress, read_data, sample
+from tract_jax.pipeline import progress, sample
 from tract_jax.training import loop
 
 PURPOSE = 'predict'
@@ -70,7 +70,12 @@ def predict_examples(
     A prediction for each row, in order. It depends on the row, the seed and C,
     not on the other rows.
   """
-  samples = _sample(sampler, params, method, examples, num_cots, seed)
+  if method.with_cot:
+    flat = sampler.cots(params, examples, num_cots, seed=seed, purpose=PURPOSE)
+    starts = range(0, len(flat), num_cots)
+    samples = [flat[start : start + num_cots] for start in starts]
+  else:
+    samples = _bare(sampler, params, examples)
   return [
     _prediction(sampler.setup, method, seed, example, of_example)
     for example, of_example in zip(examples, samples, strict=True)
@@ -109,21 +114,19 @@ def predict(
   starts = range(0, len(run.examples), size)
   mine = starts[process_index::process_count]
   missing = [s for s in mine if not _chunk_path(run, s).exists()]
-  model = params() if missing else None
-  rows = sum(min(size, len(run.examples) - s) for s in missing)
-  on_rows = progress.row_progress(run.label, rows)
-  for start in missing:
-    loop.stop_if(sampler.should_stop, f'before prediction row {start}')
-    chunk = run.examples[start : start + size]
-    samples = _sample(sampler, model, run.method, chunk, run.num_cots, run.seed)
-    lines = [
-      _to_line(_prediction(sampler.setup, run.method, run.seed, e, of_example))
-      for e, of_example in zip(chunk, samples, strict=True)
+  chunks = [run.examples[start : start + size] for start in missing]
+  lines = progress.SampleProgress(run.label)
+  for number, samples in _stream(sampler, params, run, chunks, lines):
+    predictions = [
+      _prediction(sampler.setup, run.method, run.seed, example, of_example)
+      for example, of_example in zip(chunks[number], samples, strict=True)
     ]
-    manifest.write_text_atomic(_chunk_path(run, start), ''.join(lines))
-    flat = [s for of_example in samples for s in of_example]
-    on_rows(len(chunk), sample.num_tokens(flat))
-  if all(_chunk_path(run, start).exists() for start in starts):
+    text = ''.join(map(_to_line, predictions))
+    manifest.write_text_atomic(_chunk_path(run, missing[number]), text)
+  num_there = sum(_chunk_path(run, start).exists() for start in starts)
+  if process_index == 0:
+    lines.write(run.folder, num_there)
+  if num_there == len(starts):
     manifest.write_manifest(run.folder, 'predictions', run.fields)
 
 
@@ -175,17 +178,33 @@ def read_predictions(path: epath.Path) -> list[types.Prediction]:
   return rows
 
 
-def _sample(
-  sampler, params, method, examples, num_cots, seed
-) -> list[list[types.CotSample]]:
-  """Samples of each example, [C], in order."""
-  if not method.with_cot:
-    return [[s] for s in sampler.given(params, examples, with_cot=False)]
-  samples = sampler.cots(params, examples, num_cots, seed=seed, purpose=PURPOSE)
-  return [
-    samples[start : start + num_cots]
-    for start in range(0, len(samples), num_cots)
-  ]
+def _bare(sampler, params, examples) -> list[list[types.CotSample]]:
+  """The sample of each example, [1], of a method without CoT."""
+  return [[s] for s in sampler.given(params, examples, with_cot=False)]
+
+
+def _stream(
+  sampler, params, run, chunks, lines
+) -> Iterator[tuple[int, list[list[types.CotSample]]]]:
+  """(number of a chunk, [its examples][C] samples), when it is whole."""
+  if not chunks:
+    return
+  model = params()
+  if run.method.with_cot:
+    yield from sampler.chunks(
+      model,
+      chunks,
+      run.num_cots,
+      seed=run.seed,
+      purpose=PURPOSE,
+      on_progress=lines.on_progress,
+    )
+    return
+  on_rows = progress.row_progress(run.label, sum(map(len, chunks)))
+  for number, chunk in enumerate(chunks):
+    loop.stop_if(sampler.should_stop, f'before prediction chunk {number}')
+    yield number, _bare(sampler, model, chunk)
+    on_rows(len(chunk), 0)
 
 
 def _prediction(setup, method, seed, example, samples) -> types.Prediction:
@@ -229,8 +248,7 @@ def _prediction(setup, method, seed, example, samples) -> types.Prediction:
 
 
 def _invalid_reason(samples) -> str:
-  reasons = [s.finish_reason for s in samples]
-  failed = [reason for reason in reasons if reason in read_data.UNUSABLE]
+  failed = [s.finish_reason for s in samples if not s.is_usable]
   return failed[0] if failed else 'greedy decoding writes no score'
 
 

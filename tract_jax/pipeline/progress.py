@@ -1,13 +1,17 @@
 """Progress that a person can follow: plain lines on the main process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import time
 
+from etils import epath
+
 from tract_jax.parallel import distributed
-from tract_jax.training import loop
+from tract_jax.sampling import engine as engine_lib
+from tract_jax.training import loop, metric_writer
 
 MIN_SECS_BETWEEN_LINES = 1.0
+MIN_SECS_BETWEEN_SAMPLING_LINES = 5.0
 # Below this, scores are read from what is hardly a score.
 LEAST_GRID_MASS = 0.5
 
@@ -98,6 +102,90 @@ class TrainProgress:
       f'{report.metrics.grid_mass:.3f} of the probability is on the score '
       'tokens; a wrong score position or tokenizer, or too few steps?'
     )
+
+
+class SampleProgress:
+  """Lines of a sampling job, and its figures at the end.
+
+  Speeds of prefill (tokens of prompts) and decode (tokens of CoTs) are each
+  over its own seconds. Slot use is the share of a slot's steps that had a CoT.
+
+  Example:
+    lines = SampleProgress('tract self-CoTs seed 0')
+    for chunk, samples in sampler.chunks(..., on_progress=lines.on_progress):
+      ...
+    lines.write(folder, num_chunks)
+  """
+
+  def __init__(self, label: str):
+    """Begins to count the seconds between lines.
+
+    Args:
+      label: which job.
+    """
+    self._label = label
+    self._begin = 0.0
+    self._last = time.perf_counter()
+    self._now: engine_lib.Progress | None = None
+
+  def on_progress(self, now: engine_lib.Progress) -> None:
+    """Takes the engine's progress; prints a line every few seconds."""
+    secs = time.perf_counter()
+    if self._now is None:  # Weights may have been read since it was made.
+      self._begin = secs - now.prefill_secs - now.decode_secs
+    self._now = now
+    is_last = now.num_done == now.num_total
+    if not is_last and secs - self._last < MIN_SECS_BETWEEN_SAMPLING_LINES:
+      return
+    self._last = secs
+    shown = [
+      f'{self._label}: {now.num_done}/{now.num_total} CoTs',
+      f'prefill {_rate(now.prefill_tokens, now.prefill_secs)} tokens/s',
+      f'decode {_rate(now.decode_tokens, now.decode_secs)} tokens/s',
+      f'slots {_slot_use(now):.0%} in use',
+      f'ended by {endings(now.finish_reasons)}',
+    ]
+    if now.num_retries:
+      shown.append(f'{now.num_retries} tried again')
+    if now.num_done:
+      left = (secs - self._begin) / now.num_done
+      shown.append(f'{duration(left * (now.num_total - now.num_done))} left')
+    say('  '.join(shown))
+
+  def write(self, folder: epath.Path, step: int) -> None:
+    """Adds a line with all figures to the folder's metrics.
+
+    Args:
+      folder: of what was sampled.
+      step: number of its chunks that are there; a line of the same number or a
+        larger one is replaced.
+    """
+    now = self._now
+    if now is None:
+      return
+    values = {
+      f.name: getattr(now, f.name)
+      for f in dataclasses.fields(now)
+      if f.name != 'finish_reasons'
+    }
+    values['slot_use'] = _slot_use(now)
+    values |= {f'num_{k}': n for k, n in sorted(now.finish_reasons.items())}
+    with metric_writer.MetricWriter(folder, step) as writer:
+      writer.write(step, values)
+
+
+def endings(finish_reasons: Mapping[str, int]) -> str:
+  """How many CoTs ended for which reason: "length 2, marker 30"."""
+  counts = sorted((k, n) for k, n in finish_reasons.items() if n)
+  return ', '.join(f'{reason} {n}' for reason, n in counts) or 'none'
+
+
+def _rate(num_tokens: int, secs: float) -> str:
+  return f'{num_tokens / secs:,.0f}' if secs else '0'
+
+
+def _slot_use(now: engine_lib.Progress) -> float:
+  return now.live_steps / now.slot_steps if now.slot_steps else 0.0
 
 
 def row_progress(

@@ -26,8 +26,6 @@ from tract_jax.pipeline import (
   shown_text,
 )
 
-# Samples without a distribution cannot be trained on.
-UNUSABLE = ('too_long', 'non_finite')
 # What lines call the rows that are no benchmark's.
 PRETRAINING = 'pretraining rows'
 TRAINING = 'training rows'
@@ -160,7 +158,8 @@ def encode_for_stage(
     setup: of the run.
     examples: rows of one split.
     cot_source: "none", "annotator", "self" or "mixed".
-    self_cots: sampled for these examples (others are passed over).
+    self_cots: sampled for these examples (others are passed over); each usable
+      one is a row of its own.
     label: names the rows in the counts that are printed.
     should_stop: asked now and then.
 
@@ -176,26 +175,24 @@ def encode_for_stage(
     jobs.append((list(examples), None))
   if cot_source in ('self', 'mixed'):
     by_id = {e.example_id: e for e in examples}
-    usable = [
-      s
-      for s in self_cots
-      if s.example_id in by_id and s.finish_reason not in UNUSABLE
-    ]
+    cots = [s for s in self_cots if s.example_id in by_id]
+    usable = [s for s in cots if s.is_usable]
+    _say_unusable(label, by_id, cots, usable)
     jobs.append(
       ([by_id[s.example_id] for s in usable], [s.tokens for s in usable])
     )
   kept = []
-  for rows, cots in jobs:
+  for rows, tokens in jobs:
     encoded, report = encode_rows.encode_rows(
       setup,
       rows,
       setup.bare_scores if cot_source == 'none' else setup.cot_scores,
-      cots,
+      tokens,
       label,
       should_stop,
     )
     kept.append(encoded)
-    _say_encoded(label, len(examples), report)
+    _say_encoded(label, report)
   return encoded_examples.concatenate(kept)
 
 
@@ -218,8 +215,18 @@ def before_score(
   ]
 
 
-def _say_encoded(label, num_rows, report: encoding.EncodeReport) -> None:
-  left_out = num_rows - report.num_kept
+def _say_unusable(label, by_id, cots, usable) -> None:
+  """Names the rows that none of their self-CoTs can be trained on for."""
+  if len(usable) < len(cots):
+    without = [*by_id.keys() - {s.example_id for s in usable}]
+    _say(
+      f'{label}: {len(cots) - len(usable)} of {len(cots)} self-CoTs cannot be '
+      f'used; {len(without)} rows have none{fit_prompts.shown(sorted(without))}'
+    )
+
+
+def _say_encoded(label, report: encoding.EncodeReport) -> None:
+  left_out = report.num_examples - report.num_kept
   shown = fit_prompts.shown(report.dropped_ids)
   _say(
     f'{label}: {report.num_kept} encoded, the longest of '

@@ -143,7 +143,7 @@ class Run:
     stage = self.stage(owner, 0, seed)
     provenance = (
       self._model_fields
-      | fingerprint.sampling_fields(self.setup)
+      | fingerprint.self_cot_fields(self.setup)
       | {
         'sampler': manifest.read_results(stage.folder)['params_digest'],
         'train': self._digests['train'],
@@ -156,7 +156,7 @@ class Run:
     self_cot.sample_self_cots(
       self._sampler,
       self._counted(lambda: self._params(stage, seed)),
-      [*self.data.train, *self.data.validation],
+      {'train': self.data.train, 'validation': self.data.validation},
       folder,
       provenance,
       seed,

@@ -1,7 +1,6 @@
 """Draws CoTs with their score distributions for examples, for any purpose."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import functools
 
 import numpy as np
@@ -17,7 +16,7 @@ class Sampler:
 
   Attributes:
     setup: of the run.
-    should_stop: asked after each batch of rows.
+    should_stop: asked after each call of the device.
   """
 
   def __init__(self, setup: build.Setup, should_stop: Callable[[], bool]):
@@ -59,20 +58,70 @@ class Sampler:
     Raises:
       loop.Interrupted: the run was asked to stop.
     """
+    samples = self.chunks(
+      params,
+      [examples],
+      num_cots,
+      seed=seed,
+      purpose=purpose,
+      max_length=max_length,
+    )
+    return [s for _, rows in samples for of_row in rows for s in of_row]
+
+  def chunks(
+    self,
+    params: types.PyTree,
+    chunks: Sequence[Sequence[types.Example]],
+    num_cots: int,
+    *,
+    seed: int,
+    purpose: str,
+    on_progress: Callable[[engine_lib.Progress], None] = lambda _: None,
+    max_length: int | None = None,
+  ) -> Iterator[tuple[int, list[list[types.CotSample]]]]:
+    """CoTs of chunks of examples, in one stream: no slot waits for a chunk.
+
+    Args:
+      params: the whole model.
+      chunks: examples whose CoTs are wanted together.
+      num_cots: CoTs per example.
+      seed: of the run.
+      purpose: keeps the randomness of different uses apart.
+      on_progress: is told how far the sampling is.
+      max_length: as for `cots`.
+
+    Yields:
+      (number of the chunk, [its examples][num_cots] samples), as soon as the
+      chunk is whole, in no particular order.
+
+    Raises:
+      loop.Interrupted: the run was asked to stop; chunks that were not whole
+        are lost.
+    """
+
+    def on_call(done: engine_lib.Progress) -> None:
+      on_progress(done)
+      loop.stop_if(self.should_stop, 'amid sampling')
+
     requests = [
       engine_lib.CotRequest(e.sampling_id or e.example_id, c, prompt)
-      for e in examples
+      for chunk in chunks
+      for e in chunk
       for prompt in [self.setup.tokenizer.prompt_ids(e.prompt)]
       for c in range(num_cots)
     ]
-    return self._cot_engine.sample(
+    stream = self._cot_engine.stream(
       params,
       requests,
       seed,
       purpose,
-      on_progress=lambda done: loop.stop_if(self.should_stop, 'amid sampling'),
+      on_progress=on_call,
       max_length=max_length,
     )
+    sizes = [len(chunk) * num_cots for chunk in chunks]
+    for number, samples in _whole(stream, sizes):
+      starts = range(0, sizes[number], num_cots)
+      yield number, [samples[start : start + num_cots] for start in starts]
 
   def given(
     self,
@@ -111,16 +160,23 @@ class Sampler:
     ]
 
 
-def endings(samples: Sequence[types.CotSample]) -> str:
-  """How many CoTs ended for which reason, for a line of progress."""
-  reasons = Counter(s.finish_reason for s in samples)
-  counts = ', '.join(f'{k} {n}' for k, n in sorted(reasons.items()))
-  return f'ended by: {counts}'
+def _whole(
+  stream: Iterable[tuple[int, types.CotSample]], sizes: Sequence[int]
+) -> Iterator[tuple[int, list[types.CotSample]]]:
+  """(number of a chunk, its samples in order), once all of them are there.
 
-
-def num_tokens(samples: Sequence[types.CotSample]) -> int:
-  """Tokens that the model wrote in these samples."""
-  return sum(s.num_sampled_tokens for s in samples)
+  Args:
+    stream: (index, sample); indices go on from chunk to chunk.
+    sizes: samples of each chunk.
+  """
+  chunk_of = np.repeat(np.arange(len(sizes)), sizes)
+  found: list[dict[int, types.CotSample]] = [{} for _ in sizes]
+  for index, sample in stream:
+    number = int(chunk_of[index])
+    found[number][index] = sample
+    if len(found[number]) == sizes[number]:
+      samples, found[number] = found[number], {}
+      yield number, [samples[i] for i in sorted(samples)]
 
 
 def _finish_reason(probs: np.ndarray, fits: bool) -> str:

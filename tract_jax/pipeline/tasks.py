@@ -12,7 +12,7 @@ whatever the others do; the last one writes what is made of all chunks.
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.evaluation import metrics
-from tract_jax.pipeline import evaluate, lambda_choice, progress
+from tract_jax.pipeline import evaluate, lambda_choice, progress, self_cot
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import run as run_lib
 
@@ -69,6 +69,7 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
       list(run.data.benchmarks),
       gaps,
       lambda_choice.curves(config, run.stage_folder),
+      self_cot.read_counts(config, run.self_cot_folder),
     )
     run.num_worked += new
   if not run.num_worked:

@@ -5,7 +5,7 @@ request with the distribution over the score grid where it ends, from the same
 pass: nothing is computed twice, and one model gives both.
 
     requests, by length -> batches of B rows -> prefill (one shape per bucket)
-      -> decode_loop, some steps a call <-> row_tracker -> types.CotSample
+      -> decode_loop, some steps a call <-> slot_tracker -> types.CotSample
 
 A CoT depends on its prompt and on a key folded from (seed, purpose, example id,
 CoT index) and the token's index, and not on the batch, order, slot or bucket:
@@ -35,7 +35,7 @@ from tract_jax.sampling import (
   requests as requests_lib,
 )
 
-# Arguments of `make_engine` and `Engine`, defined beside what they mean.
+# Arguments of `Engine`, defined beside what they mean.
 CotFormat = cot_end.CotFormat
 CotRequest = requests_lib.CotRequest
 Progress = requests_lib.Progress

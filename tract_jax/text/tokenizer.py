@@ -71,9 +71,7 @@ class Tokenizer:
       types.InputError: a template that fails, or a prompt that holds U+FDD0 or
         a special token that cannot be written as text.
     """
-    system = self.system_prompt
-    if system and not self.has_system_turn:
-      system, prompt = '', f'{system}\n\n{prompt}'
+    system, prompt = self.turns(prompt)
     for text in (system, prompt):
       _check_no_mark(text)
     if self.hf.chat_template:
@@ -97,6 +95,12 @@ class Tokenizer:
     if start_wanted and start is not None and ids[:1].tolist() != [start]:
       ids = np.concatenate([np.asarray([start], np.int32), ids])
     return ids
+
+  def turns(self, prompt: str) -> tuple[str, str]:
+    """Texts of the system turn, "" where there is none, and the user's turn."""
+    if self.system_prompt and not self.has_system_turn:
+      return '', f'{self.system_prompt}\n\n{prompt}'
+    return self.system_prompt, prompt
 
   def encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of plain text, without special tokens.
