@@ -132,6 +132,7 @@ def test_values_of_another_type_are_named():
     ('sampling.unfinished', 'keep'),
     ('sampling.num_self_cots', 0),
     ('sampling.slots', 0),
+    ('sampling.prefill_tokens', 0),
     ('evaluation.num_resamples', 10),
   ],
 )

@@ -1,0 +1,87 @@
+"""Sampling and scoring on several devices: as on one, rows and heads split."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tract_jax.models import lora
+from tract_jax.pipeline import base_model, build, read_data, sample
+from tract_jax.pipeline import config as config_lib
+
+# Rows of six slots cannot be split over four or eight devices.
+SETTINGS = {
+  'data': {
+    'source': 'synthetic',
+    'synthetic_train': 8,
+    'synthetic_test': 1,
+    'length_multiple': 16,
+    'max_length': 64,
+  },
+  'model': {
+    'lora_rank': 0,
+    'hidden_size': 32,
+    'intermediate_size': 32,
+    'num_layers': 1,
+    'num_heads': 4,
+    'num_kv_heads': 2,
+    'initializer_range': 0.3,
+  },
+  'sampling': {
+    'slots': 6,
+    'max_new_tokens': 10,
+    'max_retries': 1,
+    'prefill_tokens': 64,
+  },
+}
+
+
+def make_sampler(mesh, devices=None):
+  config = config_lib.merge(SETTINGS | {'mesh': mesh})
+  return sample.Sampler(build.build(config, devices=devices), lambda: False)
+
+
+def sampled(sampler):
+  """([n] CoTs, [m] scores without CoT) of the training rows."""
+  params = lora.merge(*base_model.init_params(sampler.setup.model, seed=0))
+  examples = read_data.read_data(sampler.setup).train
+  cots = sampler.cots(params, examples, 2, seed=0, purpose='test')
+  return cots, sampler.given(params, examples, with_cot=False)
+
+
+@pytest.fixture(scope='module')
+def alone():
+  mesh = {'data': 1, 'fsdp': 1, 'tensor': 1}
+  return sampled(make_sampler(mesh, jax.devices()[:1]))
+
+
+@pytest.mark.parametrize(
+  ('data', 'fsdp', 'tensor'), [(8, 1, 1), (4, 1, 2), (2, 2, 2)]
+)
+def test_several_devices_sample_what_one_does(alone, data, fsdp, tensor):
+  sampler = make_sampler({'data': data, 'fsdp': fsdp, 'tensor': tensor})
+  engine = sampler._cot_engine
+  caches = []
+
+  def decode_steps(*args):
+    state, records = engine_fns.decode_steps(*args)
+    caches.append(state.cache.keys)
+    return state, records
+
+  engine_fns = engine._fns
+  engine._fns = dataclasses.replace(engine_fns, decode_steps=decode_steps)
+  cots, scores = sampled(sampler)
+  assert any(s.num_retries for s in cots)
+  for found, wanted in zip(cots + scores, alone[0] + alone[1], strict=True):
+    np.testing.assert_array_equal(found.tokens, wanted.tokens)
+    assert found.finish_reason == wanted.finish_reason
+    assert found.num_retries == wanted.num_retries
+    np.testing.assert_allclose(
+      found.score_probs, wanted.score_probs, rtol=0, atol=1e-5
+    )
+  # Layers, rows, key/value heads, entries, head size.
+  _, num_rows, num_heads, *_ = caches[-1].shape
+  assert (num_rows, num_heads) == (8, 2)
+  _, rows, heads, *_ = caches[-1].sharding.shard_shape(caches[-1].shape)
+  assert (rows, heads) == (8 // (data * fsdp), 2 // tensor)
