@@ -72,6 +72,7 @@ def test_a_model_that_is_not_there(arguments, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Every measurement is a process of its own.
 def test_the_whole_benchmark(arguments, tmp_path, capfd):
   path = tmp_path / 'results.json'
   code = sampling.main(
