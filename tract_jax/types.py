@@ -234,25 +234,40 @@ class LossTerms:
   grid_mass_sum: Array
 
 
+@functools.partial(_pytree, data_fields=['codes', 'scales'])
+@dataclasses.dataclass(frozen=True)
+class Int8Entries:
+  """Keys or values in 8 bits: entry = codes * scales.
+
+  Attributes:
+    codes: [layers, B, K, T, H] int8.
+    scales: [layers, B, K, T] float32.
+  """
+
+  codes: Array
+  scales: Array
+
+
 @functools.partial(_pytree, data_fields=['keys', 'values', 'lengths'])
 @dataclasses.dataclass(frozen=True)
 class KVCache:
   """Keys and values of the tokens seen so far.
 
   Attributes:
-    keys, values: [layers, B, K, T, H]; entries at or past a row's length are
-      garbage and never attended to, so a row is rewound by its length alone.
+    keys, values: [layers, B, K, T, H], as floats or Int8Entries; entries at or
+      past a row's length are garbage and never attended to, so a row is rewound
+      by its length alone.
     lengths: [B] int32, tokens seen per row.
   """
 
-  keys: Array
-  values: Array
+  keys: Array | Int8Entries
+  values: Array | Int8Entries
   lengths: Array
 
   @property
   def length(self) -> int:
     """T, the tokens that each row has room for."""
-    return self.keys.shape[3]
+    return jax.tree.leaves(self.keys)[0].shape[3]
 
 
 class ModelFns(NamedTuple):

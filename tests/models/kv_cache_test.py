@@ -25,7 +25,9 @@ def test_a_block_is_read_from_its_own_layer():
   keys = jnp.arange(LAYERS * B * K * 8 * H, dtype=jnp.float32)
   keys = keys.reshape(LAYERS, B, K, 8, H)
   cache = types.KVCache(keys[:, :, :, :6], -keys[:, :, :, :6], jnp.zeros(B))
-  got_keys, got_values = jax.jit(kv_cache.read)(cache, 2, 4)
+  got_keys, got_values = jax.jit(kv_cache.read, static_argnums=3)(
+    cache, 2, 4, jnp.float32
+  )
   np.testing.assert_array_equal(got_keys, keys[2, :, :, 4:6])
   np.testing.assert_array_equal(got_values, -keys[2, :, :, 4:6])
 
@@ -64,3 +66,22 @@ def test_from_prefill_makes_room():
   assert cache.lengths.tolist() == [2, 1]
   with pytest.raises(ValueError, match='cache_length=1'):
     kv_cache.from_prefill(keys, keys, jnp.array([2, 1]), 1)
+
+
+def test_eight_bits_are_within_half_a_step_of_the_largest_entry():
+  keys = np.random.default_rng(0).normal(size=(LAYERS, B, K, 4, H))
+  keys[1, 1, 1, 2] = 0
+  cache = kv_cache.from_prefill(
+    jnp.array(keys), jnp.array(-2 * keys), jnp.array([4, 2]), 8, 'int8'
+  )
+  assert cache.keys.codes.dtype == jnp.int8 and cache.length == 8
+  token = np.random.default_rng(1).normal(size=(LAYERS, B, K, H))
+  cache = kv_cache.appended(cache, jnp.array(token), jnp.array(-2 * token))
+  got_keys, got_values = kv_cache.read(cache, 1, 0, jnp.float32)
+  wanted = np.zeros((B, K, 8, H))
+  wanted[:, :, :4] = keys[1]
+  wanted[0, :, 4], wanted[1, :, 2] = token[1]
+  step = np.abs(wanted).max(axis=-1, keepdims=True) / 127
+  assert (np.abs(got_keys - wanted) <= step / 2 + 1e-6).all()
+  assert (np.abs(got_values + 2 * wanted) <= step + 1e-6).all()
+  assert not np.allclose(got_keys, wanted, atol=1e-5)

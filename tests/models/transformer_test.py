@@ -125,6 +125,25 @@ def test_cached_equals_full(config):
   assert cache.lengths.tolist() == [10, 14, 12]
 
 
+def test_an_8_bit_cache_gives_nearly_the_same():
+  _, params = _model()
+  fns = transformer.make_model(CONFIG, cache_quantization='int8')
+  tokens = _tokens(3, 14)
+  expected = _full(_model()[0], params, tokens)
+  _, cache = fns.prefill(params, tokens[:, :9], jnp.full(3, 9), 14)
+  errors = []
+  for i in range(9, 14):
+    hidden, cache = fns.decode(params, tokens[:, i], cache)
+    errors.append(jnp.abs(hidden - expected[:, i]).max())
+  # Seen, but less than a hundredth of the largest entries.
+  assert 1e-4 < max(errors) < 0.01 * jnp.abs(expected).max()
+
+
+def test_an_unknown_cache_is_refused():
+  with pytest.raises(types.InputError, match="cache_quantization='int4'"):
+    transformer.make_model(CONFIG, cache_quantization='int4')
+
+
 def test_a_row_is_rewound_by_its_length():
   fns, params = _model(WINDOW)
   tokens, others = _tokens(2, 10), _tokens(2, 10, seed=1)

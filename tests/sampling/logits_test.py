@@ -117,6 +117,46 @@ def test_padded_vocabulary_is_never_sampled(temperature):
   assert drawn.max() < 5
 
 
+def test_inverse_cdf_by_hand():
+  # Tokens 3, 200 and 299 of 300, over three blocks, with 1/2, 1/4 and 1/4.
+  logits = np.full((1, 300), -np.inf, np.float32)
+  logits[0, [3, 200, 299]] = np.log([2.0, 1.0, 1.0])
+  below_1 = np.nextafter(np.float32(1), np.float32(0))
+  wanted = {0.0: 3, 0.4999: 3, 0.5: 200, 0.7499: 200, 0.75: 299, below_1: 299}
+  uniforms = jnp.asarray(list(wanted), jnp.float32)
+  rows = jnp.broadcast_to(logits, (len(wanted), 300))
+  found = jax.jit(logits_lib.inverse_cdf)(uniforms, rows)
+  assert found.tolist() == list(wanted.values())
+
+
+@pytest.mark.parametrize('size', [5, 128, 1000])
+def test_inverse_cdf_equals_a_search_in_sums(size):
+  rng = np.random.default_rng(size)
+  logits = rng.normal(size=(200, size)).astype(np.float32) * 3
+  logits[rng.random(logits.shape) < 0.5] = -np.inf
+  logits[:, -1] = 0
+  uniforms = rng.random(200).astype(np.float32)
+  found = logits_lib.inverse_cdf(jnp.asarray(uniforms), jnp.asarray(logits))
+  sums = np.exp(logits.astype(np.float64)).cumsum(axis=1)
+  places = sums / sums[:, -1:] - uniforms[:, None]
+  # Where a sum is as good as the number, rounding decides.
+  sure = np.abs(places).min(axis=1) > 1e-5
+  assert sure.mean() > 0.9
+  assert (np.asarray(found) == (places <= 0).sum(axis=1))[sure].all()
+
+
+@pytest.mark.parametrize('size', [3, 50, 700])
+def test_a_token_without_probability_is_never_drawn(size):
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(500, size)).astype(np.float32)
+  # Blocks in front of, between and behind the tokens are empty.
+  is_open = np.isin(np.arange(size), [size // 3, size // 2])
+  logits = jnp.where(is_open, logits, -jnp.inf)
+  for number in (0.0, 0.5, 1 - 2**-24, 1.0):
+    found = logits_lib.inverse_cdf(jnp.full(500, number, jnp.float32), logits)
+    assert set(found.tolist()) <= {size // 3, size // 2}
+
+
 def test_sampled_frequencies():
   num_draws = 20_000
   logits = jnp.asarray([[1.0, 0.0, -1.0, 2.0, -2.0, 0.5]])

@@ -7,11 +7,15 @@ making its length smaller. Garbage must be finite: it is multiplied by zero.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from tract_jax import types
+
+# How entries are held: as they are, or in 8 bits.
+KINDS = ('', 'int8')
 
 # Entries of the cache that attention reads at a time, at most: so many are held
 # by a CPU core's own cache for 16 rows.
@@ -31,7 +35,7 @@ def block_length(cache_length: int) -> int:
 
 
 def read(
-  cache: types.KVCache, layer: types.Array, start: types.Array
+  cache: types.KVCache, layer: types.Array, start: types.Array, dtype: Any
 ) -> tuple[types.Array, types.Array]:
   """A block of one layer's keys and values.
 
@@ -39,19 +43,46 @@ def read(
     cache: of T entries.
     layer: int32.
     start: int32, a multiple of `block_length(T)`.
+    dtype: of the result.
 
   Returns:
     ([B, K, block, H], the same).
   """
   length = block_length(cache.length)
 
-  def block(entries):
-    starts = (layer, 0, 0, start, 0)
-    _, *sizes = entries.shape
-    sizes[2] = length
-    return jax.lax.dynamic_slice(entries, starts, (1, *sizes))[0]
+  def block(leaf):
+    starts = (layer, 0, 0, start) + (0,) * (leaf.ndim - 4)
+    sizes = (1, *leaf.shape[1:3], length, *leaf.shape[4:])
+    return jax.lax.dynamic_slice(leaf, starts, sizes)[0]
 
-  return block(cache.keys), block(cache.values)
+  def decoded(entries):
+    entries = jax.tree.map(block, entries)
+    if isinstance(entries, types.Int8Entries):
+      entries = entries.codes.astype(jnp.float32) * entries.scales[..., None]
+    return entries.astype(dtype)
+
+  return decoded(cache.keys), decoded(cache.values)
+
+
+def encoded(entries: types.Array, kind: str) -> types.Array | types.Int8Entries:
+  """Keys or values as they are cached.
+
+  Each token's head has a scale of its own, its largest magnitude over 127.
+
+  Args:
+    entries: [..., H] floats.
+    kind: of `KINDS`.
+
+  Returns:
+    The entries as they are, or in 8 bits.
+  """
+  if not kind:
+    return entries
+  wide = entries.astype(jnp.float32)
+  largest = jnp.abs(wide).max(axis=-1)
+  scales = jnp.where(largest > 0, largest, 1) / 127
+  codes = jnp.round(wide / scales[..., None]).astype(jnp.int8)
+  return types.Int8Entries(codes, scales)
 
 
 def from_prefill(
@@ -59,6 +90,7 @@ def from_prefill(
   values: types.Array,
   lengths: types.Array,
   cache_length: int,
+  kind: str = '',
 ) -> types.KVCache:
   """A cache that holds prompts, with room for more.
 
@@ -66,6 +98,7 @@ def from_prefill(
     keys, values: [layers, B, K, L, H] of the prompts, padded on the right.
     lengths: [B] int32, tokens of each prompt.
     cache_length: T, at least L.
+    kind: of `KINDS`.
 
   Returns:
     The cache; what the padding left in it is past the rows' lengths.
@@ -76,10 +109,15 @@ def from_prefill(
       f'cache_length={cache_length}: shorter than the {keys.shape[3]} tokens'
       ' of the padded prompts'
     )
-  padding = ((0, 0), (0, 0), (0, 0), (0, room), (0, 0))
+
+  def roomy(leaf):
+    padding = [(0, 0)] * leaf.ndim
+    padding[3] = (0, room)
+    return jnp.pad(leaf, padding)
+
   return types.KVCache(
-    keys=jnp.pad(keys, padding),
-    values=jnp.pad(values, padding),
+    keys=jax.tree.map(roomy, encoded(keys, kind)),
+    values=jax.tree.map(roomy, encoded(values, kind)),
     lengths=lengths.astype(jnp.int32),
   )
 
@@ -100,17 +138,18 @@ def appended(
     The cache, each row one longer.
   """
   rows = jnp.arange(cache.lengths.shape[0])
+  kind = 'int8' if isinstance(cache.keys, types.Int8Entries) else ''
 
   def written(old, new):
     # Two index arrays apart from each other put their axis first: [B, layers,
-    # K, H].
+    # K, ...].
     new = jnp.swapaxes(new, 0, 1).astype(old.dtype)
     return old.at[:, rows, :, cache.lengths].set(
       new, mode='drop', unique_indices=True
     )
 
   return types.KVCache(
-    keys=written(cache.keys, keys),
-    values=written(cache.values, values),
+    keys=jax.tree.map(written, cache.keys, encoded(keys, kind)),
+    values=jax.tree.map(written, cache.values, encoded(values, kind)),
     lengths=cache.lengths + 1,
   )

@@ -65,6 +65,7 @@ def make_model(
   lora_alpha: float = 16.0,
   lora_targets: tuple[str, ...] = lora.TARGETS,
   remat: str = 'dots',
+  cache_quantization: str = '',
   gather_layer: Callable[[types.PyTree], types.PyTree] | None = None,
 ) -> types.ModelFns:
   """A model of the family as pure functions.
@@ -80,6 +81,8 @@ def make_model(
     lora_targets: names of the adapted layers; all linear layers of a block.
     remat: what the backward pass finds stored: 'none' (everything), 'dots'
       (results of projections and attention) or 'full' (layer inputs alone).
+    cache_quantization: how prefill and decode keep keys and values: '' (as
+      they are) or 'int8'.
     gather_layer: applied to one layer's weights inside the loop over layers,
       for example to gather what is sharded over devices; None for nothing.
 
@@ -88,7 +91,8 @@ def make_model(
     types.InputError.
 
   Raises:
-    types.InputError: for an unknown remat policy or adapter target.
+    types.InputError: for an unknown remat policy, kind of cache or adapter
+      target.
 
   Example:
     fns = make_model(config, lora_rank=8)
@@ -105,7 +109,12 @@ def make_model(
     lora=lora.LoraConfig(lora_rank, lora_alpha, tuple(lora_targets)),
     dtype=jnp.dtype(dtype),
   )
-  model = _Model(spec, remat, gather_layer)
+  if cache_quantization not in kv_cache.KINDS:
+    raise types.InputError(
+      f'cache_quantization={cache_quantization!r}: unknown; allowed: '
+      + ', '.join(map(repr, kv_cache.KINDS))
+    )
+  model = _Model(spec, remat, cache_quantization, gather_layer)
   return types.ModelFns(
     init=model.init,
     hidden=model.hidden,
@@ -127,9 +136,10 @@ def abstract_params(fns: types.ModelFns) -> types.PyTree:
 class _Model:
   """The functions of `make_model`; holds structure, never arrays."""
 
-  def __init__(self, spec, remat, gather_layer):
+  def __init__(self, spec, remat, cache_quantization, gather_layer):
     self._spec = spec
     self._remat = remat
+    self._cache_quantization = cache_quantization
     self._gather_layer = gather_layer
     self._rotations = functools.partial(
       rope.rotations,
@@ -175,7 +185,9 @@ class _Model:
     )
     last = jnp.maximum(lengths - 1, 0)
     x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-    cache = kv_cache.from_prefill(keys, values, lengths, cache_length)
+    cache = kv_cache.from_prefill(
+      keys, values, lengths, cache_length, self._cache_quantization
+    )
     return self._frame(params).norm(x), cache
 
   def decode(self, params, tokens, cache):
@@ -262,7 +274,9 @@ class _Model:
     def layer(x, scanned):
       weights, number = scanned
       # Read from the whole cache: a layer's share of it would be copied.
-      read_block = functools.partial(kv_cache.read, cache, number)
+      read_block = functools.partial(
+        kv_cache.read, cache, number, dtype=x.dtype
+      )
       return self._block(weights)(
         x, rotation, functools.partial(attend, read_block=read_block)
       )

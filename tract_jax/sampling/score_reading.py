@@ -40,8 +40,12 @@ def score_distribution(
   ids = jnp.asarray(score_ids, jnp.int32)
   score_probs = jnp.exp(logits[:, ids] - log_mass)
   valid = logits[:, :num_valid_tokens]
-  is_greedy = jnp.argmax(valid, axis=-1)[:, None] == ids[None]
+  # A maximum and comparisons are ten times as fast as an argmax on a CPU.
+  largest = valid.max(axis=-1, keepdims=True)
+  places = jnp.arange(num_valid_tokens)[None]
+  first = jnp.where(valid == largest, places, num_valid_tokens).min(axis=-1)
   numbers = jnp.arange(1, len(score_ids) + 1, dtype=jnp.int32)[None]
+  is_greedy = first[:, None] == ids[None]
   greedy_indices = jnp.sum(jnp.where(is_greedy, numbers, 0), axis=-1) - 1
   return score_probs, greedy_indices, jnp.isfinite(valid).all(axis=-1)
 
