@@ -251,7 +251,7 @@ class Engine:
         sample = _sample(requests[attempt.index], attempt, outcome)
         finished.append((attempt.index, sample))
       if on_progress:
-        on_progress(_progress(len(requests), pool.counts, num_retries, reasons))
+        on_progress(pool.progress(num_retries, reasons))
       yield from finished
 
   def _is_retried(
@@ -379,23 +379,4 @@ def _sample(
     score_probs=outcome.score_probs,
     greedy_index=outcome.greedy_index,
     num_retries=attempt.num_retries,
-  )
-
-
-def _progress(
-  num_total: int,
-  counts: slot_pool.Counts,
-  num_retries: int,
-  reasons: Counter[str],
-) -> Progress:
-  return Progress(
-    num_done=reasons.total(),
-    num_total=num_total,
-    prefill_tokens=counts.prefill_tokens,
-    prefill_secs=counts.prefill_secs,
-    decode_tokens=counts.decode_tokens,
-    decode_secs=counts.decode_secs,
-    slot_steps=counts.slot_steps,
-    num_retries=num_retries,
-    finish_reasons=dict(reasons),
   )
