@@ -70,8 +70,7 @@ def make_model(
 ) -> types.ModelFns:
   """A model of the family as pure functions.
 
-  They work under jit, grad and scan, and on params of any sharding and dtype;
-  weights are cast to `dtype` where they are used.
+  Weights of any sharding and dtype are cast to `dtype` where they are used.
 
   Args:
     config: the architecture.
@@ -91,8 +90,7 @@ def make_model(
     types.InputError.
 
   Raises:
-    types.InputError: for an unknown remat policy, kind of cache or adapter
-      target.
+    types.InputError: for an unknown policy, kind of cache or adapter target.
 
   Example:
     fns = make_model(config, lora_rank=8)
