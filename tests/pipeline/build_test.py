@@ -10,12 +10,12 @@ from tract_jax import types
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import packing
 from tract_jax.models import lora
-from tract_jax.pipeline import base_model, build, read_data
+from tract_jax.pipeline import base_model, build, read_data, sample
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 
 
-def make_setup(**model):
+def make_setup(sampling=None, **model):
   overrides = {
     'data': {'source': 'synthetic', 'synthetic_train': 24, 'synthetic_test': 8},
     'model': {
@@ -29,6 +29,7 @@ def make_setup(**model):
     },
     'train': {'batch_size': 8, 'micro_batch_size': 4, 'lr': 1e-2},
     'mesh': {'data': 2, 'fsdp': 2, 'tensor': 2},
+    'sampling': {'max_new_tokens': 4, **(sampling or {})},
   }
   return build.build(config_lib.merge(overrides))
 
@@ -150,3 +151,26 @@ def test_system_prompt_is_part_of_the_tokenizer_and_its_place_is_said(capsys):
   assert setup.tokenizer.system_prompt == 'Be strict.'
   said = capsys.readouterr().out
   assert said.count('config.data.system_prompt: the model has no system') == 1
+
+
+@pytest.mark.parametrize(
+  'sampling', [{'weights': 'int8'}, {'kv_cache': 'int8'}]
+)
+def test_8_bits_change_scores_a_little(setup, sampling):
+  params = lora.merge(*base_model.init_params(setup.model, 0))
+  examples = read_data.read_data(setup).train
+
+  def samples(of_setup):
+    sampler = sample.Sampler(of_setup, lambda: False)
+    return sampler.cots(params, examples, 1, seed=0, purpose='test')
+
+  pairs = zip(samples(setup), samples(make_setup(sampling)), strict=True)
+  same = [
+    (a.score_probs, b.score_probs)
+    for a, b in pairs
+    if a.tokens.tolist() == b.tokens.tolist()
+  ]
+  # A draw on the border of two tokens may tip.
+  assert len(same) > len(examples) / 2
+  plain, rounded = map(np.stack, zip(*same, strict=True))
+  assert 1e-7 < np.abs(rounded - plain).max() < 0.02 * plain.max()

@@ -23,6 +23,7 @@ from tract_jax.sampling import requests as requests_lib
 
 NUM_VALID = len(fakes.PIECES)
 MAX_LENGTH = 48
+SEED = 8
 MARKER = 'o'
 COT_FORMAT = dataclasses.replace(
   fakes.COT_FORMAT,
@@ -72,7 +73,7 @@ def _next_logits(tokens):
 
 
 @functools.cache
-def _samples(sampling=SAMPLING, **settings):
+def _samples(sampling=SAMPLING, shuffled=False, **settings):
   """(request, sample) of 96 prompts; the longest leave little room."""
   fns, params = _model()
   rng = np.random.default_rng(0)
@@ -90,15 +91,19 @@ def _samples(sampling=SAMPLING, **settings):
     COT_FORMAT,
     fakes.encode_text,
     fakes.decode_text,
-    slots=16,
     max_length=MAX_LENGTH,
-    steps_per_call=4,
-    length_multiple=MAX_LENGTH,
     num_valid_tokens=NUM_VALID,
-    **settings,
+    **{'slots': 16, 'length_multiple': 16, 'steps_per_call': 4, **settings},
   )
-  samples = engine.sample(params, requests, 5, 'test')
-  return list(zip(requests, samples, strict=True))
+  order = np.random.default_rng(1).permutation(96) if shuffled else range(96)
+  samples = dict(
+    zip(
+      order,
+      engine.sample(params, [requests[i] for i in order], SEED, 'test'),
+      strict=True,
+    )
+  )
+  return [(requests[i], samples[i]) for i in range(96)]
 
 
 def test_all_ways_to_end_occur():
@@ -122,6 +127,28 @@ def test_distributions_equal_full_passes():
     assert sample.greedy_index == fakes.index_of(logits)
 
 
+@pytest.mark.parametrize(
+  'settings',
+  [
+    dict(slots=1),
+    dict(slots=4, shuffled=True),
+    dict(slots=16, steps_per_call=9),
+    dict(slots=7, shuffled=True, steps_per_call=1),
+  ],
+)
+def test_slots_and_order_do_not_change_a_bit(settings):
+  for (_, got), (_, wanted) in zip(
+    _samples(**settings), _samples(), strict=True
+  ):
+    np.testing.assert_equal(vars(got), vars(wanted))
+
+
+def test_more_slots_give_the_same_but_for_rounding():
+  for (_, got), (_, wanted) in zip(_samples(slots=32), _samples(), strict=True):
+    assert got.tokens.tolist() == wanted.tokens.tolist()
+    np.testing.assert_allclose(got.score_probs, wanted.score_probs, atol=1e-6)
+
+
 def test_texts_end_with_the_first_marker():
   for _, sample in _samples():
     text = fakes.decode_text(sample.tokens)
@@ -139,7 +166,7 @@ def _drawn(key_data, index, logits, seen, sampling):
 
 def _reference_cot(request, sampling, num_retries=0):
   """A CoT drawn with full passes, one token at a time."""
-  key_data = requests_lib.key_data(5, 'test', request, num_retries)[None]
+  key_data = requests_lib.key_data(SEED, 'test', request, num_retries)[None]
   tokens = request.prompt_ids.tolist()
   for i in range(sampling.max_new_tokens):
     seen = np.zeros((1, 64), bool)

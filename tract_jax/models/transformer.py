@@ -24,7 +24,7 @@ Hugging Face's; linear weights are transposed, [in, out]. Layers run in a
 `jax.lax.scan`, so compile time does not grow with depth. Axes as in types.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import functools
 from typing import Any
 
@@ -100,20 +100,13 @@ def make_model(
     hidden = fns.hidden(params, inputs, positions, segment_ids)
     logits = fns.project(params, hidden[:, -1])
   """
-  if remat not in _REMAT_POLICIES:
-    raise types.InputError(
-      f'remat={remat!r}: unknown; allowed: ' + ', '.join(_REMAT_POLICIES)
-    )
+  _check_choice('remat', remat, _REMAT_POLICIES)
+  _check_choice('cache_quantization', cache_quantization, kv_cache.KINDS)
   spec = layers.Spec(
     config=config,
     lora=lora.LoraConfig(lora_rank, lora_alpha, tuple(lora_targets)),
     dtype=jnp.dtype(dtype),
   )
-  if cache_quantization not in kv_cache.KINDS:
-    raise types.InputError(
-      f'cache_quantization={cache_quantization!r}: unknown; allowed: '
-      + ', '.join(map(repr, kv_cache.KINDS))
-    )
   model = _Model(spec, remat, cache_quantization, gather_layer)
   return types.ModelFns(
     init=model.init,
@@ -126,6 +119,12 @@ def make_model(
     logical_axes=model.logical_axes,
     vocab_size=config.vocab_size,
   )
+
+
+def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
+  if value not in allowed:
+    words = ', '.join(word or "''" for word in allowed)
+    raise types.InputError(f'{name}={value!r}: unknown; allowed: {words}')
 
 
 def abstract_params(fns: types.ModelFns) -> types.PyTree:

@@ -47,6 +47,7 @@ class BaseModel:
   Attributes:
     config: the architecture.
     fns: the model as pure functions.
+    cot_fns: the same, keeping keys and values as config.sampling.kv_cache says.
     mesh: the devices.
     stored: tree like params: shape, dtype and sharding of every array, before
       anything is quantised.
@@ -58,6 +59,7 @@ class BaseModel:
 
   config: model_config_lib.ModelConfig
   fns: types.ModelFns
+  cot_fns: types.ModelFns
   mesh: jax.sharding.Mesh
   stored: types.PyTree
   abstract: types.PyTree
@@ -186,6 +188,25 @@ def read_weights(model: BaseModel) -> types.PyTree:
   return _read(model, finish)
 
 
+def cot_params(
+  model: BaseModel, params: types.PyTree, kind: str
+) -> types.PyTree:
+  """The params with which CoTs are written, and their scores read.
+
+  Args:
+    model: of the run.
+    params: the whole model.
+    kind: config.sampling.weights.
+
+  Returns:
+    The params themselves, or new ones with linear layers in 8 bits. Weights
+    that are quantised already stay as they are.
+  """
+  if not kind or model.quantization:
+    return params
+  return jax.jit(functools.partial(quantization.quantize, kind=kind))(params)
+
+
 def load_memory(model: BaseModel) -> hf_weights.LoadMemory | None:
   """What reading the weights takes of this process; nothing is read.
 
@@ -254,7 +275,8 @@ def _read(model: BaseModel, finish: _Finish, dtype=None) -> types.PyTree:
 
 def _make(architecture, sources, config, devices) -> BaseModel:
   model = config.model
-  fns = transformer.make_model(
+  make_model = functools.partial(
+    transformer.make_model,
     architecture,
     dtype=jnp.dtype(model.dtype),
     lora_rank=model.lora_rank,
@@ -262,6 +284,7 @@ def _make(architecture, sources, config, devices) -> BaseModel:
     lora_targets=model.lora_targets,
     remat=model.remat,
   )
+  fns = make_model()
   mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
   stored = _placed(mesh, fns.logical_axes, transformer.abstract_params(fns))
   abstract = stored
@@ -272,6 +295,7 @@ def _make(architecture, sources, config, devices) -> BaseModel:
   return BaseModel(
     config=architecture,
     fns=fns,
+    cot_fns=make_model(cache_quantization=config.sampling.kv_cache),
     mesh=mesh,
     stored=stored,
     abstract=abstract,

@@ -236,7 +236,7 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     pad_id=tokenizer.pad_id,
   )
   return engine_lib.Engine(
-    setup.model.fns,
+    setup.model.cot_fns if with_cot else setup.model.fns,
     sampling,
     cot_format,
     lambda text: tokenizer.encode(text)[0].tolist(),

@@ -183,8 +183,13 @@ _SAMPLING: dict[str, Any] = {
   'unfinished': 'complete',
   # CoTs for each row of the self-CoT dataset; each is a training row.
   'num_self_cots': 1,
-  # CoTs decoded together, and examples of one chunk on disk.
-  'slots': 8,
+  # How the linear layers' weights, and cached keys and values, are held while
+  # CoTs are written and their scores read: "" (as they are) or "int8".
+  'weights': '',
+  'kv_cache': '',
+  # CoTs decoded together, computed in multiples of 16, and examples of one
+  # chunk on disk.
+  'slots': 16,
   'chunk_size': 64,
   # Tokens per slot between two looks at the text.
   'steps_per_call': 8,

@@ -202,6 +202,8 @@ _RULES = {
   'sampling.max_retries': _numbers(0, 1000, kind=int),
   'sampling.unfinished': _one_of('complete', 'drop'),
   'sampling.num_self_cots': _AT_LEAST_1,
+  'sampling.weights': _one_of('', 'int8'),
+  'sampling.kv_cache': _one_of('', 'int8'),
   'sampling.slots': _AT_LEAST_1,
   'sampling.chunk_size': _AT_LEAST_1,
   'sampling.steps_per_call': _AT_LEAST_1,
@@ -258,6 +260,11 @@ def _model_problems(config, as_judge: bool) -> Iterator[str]:
     yield (
       f'config.model.base_quantization: {model.base_quantization!r} needs '
       'adapters to train; set config.model.lora_rank'
+    )
+  if model.base_quantization and config.sampling.weights:
+    yield (
+      f'config.sampling.weights: {config.sampling.weights!r}, but the weights '
+      f'are in {model.base_quantization} already; leave it empty'
     )
   for key in ('adapter', 'revision'):
     if model[key] and not model.path:

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from tract_jax import types
-from tract_jax.pipeline import build, read_data
+from tract_jax.pipeline import base_model, build, read_data
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.training import loop
 
@@ -22,6 +22,15 @@ class Sampler:
   def __init__(self, setup: build.Setup, should_stop: Callable[[], bool]):
     self.setup = setup
     self.should_stop = should_stop
+    self._made: tuple[types.PyTree, types.PyTree] = (None, None)
+
+  def _cot_params(self, params: types.PyTree) -> types.PyTree:
+    """The params as CoTs are written with; made once for the same params."""
+    if self._made[0] is not params:
+      kind = self.setup.config.sampling.weights
+      made = base_model.cot_params(self.setup.model, params, kind)
+      self._made = (params, made)
+    return self._made[1]
 
   @functools.cached_property
   def _cot_engine(self) -> engine_lib.Engine:
@@ -111,7 +120,7 @@ class Sampler:
       for c in range(num_cots)
     ]
     stream = self._cot_engine.stream(
-      params,
+      self._cot_params(params),
       requests,
       seed,
       purpose,

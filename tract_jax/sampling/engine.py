@@ -1,23 +1,29 @@
-"""Sampling CoTs in batches, and reading the score's distribution with them.
+"""Sampling CoTs in slots, and reading the score's distribution with them.
 
 In: a model as pure functions, its params, prompts as token ids. Out: a CoT per
 request with the distribution over the score grid where it ends, from the same
 pass: nothing is computed twice, and one model gives both.
 
-    requests, by length -> batches of B rows -> prefill (one shape per bucket)
-      -> decode_loop, some steps a call <-> slot_tracker -> types.CotSample
+    requests -> prompt_queue -> prefill, once for all CoTs of an input
+      -> insert into free slots -> decode_loop, some steps a call, all slots
+      <-> slot_tracker -> types.CotSample; the slot takes the next prompt
 
 A CoT depends on its prompt and on a key folded from (seed, purpose, example id,
-CoT index) and the token's index, and not on the batch, order, slot or bucket:
-up to floating-point rounding, which differs between shapes and may, rarely,
-tip a draw that lies on the border of two tokens.
+CoT index, failed attempts) and the token's index, and not on its slot, what the
+other slots do, the order or the host: bit for bit on one kind of device. For
+each prompt is read in a shape that its own length decides, a slot's attention
+runs over blocks that the others do not change, and slots are computed in tiles
+of 16, so that up to 16 of them are one program. With more, products are summed
+in another order: rounding differs, and may, rarely, tip a draw that lies on the
+border of two tokens.
 
-Axes: B rows, L prompt length, V vocabulary, Y score grid.
+Axes: B slots, L prompt length, V vocabulary, Y score grid.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -43,8 +49,8 @@ SamplingParams = logits_lib.SamplingParams
 UNFINISHED = ('complete', 'drop')
 
 _FAILED = ('length', 'end_token', 'non_finite')
-# One row is multiplied by another routine than several, with other rounding.
-_LEAST_ROWS = 2
+# Slots are computed in multiples of it: see the top.
+_TILE = 16
 # A cache is a multiple of so many entries: see attention.cached_attention.
 _CACHE_MULTIPLE = 256
 
@@ -67,7 +73,7 @@ class Engine:
     encode_text: tokens of a text in the middle of a line, no special ones.
     decode_text: text of a token list; a longer list's text begins with it,
       but for an unfinished character.
-    slots: B, CoTs that are written together.
+    slots: CoTs that are written together; computed in multiples of 16.
     max_length: most tokens of prompt, CoT, fixed words and score together.
     steps_per_call: tokens per row between two looks at the text. More wastes
       steps after a CoT's end, fewer costs more calls.
@@ -246,7 +252,7 @@ class Engine:
         sample = _sample(requests[attempt.index], attempt, outcome)
         finished.append((attempt.index, sample))
       if on_progress:
-        on_progress(_progress(len(requests), pool.counts, num_retries, reasons))
+        on_progress(pool.progress(num_retries, reasons))
       yield from finished
 
   def _is_retried(
@@ -318,8 +324,7 @@ class Engine:
     room = int((lengths + limits)[is_wanted].max()) + num_added
     longest = max(room, self._buckets.length(int(lengths[is_wanted].max())))
     multiple = min(_CACHE_MULTIPLE, 1 << (self._max_length - 1).bit_length())
-    num_rows = max(self._num_slots, _LEAST_ROWS)
-    multiple_of_rows = self._buckets.row_multiple
+    tile = math.lcm(_TILE, self._buckets.row_multiple)
     return slot_pool.SlotPool(
       self._fns,
       params,
@@ -334,7 +339,7 @@ class Engine:
       ),
       buckets=self._buckets,
       tracker=slot_tracker.SlotTracker(
-        num_slots=-(-num_rows // multiple_of_rows) * multiple_of_rows,
+        num_slots=-(-self._num_slots // tile) * tile,
         max_new_tokens=self._max_new_tokens,
         cot_format=self._format,
         marker_filter=self._filter,
@@ -375,23 +380,4 @@ def _sample(
     score_probs=outcome.score_probs,
     greedy_index=outcome.greedy_index,
     num_retries=attempt.num_retries,
-  )
-
-
-def _progress(
-  num_total: int,
-  counts: slot_pool.Counts,
-  num_retries: int,
-  reasons: Counter[str],
-) -> Progress:
-  return Progress(
-    num_done=reasons.total(),
-    num_total=num_total,
-    prefill_tokens=counts.prefill_tokens,
-    prefill_secs=counts.prefill_secs,
-    decode_tokens=counts.decode_tokens,
-    decode_secs=counts.decode_secs,
-    slot_steps=counts.slot_steps,
-    num_retries=num_retries,
-    finish_reasons=dict(reasons),
   )

@@ -174,6 +174,23 @@ class SlotPool:
     """Whether a CoT is being written, or waits."""
     return bool(self._working or self._ready or self._queue)
 
+  def progress(
+    self, num_retries: int, reasons: collections.Counter[str]
+  ) -> requests_lib.Progress:
+    """How far the pool is.
+
+    Args:
+      num_retries: attempts that were made again.
+      reasons: of the finished samples.
+    """
+    return requests_lib.Progress(
+      num_done=reasons.total(),
+      num_total=len(self._requests),
+      num_retries=num_retries,
+      finish_reasons=dict(reasons),
+      **vars(self.counts),
+    )
+
   def retry(self, attempt: Attempt) -> None:
     """Puts a failed attempt's next one at the head of the queue."""
     again = Attempt(attempt.index, attempt.num_retries + 1)
