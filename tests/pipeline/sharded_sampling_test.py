@@ -62,15 +62,23 @@ def alone():
 def test_several_devices_sample_what_one_does(alone, data, fsdp, tensor):
   sampler = make_sampler({'data': data, 'fsdp': fsdp, 'tensor': tensor})
   engine = sampler._cot_engine
-  caches = []
+  # (shape, a device's part) of the cache; the buffers themselves are donated.
+  caches = set()
 
-  def decode_steps(*args):
-    state, records = engine_fns.decode_steps(*args)
-    caches.append(state.cache.keys)
-    return state, records
+  def watched(fn):
+    def watching(*args):
+      out = fn(*args)
+      state = out[0] if isinstance(out, tuple) else out
+      shape = state.cache.keys.shape
+      caches.add((shape, state.cache.keys.sharding.shard_shape(shape)))
+      return out
 
-  engine_fns = engine._fns
-  engine._fns = dataclasses.replace(engine_fns, decode_steps=decode_steps)
+    return watching
+
+  names = ('empty_state', 'insert', 'decode_steps')
+  engine._fns = dataclasses.replace(
+    engine._fns, **{name: watched(getattr(engine._fns, name)) for name in names}
+  )
   cots, scores = sampled(sampler)
   assert any(s.num_retries for s in cots)
   for found, wanted in zip(cots + scores, alone[0] + alone[1], strict=True):
@@ -81,6 +89,5 @@ def test_several_devices_sample_what_one_does(alone, data, fsdp, tensor):
       found.score_probs, wanted.score_probs, rtol=0, atol=1e-5
     )
   # Layers, rows, key/value heads, entries, head size.
-  _, num_rows, num_heads, *_ = caches[-1].shape
-  _, rows, heads, *_ = caches[-1].sharding.shard_shape(caches[-1].shape)
-  assert (rows, heads) == (num_rows // (data * fsdp), num_heads // tensor)
+  ((whole, part),) = caches
+  assert part[1:3] == (whole[1] // (data * fsdp), whole[2] // tensor)

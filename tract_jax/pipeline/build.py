@@ -256,6 +256,7 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     place_rows=lambda rows: jax.device_put(
       rows, partition.batch_sharding(mesh)
     ),
+    split_slots=functools.partial(_split_slots, mesh),
   )
 
 
@@ -278,6 +279,17 @@ def _check_vocabulary(tokenizer, model: base_model.BaseModel) -> None:
       f'{place}: the tokenizer has {tokenizer.vocab_size} tokens, the '
       f'embedding only {model.config.vocab_size}'
     )
+
+
+def _split_slots(mesh: jax.sharding.Mesh, slots: types.PyTree) -> types.PyTree:
+  """Arrays [B, ..] split by rows; caches [layers, B, K, ..] by heads, too."""
+  shardings = jax.tree.map(
+    lambda leaf: partition.named_sharding(
+      mesh, ('rows',) if leaf.ndim < 3 else (None, 'rows', 'kv_heads')
+    ),
+    slots,
+  )
+  return jax.lax.with_sharding_constraint(slots, shardings)
 
 
 def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:

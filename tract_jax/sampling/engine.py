@@ -37,9 +37,7 @@ from tract_jax.sampling import (
   slot_tracker,
 )
 from tract_jax.sampling import logits as logits_lib
-from tract_jax.sampling import (
-  requests as requests_lib,
-)
+from tract_jax.sampling import requests as requests_lib
 
 # Arguments of `Engine`, defined beside what they mean.
 CotFormat = cot_end.CotFormat
@@ -93,6 +91,8 @@ class Engine:
       has no marker; "drop" gives it up.
     place_rows: puts a tree of arrays [B, ...] on the devices, for example
       split by rows. Default: where JAX puts them.
+    split_slots: constrains, while it is traced, how the slots' arrays [B, ...]
+      and caches [layers, B, K, ...] are split. Default: not at all.
 
   Raises:
     ValueError: a token that the model does not have, a size below 1, or an
@@ -123,6 +123,7 @@ class Engine:
     max_retries: int = 0,
     unfinished: str = 'complete',
     place_rows: Callable[[types.PyTree], types.PyTree] = lambda rows: rows,
+    split_slots: Callable[[types.PyTree], types.PyTree] = lambda slots: slots,
   ):
     if num_valid_tokens is None:
       num_valid_tokens = fns.vocab_size
@@ -160,7 +161,7 @@ class Engine:
     score = score_reading.make_score(fns, cot_format, num_valid_tokens)
     self._score = jax.jit(score)
     self._fns = slot_pool.make_slot_fns(
-      fns, sampling, cot_format, steps_per_call, num_valid_tokens
+      fns, sampling, cot_format, steps_per_call, num_valid_tokens, split_slots
     )
 
   @property

@@ -53,6 +53,7 @@ def make_slot_fns(
   cot_format: cot_end.CotFormat,
   steps_per_call: int,
   num_valid_tokens: int,
+  split_slots: Callable[[types.PyTree], types.PyTree],
 ) -> SlotFns:
   """What works on slots, compiled when it is used.
 
@@ -62,6 +63,7 @@ def make_slot_fns(
     cot_format: what a CoT ends with.
     steps_per_call: tokens per slot of a call of decode_steps.
     num_valid_tokens: tokens that the tokenizer knows.
+    split_slots: constrains how a state is split.
 
   Returns:
     The functions.
@@ -79,7 +81,12 @@ def make_slot_fns(
     read_tree = jax.jit(
       score_reading.make_read_tree(fns, cot_format.score_tree, num_valid_tokens)
     )
-  empty_state = decode_loop.make_empty_state(prefill)
+  make_empty = decode_loop.make_empty_state(prefill)
+
+  def empty_state(*args):
+    # Split from the first on: no device ever holds all slots.
+    return split_slots(make_empty(*args))
+
   return SlotFns(
     empty_state=jax.jit(empty_state, static_argnums=(1, 2)),
     prefill=jax.jit(prefill),
