@@ -76,10 +76,12 @@ def test_several_devices_sample_what_one_does(alone, data, fsdp, tensor):
     return watching
 
   names = ('empty_state', 'insert', 'decode_steps')
+  fns = engine._fns
   engine._fns = dataclasses.replace(
-    engine._fns, **{name: watched(getattr(engine._fns, name)) for name in names}
+    fns, **{name: watched(getattr(fns, name)) for name in names}
   )
   cots, scores = sampled(sampler)
+  assert fns.decode_steps._cache_size() == 1
   assert any(s.num_retries for s in cots)
   for found, wanted in zip(cots + scores, alone[0] + alone[1], strict=True):
     np.testing.assert_array_equal(found.tokens, wanted.tokens)

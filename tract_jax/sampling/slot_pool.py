@@ -83,15 +83,23 @@ def make_slot_fns(
     )
   make_empty = decode_loop.make_empty_state(prefill)
 
+  # Split alike before and after each call: no device ever holds all slots, and
+  # each function is compiled once.
   def empty_state(*args):
-    # Split from the first on: no device ever holds all slots.
     return split_slots(make_empty(*args))
+
+  def insert(*args):
+    return split_slots(decode_loop.insert(*args))
+
+  def decode(*args):
+    state, records = decode_steps(*args)
+    return split_slots(state), records
 
   return SlotFns(
     empty_state=jax.jit(empty_state, static_argnums=(1, 2)),
     prefill=jax.jit(prefill),
-    insert=jax.jit(decode_loop.insert, donate_argnums=0),
-    decode_steps=jax.jit(decode_steps, donate_argnums=1),
+    insert=jax.jit(insert, donate_argnums=0),
+    decode_steps=jax.jit(decode, donate_argnums=1),
     read_tree=read_tree,
   )
 
