@@ -49,7 +49,7 @@ def test_padded_rows_of_the_embedding_are_never_sampled(tmp_path):
     return logits.at[..., size:].add(30.0)
 
   def sample(fns):
-    model = dataclasses.replace(setup.model, fns=fns)
+    model = dataclasses.replace(setup.model, cot_fns=fns)
     engine = build.make_engine(
       build.Setup(**{**vars(setup), 'model': model}), with_cot=True
     )
