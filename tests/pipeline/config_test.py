@@ -76,6 +76,8 @@ def test_unknown_keys_are_named_with_the_nearest():
 def test_key_in_the_wrong_section_is_found():
   assert 'config.train.num_epochs' in config_lib.unknown_key('num_epochs')
   assert 'config.sampling.top_p' in config_lib.unknown_key('train.top_p')
+  # Not the nearest, config.sampling.weights.
+  assert 'config.sampling.slots' in config_lib.unknown_key('sampling.rows')
 
 
 def test_values_of_another_type_are_named():

@@ -224,6 +224,10 @@ _MESH: dict[str, Any] = {
 }
 
 
+# What a key was called before.
+_RENAMED = {'sampling.rows': 'sampling.slots'}
+
+
 def default_config() -> ml_collections.ConfigDict:
   """All keys with their defaults; the numbers are the paper's recipe.
 
@@ -312,6 +316,8 @@ def unknown_key(key: str) -> str:
   Returns:
     One line of text.
   """
+  if new := _RENAMED.get(key):
+    return f'config.{key}: is called config.{new} now'
   known = sorted(keys(default_config()))
   near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
   tail = key.rsplit('.', 1)[-1]
