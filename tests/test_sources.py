@@ -11,7 +11,13 @@ _TEXT = (_ROOT / 'docs' / 'sources.md').read_text()
 # They say when things are written; no number depends on them.
 _BOOKKEEPING = {'log_every', 'checkpoint_every', 'max_checkpoints'}
 # They say how fast CoTs come; no CoT depends on them.
-_SAMPLING_SPEED = {'slots', 'chunk_size', 'steps_per_call', 'prefill_tokens'}
+_SAMPLING_SPEED = {
+  'slots',
+  'chunk_size',
+  'steps_per_call',
+  'prefill_tokens',
+  'mesh',
+}
 
 
 def _problem(name: str) -> str | None:

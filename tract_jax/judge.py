@@ -133,7 +133,8 @@ class Judge:
     sources = model_source.find_model(config.model)
     config, method = judge_file.applied(config, sources.judge_folder)
     grid = prompts.make_score_grid(config.score.grid, config.score.format)
-    model = base_model.from_source(sources, config)
+    mesh = build.sampling_mesh(config)
+    model = base_model.from_source(sources, config, mesh)
     sampler, logits_only = None, ''
     if tokenizer_lib.has_tokenizer(sources.folder):
       tokenizer = tokenizer_lib.load_tokenizer(str(sources.folder))

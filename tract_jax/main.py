@@ -12,8 +12,8 @@ and data.train_path is empty; it needs no config, and rows need no rating:
 writes predictions/<method>/rows.jsonl, by the method that judge.json names, or
 zero_shot.
 
-The tasks self_cot and predict run on several hosts, too, once what they need is
-trained: the same command on each, with one workdir.
+On several hosts the same command runs on each, with one workdir: joined, they
+do every task together (docs/hosts.md).
 
 Exit codes: 0 done, 2 bad config or data, 75 interrupted and resumable,
 130 Ctrl-C, 1 other.
@@ -23,12 +23,11 @@ import sys
 
 from absl import flags
 from etils import epath
-import jax
 import ml_collections
 from ml_collections import config_flags
 
 from tract_jax import types
-from tract_jax.parallel import distributed
+from tract_jax.parallel import agreement, distributed
 from tract_jax.pipeline import (
   build,
   config_check,
@@ -145,41 +144,57 @@ def _check_keys(argv: list[str], config: ml_collections.ConfigDict) -> None:
 
 def _execute(task: str, folder: epath.Path, config) -> int:
   """Runs a task on a checked config; gives the exit code."""
-  stop = interruption.StopSignal()
-  as_judge = _is_as_judge(task, config)
+  signals = interruption.StopSignal()
   try:
-    host = _start(task)
-    stop.install()
-    if task == 'inspect':
-      inspect_data.inspect(*_setup_and_data(config, as_judge, host))
-      return 0
-    if task == 'evaluate' and host.index:
-      progress.say(f'{host}: the first one makes the report')
-      return 0
-    with workdir_lib.use(folder, host):
-      progress.say(f'workdir: {folder}')
-      setup, data = _setup_and_data(config, as_judge, host)
-      inspect_data.say_model(setup)
-      run = run_lib.Run(setup, data, folder, stop.requested, host)
-      tasks.execute(run, task, as_judge=as_judge)
+    host = _start(task, config.hosts)
   except types.InputError as error:
     return _fail(error)
-  except (loop.Interrupted, KeyboardInterrupt) as error:
+  signals.install()
+  stop = agreement.Agreement(signals.requested, host)
+  try:
+    _run(task, folder, config, host, stop)
+    return 0
+  except BaseException as error:
+    stop.leave()
+    if isinstance(error, types.InputError):
+      return _fail(error)
+    if isinstance(error, loop.NonFiniteError):
+      print(f'error: {error}', file=sys.stderr)
+      return 1
+    if not isinstance(error, loop.Interrupted | KeyboardInterrupt):
+      raise
     reason = str(error) or 'stopped at once'
     print(f'{reason}; the same command continues', file=sys.stderr)
-    return stop.exit_code or interruption.CTRL_C_EXIT
-  except loop.NonFiniteError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
-  return 0
+    return signals.exit_code or interruption.SIGTERM_EXIT
+
+
+def _run(
+  task: str,
+  folder: epath.Path,
+  config,
+  host: distributed.Host,
+  stop: agreement.Agreement,
+) -> None:
+  as_judge = _is_as_judge(task, config)
+  if task == 'inspect':
+    inspect_data.inspect(*_setup_and_data(config, as_judge, host))
+    return
+  if task == 'evaluate' and host.is_alone and host.index:
+    progress.say(f'{host}: the first one makes the report')
+    return
+  with workdir_lib.use(folder, host):
+    workdir_lib.check_shared(folder, host, stop)
+    progress.say(f'workdir: {folder}')
+    setup, data = _setup_and_data(config, as_judge, host)
+    inspect_data.say_model(setup)
+    run = run_lib.Run(setup, data, folder, stop, host)
+    tasks.execute(run, task, as_judge=as_judge)
 
 
 def _setup_and_data(
   config, as_judge: bool, host: distributed.Host
 ) -> tuple[build.Setup, read_data.RunData]:
-  # A host that samples needs no other one's devices.
-  devices = jax.local_devices() if host.count > 1 else None
-  setup = build.build(config, as_judge=as_judge, devices=devices)
+  setup = build.build(config, as_judge=as_judge, trains=not host.is_alone)
   if as_judge:
     cot = 'after a CoT' if setup.as_is.with_cot else 'without CoT'
     progress.say(
@@ -189,22 +204,16 @@ def _setup_and_data(
   return setup, read_data.read_data(setup, as_judge=as_judge)
 
 
-def _start(task: str) -> distributed.Host:
-  """Starts jax, alone or, to train, with the other processes of the run."""
+def _start(task: str, limits) -> distributed.Host:
+  """Starts jax, joined with the other processes of the run, or alone."""
   host = distributed.ONLY_HOST
   if task in tasks.ON_SEVERAL_HOSTS:
-    host = distributed.find_host()
-  if host.count > 1:
+    host = distributed.find_alone()
+  if host.is_alone:
     distributed.initialize_alone()
     return host
-  distributed.initialize()
-  if jax.process_count() > 1:
-    raise types.InputError(
-      f'--task={task}: works on one host for now, with all of its devices, not '
-      f'on {jax.process_count()}; several can do '
-      f'{", ".join(tasks.ON_SEVERAL_HOSTS)}'
-    )
-  return host
+  distributed.initialize(**limits)
+  return distributed.joined_host()
 
 
 def _fail(error: types.InputError) -> int:

@@ -173,28 +173,26 @@ def test_wrong_environment_is_named(monkeypatch):
     distributed.initialize()
 
 
-_SLURM = {
-  'SLURM_JOB_ID': '7',
-  'SLURM_STEP_NODELIST': 'node[1-3]',
-  'SLURM_NTASKS': '3',
-  'SLURM_PROCID': '2',
-  'SLURM_LOCALID': '0',
-}
-
-
 @pytest.mark.parametrize(
   ('env', 'host'),
   [
     ({}, (0, 1)),
     ({'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'}, (3, 4)),
-    (_SLURM, (2, 3)),
-    ({**_SLURM, 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '1'}, (1, 2)),
+    # With an address it is one of several that join.
+    (
+      {
+        'JAX_NUM_PROCESSES': '4',
+        'JAX_PROCESS_ID': '3',
+        'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1',
+      },
+      (0, 1),
+    ),
   ],
 )
-def test_a_host_knows_which_it_is(monkeypatch, env, host):
+def test_a_host_apart_knows_which_it_is(monkeypatch, env, host):
   for name, value in env.items():
     monkeypatch.setenv(name, value)
-  assert distributed.find_host() == distributed.Host(*host)
+  assert distributed.find_alone() == distributed.Host(*host)
   assert str(distributed.Host(*host)) == f'host {host[0] + 1} of {host[1]}'
 
 
@@ -217,14 +215,14 @@ def test_a_host_of_no_number_is_named(monkeypatch, env, message):
   for name, value in env.items():
     monkeypatch.setenv(name, value)
   with pytest.raises(types.InputError, match=message):
-    distributed.find_host()
+    distributed.find_alone()
 
 
 _APART = """
 import jax
 from tract_jax.parallel import distributed
 
-host = distributed.find_host()
+host = distributed.find_alone()
 distributed.initialize_alone()
 distributed.initialize_alone()
 assert jax.distributed.is_initialized()
@@ -234,13 +232,8 @@ print(host, jax.process_count(), jax.device_count())
 
 @pytest.mark.multiprocess
 def test_a_host_apart_waits_for_no_other():
-  # The second of two, whose first never comes, nor is at that address.
-  process = _start(
-    _APART,
-    JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{_free_port()}',
-    JAX_NUM_PROCESSES='2',
-    JAX_PROCESS_ID='1',
-  )
+  # The second of two, whose first never comes.
+  process = _start(_APART, JAX_NUM_PROCESSES='2', JAX_PROCESS_ID='1')
   code, out, err = _finish(process)
   assert code == 0, err
   assert out.split() == ['host', '2', 'of', '2', '1', '2']

@@ -120,32 +120,38 @@ def test_jit_splits_the_rows_before_the_first_operation(batch):
   assert seen[0].shard_shape(shape) == (num_rows, *shape[1:])
 
 
-def _step_for(mode, mesh):
-  """A compiled step, A micro-batches; counts are global, as in training."""
-  loss = mapping.map_rows(_loss_terms, mesh, outputs='sums', mode=mode)
+def _make_step(add_up):
+  """A step as in training: counts are global before the first gradient."""
 
   def step(state, frozen, batch):
-    count = jnp.sum(batch['mask'].astype(jnp.float32))
+    count = add_up(jnp.sum(batch['mask'].astype(jnp.float32)))
 
     def add(carry, rows):
       def objective(state):
-        terms = loss(state, frozen, rows)
+        terms = _loss_terms(state, frozen, rows)
         return terms.ce_sum / count + terms.score_sq_sum / _ROWS
 
       return jax.tree.map(jnp.add, carry, jax.grad(objective)(state)), None
 
     zeros = jax.tree.map(jnp.zeros_like, state)
-    grads = jax.lax.scan(add, zeros, batch)[0]
+    grads = add_up(jax.lax.scan(add, zeros, batch)[0])
     new_state = jax.tree.map(lambda p, g: p - 0.1 * g, state, grads)
     return new_state, {'count': count}
 
+  return step
+
+
+def _mapped_step(mode, mesh):
   names = ('embed', 'mlp') if mode == 'jit' else (None, None)
-  state_shardings = {'w': partition.named_sharding(mesh, names)}
-  frozen_sharding = partition.named_sharding(mesh, ())
-  return (
-    mapping.jit_step(step, mesh, state_shardings, frozen_sharding),
-    state_shardings,
+  shardings = {'w': partition.named_sharding(mesh, names)}
+  step = mapping.map_updates(
+    _make_step,
+    mesh,
+    (shardings, partition.named_sharding(mesh, ())),
+    mode=mode,
+    updates_first=True,
   )
+  return step, shardings
 
 
 @pytest.mark.parametrize('mode', mapping.MODES)
@@ -162,16 +168,56 @@ def test_step_equals_the_whole_batch_on_one_device(
   expected = params['w'] - 0.1 * jax.grad(objective)(params)['w']
 
   mesh = _meshes()[mode]
-  step, shardings = _step_for(mode, mesh)
+  step, shardings = _mapped_step(mode, mesh)
   state = jax.device_put(params, shardings)
-  micro = jax.tree.map(
-    lambda x: x.reshape(num_micro_batches, -1, *x.shape[1:]), batch
-  )
+  micro = mapping.place_micro_batches(batch, num_micro_batches, mesh, mode)
   new_state, metrics = step(state, jnp.float32(2.0), micro)
   np.testing.assert_allclose(new_state['w'], expected, rtol=1e-5, atol=1e-6)
   assert metrics['count'] == count
   assert new_state['w'].sharding.is_equivalent_to(shardings['w'], 2)
   assert state['w'].is_deleted()  # donated
+
+
+@pytest.mark.parametrize('mode', mapping.MODES)
+def test_each_device_holds_its_rows_of_every_micro_batch(mode, batch):
+  mesh = _meshes()[mode]
+  placed = mapping.place_micro_batches(batch, 2, mesh, mode)['x']
+  num_rows = _ROWS // 2 // partition.num_row_shards(mesh)
+  split = (8,) if mode == 'pmap' else ()
+  shards = {shard.data.shape for shard in placed.addressable_shards}
+  assert shards == {(2, *(1 for _ in split), num_rows, _LENGTH, _WIDTH)}
+  whole = np.asarray(placed).reshape(batch['x'].shape)
+  np.testing.assert_array_equal(whole, batch['x'])
+
+
+def test_a_batch_that_cannot_be_split_is_named(batch):
+  with pytest.raises(types.InputError, match='batch.*size 2.*nearest'):
+    mapping.place_micro_batches(batch, 8, _meshes()['jit'])
+
+
+@pytest.mark.parametrize('mode', mapping.MODES)
+def test_slots_are_mapped_along_their_own_axes(mode):
+  mesh = _meshes()['pmap']
+  cache = np.random.default_rng(0).normal(size=(3, _ROWS, 2, 4))
+  slots = {'cache': cache.astype(np.float32), 'lengths': np.arange(_ROWS)}
+  seen = []
+
+  def fn(scale, slots, rows):
+    seen.append((slots['cache'].shape, slots['lengths'].shape, rows.shape))
+    sums = scale * slots['cache'].sum((2, 3))  # [layers, B]
+    return {'sums': sums, 'rows': slots['lengths'] + rows}
+
+  axes = {'cache': 1, 'lengths': 0}
+  mapped = jax.jit(
+    mapping.map_slots(fn, mesh, (axes, 0), {'sums': 1, 'rows': 0}, mode)
+  )
+  found = mapped(2.0, slots, np.arange(_ROWS))
+  wanted = fn(2.0, slots, np.arange(_ROWS))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5), found, wanted
+  )
+  rows = _ROWS // 8 if mode == 'pmap' else _ROWS
+  assert seen[0] == ((3, rows, 2, 4), (rows,), (rows,))
 
 
 @pytest.mark.parametrize('mode', mapping.MODES)
@@ -187,6 +233,16 @@ def test_pmap_refuses_a_mesh_that_splits_parameters():
   mesh = mesh_lib.make_mesh(2, 4, 1)
   with pytest.raises(types.InputError, match='fsdp=1, tensor=1, not fsdp=4'):
     mapping.map_rows(_predict, mesh, outputs='rows', mode='pmap')
+
+
+def test_pmap_refuses_updates_and_slots_of_such_a_mesh():
+  mesh = mesh_lib.make_mesh(4, 1, 2)
+  for mapped in (
+    lambda: mapping.map_updates(_make_step, mesh, ({}, {}), mode='pmap'),
+    lambda: mapping.map_slots(_predict, mesh, (0,), 0, 'pmap'),
+  ):
+    with pytest.raises(types.InputError, match='not fsdp=1, tensor=2'):
+      mapped()
 
 
 def test_unknown_mode_and_outputs_raise():

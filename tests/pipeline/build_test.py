@@ -128,7 +128,7 @@ def test_a_host_that_samples_has_a_mesh_of_its_own_devices():
   overrides = {'data': {'source': 'synthetic'}, 'train': {'batch_size': 3}}
   config = config_lib.merge(overrides)
   devices = jax.devices()[2:4]
-  setup = build.build(config, devices=devices)
+  setup = build.build(config, trains=False, devices=devices)
   assert list(setup.model.mesh.devices.flat) == devices
   # What could not be trained on them can be sampled from.
   with pytest.raises(types.InputError, match='rows. of size 3'):

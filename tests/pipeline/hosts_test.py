@@ -221,7 +221,7 @@ def second_host(monkeypatch):
   """This process, as the second of two hosts; jax stays as it is."""
   monkeypatch.chdir(resume_test.ROOT)
   host = distributed.Host(1, 2)
-  monkeypatch.setattr(distributed, 'find_host', lambda: host)
+  monkeypatch.setattr(distributed, 'find_alone', lambda: host)
   monkeypatch.setattr(distributed, 'initialize', lambda: None)
   monkeypatch.setattr(interruption.StopSignal, 'install', lambda self: None)
   monkeypatch.setattr(distributed, 'initialize_alone', lambda: None)
@@ -262,14 +262,15 @@ def test_several_hosts_lack_the_seed_model(capsys, tmp_path, second_host):
 
 
 @pytest.mark.parametrize('task', ['run', 'train', 'export', 'inspect'])
-def test_what_trains_is_refused_on_several_hosts(
-  capsys, tmp_path, monkeypatch, second_host, task
-):
-  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+def test_hosts_that_train_must_be_joined(capsys, tmp_path, monkeypatch, task):
+  monkeypatch.chdir(resume_test.ROOT)
+  monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: False)
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
+  monkeypatch.setenv('JAX_PROCESS_ID', '1')
   lines = errors(capsys, f'--task={task}', DEMO, f'--workdir={tmp_path}')
   assert lines == [
-    f'error: --task={task}: works on one host for now, with all of its devices,'
-    ' not on 2; several can do self_cot, predict, evaluate'
+    'error: environment: JAX_COORDINATOR_ADDRESS=None, JAX_NUM_PROCESSES=2,'
+    ' JAX_PROCESS_ID=1: all three are needed, or none'
   ]
 
 

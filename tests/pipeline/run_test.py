@@ -7,6 +7,7 @@ import pytest
 
 from tract_jax import types
 from tract_jax.data import manifest
+from tract_jax.parallel import agreement
 from tract_jax.pipeline import build, methods, read_data, tasks
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import run as run_lib
@@ -51,7 +52,9 @@ def make_config(**more):
 def make_run(folder, should_stop=lambda: False, **more):
   setup = build.build(make_config(**more))
   data = read_data.read_data(setup)
-  return run_lib.Run(setup, data, epath.Path(folder), should_stop)
+  return run_lib.Run(
+    setup, data, epath.Path(folder), agreement.Agreement(should_stop)
+  )
 
 
 @pytest.fixture(scope='module')
@@ -178,7 +181,8 @@ def test_zero_shot_needs_no_training_rows(tmp_path):
   setup = build.build(config)
   benchmarks = read_data.read_data(setup).benchmarks
   data = read_data.RunData([], [], benchmarks)
-  run = run_lib.Run(setup, data, epath.Path(tmp_path), lambda: False)
+  stop = agreement.Agreement(lambda: False)
+  run = run_lib.Run(setup, data, epath.Path(tmp_path), stop)
   tasks.execute(run, 'run')
   assert {r['method'] for r in report(tmp_path)['rows']} == {'zero_shot'}
 

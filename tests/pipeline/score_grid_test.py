@@ -10,6 +10,7 @@ import pytest
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import packing
 from tract_jax.models import lora
+from tract_jax.parallel import agreement
 from tract_jax.pipeline import (
   base_model,
   build,
@@ -142,7 +143,10 @@ def test_a_whole_run(name, tmp_path):
   config = make_config(name)
   setup = build.build(config)
   run = run_lib.Run(
-    setup, read_data.read_data(setup), epath.Path(tmp_path), lambda: False
+    setup,
+    read_data.read_data(setup),
+    epath.Path(tmp_path),
+    agreement.Agreement(lambda: False),
   )
   tasks.execute(run, 'run')
   for method in config.methods:

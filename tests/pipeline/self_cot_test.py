@@ -16,6 +16,7 @@ import pytest
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.data import self_cot as self_cot_data
+from tract_jax.parallel import agreement
 from tract_jax.pipeline import (
   build,
   finetune,
@@ -346,9 +347,10 @@ def lines_of_refusal(workdir, monkeypatch, *, checkpoint='a', **changes):
   setup = build.Setup(**{**vars(setup), 'config': config, **changes})
   stage = workdir / 'stage'
   manifest.write_manifest(stage, 's', {}, {'params_digest': checkpoint})
-  run = run_lib.Run(setup, read_data.read_data(setup), workdir, lambda: False)
+  stop = agreement.Agreement(lambda: False)
+  run = run_lib.Run(setup, read_data.read_data(setup), workdir, stop)
   run._sampler = sampler_of(Engine(setup))
-  monkeypatch.setattr(run, '_params', lambda stage, seed: 'params')
+  monkeypatch.setattr(run._weights, 'to_sample', lambda stage, seed: 'params')
   objective = finetune.StageRun('', stage, 0, None, True, {})
   monkeypatch.setattr(run, 'stage', lambda *unused: objective)
   try:

@@ -37,9 +37,11 @@ SETTINGS = {
 }
 
 
-def make_sampler(mesh, devices=None):
-  config = config_lib.merge(SETTINGS | {'mesh': mesh})
-  return sample.Sampler(build.build(config, devices=devices), lambda: False)
+def make_sampler(mesh, devices=None, mapping='jit'):
+  settings = {**SETTINGS, 'mapping': mapping}
+  settings['sampling'] = {**SETTINGS['sampling'], 'mesh': mesh}
+  setup = build.build(config_lib.merge(settings), trains=False, devices=devices)
+  return sample.Sampler(setup, lambda: False)
 
 
 def sampled(sampler):
@@ -57,10 +59,14 @@ def alone():
 
 
 @pytest.mark.parametrize(
-  ('data', 'fsdp', 'tensor'), [(8, 1, 1), (4, 1, 2), (2, 2, 2)]
+  ('data', 'fsdp', 'tensor', 'mapping'),
+  [(8, 1, 1, 'jit'), (8, 1, 1, 'pmap'), (4, 1, 2, 'jit'), (2, 2, 2, 'jit')],
 )
-def test_several_devices_sample_what_one_does(alone, data, fsdp, tensor):
-  sampler = make_sampler({'data': data, 'fsdp': fsdp, 'tensor': tensor})
+def test_several_devices_sample_what_one_does(
+  alone, data, fsdp, tensor, mapping
+):
+  mesh = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
+  sampler = make_sampler(mesh, mapping=mapping)
   engine = sampler._cot_engine
   # (shape, a device's part) of the cache; the buffers themselves are donated.
   caches = set()

@@ -16,6 +16,7 @@ from tests.pipeline import run_test
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.data import self_cot as self_cot_data
+from tract_jax.parallel import agreement
 from tract_jax.pipeline import build, read_data, sample, self_cot, tasks
 from tract_jax.pipeline import run as run_lib
 
@@ -74,7 +75,7 @@ def dropped(tmp_path_factory):
     setup,
     read_data.read_data(setup),
     epath.Path(tmp_path_factory.mktemp('run')),
-    lambda: False,
+    agreement.Agreement(lambda: False),
   )
   with contextlib.redirect_stdout(io.StringIO()) as output:
     tasks.execute(run, 'run')
@@ -182,7 +183,7 @@ def test_without_any_usable_cot_stage_2_is_refused(dropped, tmp_path):
     build.build(make_config(**sampling)),
     dropped.run.data,
     epath.Path(tmp_path),
-    lambda: False,
+    agreement.Agreement(lambda: False),
   )
   with pytest.raises(types.InputError) as error:
     tasks.execute(run, 'train')

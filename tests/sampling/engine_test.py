@@ -8,6 +8,7 @@ import pytest
 from scipy import special, stats
 
 from tests.sampling import cases, fakes
+from tract_jax.parallel import row_placement
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.sampling import requests as requests_lib
 
@@ -165,15 +166,21 @@ def test_score_equals_a_pass_over_each_sequence():
     assert greedy[i] == fakes.index_of(logits)
 
 
+def watching(see):
+  """A placement that shows what it is given to place."""
+
+  class Watching(row_placement.RowPlacement):
+    def place(self, rows):
+      see(rows)
+      return rows
+
+  return Watching()
+
+
 def test_sequences_of_a_bucket_are_read_together():
   batches = []
-
-  def place_rows(rows):
-    batches.append(rows)
-    return rows
-
   engine = cases.make_engine(
-    length_multiple=8, prefill_tokens=48, place_rows=place_rows
+    length_multiple=8, prefill_tokens=48, placement=watching(batches.append)
   )
   lengths = np.random.default_rng(0).permutation(np.arange(3, 60, 3))
   engine.score(_PARAMS, [fakes.prompt(0, length) for length in lengths])
@@ -188,13 +195,12 @@ def test_sequences_of_a_bucket_are_read_together():
 def test_all_cots_of_an_input_share_a_prefill():
   num_read = []
 
-  def place_rows(rows):
+  def count(rows):
     if isinstance(rows, tuple):
       num_read.append((rows[1] > 1).sum())
-    return rows
 
   requests = _free_requests()
-  engine = cases.make_engine(prefill_tokens=32, place_rows=place_rows)
+  engine = cases.make_engine(prefill_tokens=32, placement=watching(count))
   samples = engine.sample(_PARAMS, requests, 3, 'test')
   assert sum(num_read) == 7
   for sample in samples:

@@ -4,14 +4,13 @@ The distributed service is started for a single process, too: notices of
 preemption (SIGTERM) reach a run only through it.
 
 Processes that train are joined (`initialize`): what one of them computes, all
-do, and when one dies the service ends the others. Hosts that only sample stay
-apart (`initialize_alone`): each knows which it is and takes its share; they do
-not know of each other, so that each may start, end, die and return when it
-will. A joined process could not: at its end it waits for all others, and the
+do, and when one dies the service ends the others. Hosts that only sample may
+stay apart (`initialize_alone`): each knows which it is and takes its share;
+they do not know of each other, so that each may start, end, die and return when
+it will. A joined process could not: at its end it waits for all others, and the
 death of any, or the end of the first, ends the rest.
 """
 
-from collections.abc import Sequence
 import contextlib
 import dataclasses
 import os
@@ -20,9 +19,6 @@ import sys
 import threading
 
 import jax
-
-# The public interface tells a process's number only where it joins the others.
-from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from tract_jax import types
@@ -90,10 +86,22 @@ class Host:
   Attributes:
     index: of this one, from 0.
     count: of them all.
+    joined: whether jax has joined their processes, so that they can train.
   """
 
   index: int = 0
   count: int = 1
+  joined: bool = False
+
+  @property
+  def is_alone(self) -> bool:
+    """Whether it is one of several that do not know of each other."""
+    return self.count > 1 and not self.joined
+
+  @property
+  def writes(self) -> bool:
+    """Whether it writes what is made of all hosts' shares."""
+    return not self.joined or self.index == 0
 
   def __str__(self) -> str:
     return f'host {self.index + 1} of {self.count}'
@@ -102,23 +110,27 @@ class Host:
 ONLY_HOST = Host()
 
 
-def find_host() -> Host:
-  """Which host this is; nothing is started, and no other one is waited for.
+def joined_host() -> Host:
+  """Which host this is, once `initialize` has joined the processes."""
+  return Host(
+    jax.process_index(), jax.process_count(), joined=jax.process_count() > 1
+  )
+
+
+def find_alone() -> Host:
+  """Which host this is, of several that are not joined; nothing is started.
 
   Returns:
-    What the environment says (JAX_NUM_PROCESSES, JAX_PROCESS_ID); else what
-    jax finds on TPU pods, Slurm, Open MPI and Kubernetes; else the only one.
+    What the environment says: JAX_NUM_PROCESSES and JAX_PROCESS_ID, without
+    the JAX_COORDINATOR_ADDRESS of hosts that join; else the only one.
 
   Raises:
     types.InputError: only one of the two is set, or a number that is none.
   """
   names = (_NUM_PROCESSES, _PROCESS_ID)
   count, index = (os.environ.get(name) or None for name in names)
-  if count is index is None:
-    found = _detected()
-    if found[0] is None or found[1] is None:
-      return ONLY_HOST
-    return Host(count=found[0], index=found[1])
+  if os.environ.get(_ADDRESS) or count is index is None:
+    return ONLY_HOST
   shown = f'environment: {_NUM_PROCESSES}={count}, {_PROCESS_ID}={index}'
   if count is None or index is None:
     raise types.InputError(f'{shown}: both are needed, or none')
@@ -132,7 +144,7 @@ def initialize_alone() -> None:
   To this process jax has one process, whatever the environment says.
   """
   if not jax.distributed.is_initialized():
-    _initialize_only(local_device_ids=_detected()[2])
+    _initialize_only()
 
 
 def is_main_process() -> bool:
@@ -155,14 +167,12 @@ def _initialize(
   heartbeat_secs: int,
   processes: tuple[str, int, int] | None = None,
   bind_address: str | None = None,
-  local_device_ids: Sequence[int] | None = None,
 ) -> None:
   address, num_processes, process_id = processes or (None, None, None)
   jax.distributed.initialize(
     address,
     num_processes,
     process_id,
-    local_device_ids,
     cluster_detection_method='deactivate' if processes else None,
     initialization_timeout=timeout_secs + _JAX_MARGIN_SECS,
     heartbeat_timeout_seconds=heartbeat_secs,
@@ -171,26 +181,11 @@ def _initialize(
 
 
 def _initialize_only(
-  timeout_secs: int = 300,
-  heartbeat_secs: int = 100,
-  local_device_ids: Sequence[int] | None = None,
+  timeout_secs: int = 300, heartbeat_secs: int = 100
 ) -> None:
   """Starts the service for this process alone."""
   address = f'127.0.0.1:{_free_port()}'
-  _initialize(
-    timeout_secs, heartbeat_secs, (address, 1, 0), address, local_device_ids
-  )
-
-
-def _detected() -> tuple[int | None, int | None, Sequence[int] | None]:
-  """(processes, this one, its devices) where jax knows of a cluster."""
-  # With an address it looks for none, which on some clusters is a wait.
-  address, method, timeout_secs = '', None, None
-  _, *found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-    address, None, None, None, method, timeout_secs
-  )
-  num_processes, process_id, local_device_ids = found
-  return num_processes, process_id, local_device_ids
+  _initialize(timeout_secs, heartbeat_secs, (address, 1, 0), address)
 
 
 def _processes(

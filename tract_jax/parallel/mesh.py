@@ -49,7 +49,11 @@ def _show(sizes: Sequence[int]) -> str:
 
 
 def resolve_sizes(
-  data: int, fsdp: int, tensor: int, num_devices: int
+  data: int,
+  fsdp: int,
+  tensor: int,
+  num_devices: int,
+  key: str = 'config.mesh',
 ) -> tuple[int, int, int]:
   """The mesh's sizes with -1 filled in.
 
@@ -58,6 +62,7 @@ def resolve_sizes(
     fsdp: size of axis "fsdp", or -1.
     tensor: size of axis "tensor", or -1. At most one of the three may be -1.
     num_devices: devices to spread over; every one is used.
+    key: what the sizes are called, for messages.
 
   Returns:
     (data, fsdp, tensor), whose product is `num_devices`.
@@ -73,11 +78,11 @@ def resolve_sizes(
   asked = (data, fsdp, tensor)
   if any(size < 1 and size != -1 for size in asked):
     raise types.InputError(
-      f'mesh: {_show(asked)}: a size is a positive number, or -1 for what is'
+      f'{key}: {_show(asked)}: a size is a positive number, or -1 for what is'
       ' left'
     )
   if asked.count(-1) > 1:
-    raise types.InputError(f'mesh: {_show(asked)}: only one size may be -1')
+    raise types.InputError(f'{key}: {_show(asked)}: only one size may be -1')
   fixed = math.prod(size for size in asked if size != -1)
   left = num_devices // fixed
   data, fsdp, tensor = (left if size == -1 else size for size in asked)
@@ -85,7 +90,7 @@ def resolve_sizes(
   if math.prod(sizes) != num_devices:
     nearest = _nearest_sizes(asked, num_devices)
     raise types.InputError(
-      f'mesh: {_show(asked)} does not fit {num_devices} devices; nearest valid'
+      f'{key}: {_show(asked)} does not fit {num_devices} devices; nearest valid'
       f' sizes: {_show(nearest)}'
     )
   return sizes
@@ -96,6 +101,7 @@ def make_mesh(
   fsdp: int,
   tensor: int,
   devices: Sequence[jax.Device] | None = None,
+  key: str = 'config.mesh',
 ) -> jax.sharding.Mesh:
   """Makes the mesh of a run.
 
@@ -108,6 +114,7 @@ def make_mesh(
     tensor: size of axis "tensor", or -1.
     devices: default all devices of all processes; `jax.local_devices()` gives
       a host its own mesh.
+    key: what the sizes are called, for messages.
 
   Returns:
     A mesh with axes `AXES`, of type Auto: the compiler places what the
@@ -118,11 +125,11 @@ def make_mesh(
       number of slices.
   """
   devices = jax.devices() if devices is None else list(devices)
-  sizes = resolve_sizes(data, fsdp, tensor, len(devices))
+  sizes = resolve_sizes(data, fsdp, tensor, len(devices), key)
   num_slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if sizes[0] % num_slices:
     raise types.InputError(
-      f'mesh: {_show(sizes)}: data must be a multiple of the {num_slices}'
+      f'{key}: {_show(sizes)}: data must be a multiple of the {num_slices}'
       ' slices, since no other axis may cross them'
     )
   # Splitting a physical axis is what 8 x 2 on a 4 x 4 torus needs.

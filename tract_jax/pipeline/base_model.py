@@ -7,7 +7,7 @@
 No weight is read or made before `init_params`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import dataclasses
 import functools
 import operator
@@ -29,7 +29,6 @@ from tract_jax.models import (
   remote_files,
   transformer,
 )
-from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.parallel import partition
 from tract_jax.pipeline import model_source, progress
 
@@ -71,21 +70,21 @@ class BaseModel:
 def from_source(
   sources: model_source.Sources,
   config: ml_collections.ConfigDict,
-  devices: Sequence[jax.Device] | None = None,
+  mesh: jax.sharding.Mesh,
 ) -> BaseModel:
   """A model whose weights are in a Hugging Face folder.
 
   Args:
     sources: of `model_source.find_model`.
-    config: checked, with every key; config.model and config.mesh are read.
-    devices: of the mesh; None: all of all processes.
+    config: checked, with every key.
+    mesh: where it lies.
 
   Returns:
     The model.
 
   Raises:
-    types.InputError: an architecture that is not supported, or a mesh that
-      does not fit the devices.
+    types.InputError: an architecture that is not supported, or that the mesh
+      cannot split.
   """
   fields = json_file.read(sources.folder / 'config.json')
   try:
@@ -95,26 +94,26 @@ def from_source(
     raise types.InputError(
       '\n'.join(f'{sources.base.name}: {line}' for line in lines)
     ) from error
-  return _make(architecture, sources, config, devices)
+  return _make(architecture, sources, config, mesh)
 
 
 def from_scratch(
   config: ml_collections.ConfigDict,
   vocab_size: int,
-  devices: Sequence[jax.Device] | None = None,
+  mesh: jax.sharding.Mesh,
 ) -> BaseModel:
   """A model with random weights, of the numbers in config.model.
 
   Args:
     config: checked, with every key.
     vocab_size: V.
-    devices: of the mesh; None: all of all processes.
+    mesh: where it lies.
 
   Returns:
     The model.
 
   Raises:
-    types.InputError: a mesh that does not fit the devices.
+    types.InputError: the mesh cannot split it.
   """
   model = config.model
   architecture = model_config_lib.ModelConfig(
@@ -130,7 +129,29 @@ def from_scratch(
     max_position_embeddings=_LONGEST_ROW,
     tie_word_embeddings=True,
   )
-  return _make(architecture, None, config, devices)
+  return _make(architecture, None, config, mesh)
+
+
+def on_mesh(model: BaseModel, mesh: jax.sharding.Mesh) -> BaseModel:
+  """The same model elsewhere, such as on one host's devices to sample there.
+
+  Args:
+    model: of `from_source` or `from_scratch`.
+    mesh: where it is to lie.
+
+  Returns:
+    The model.
+
+  Raises:
+    types.InputError: the mesh cannot split it.
+  """
+  stored = _placed(mesh, model.fns.logical_axes, model.stored)
+  abstract = stored
+  if model.quantization:
+    shapes = quantization.abstract(stored, model.quantization)
+    axes = quantization.logical_axes(model.fns.logical_axes, shapes)
+    abstract = _placed(mesh, axes, shapes)
+  return dataclasses.replace(model, mesh=mesh, stored=stored, abstract=abstract)
 
 
 def init_params(
@@ -273,7 +294,7 @@ def _read(model: BaseModel, finish: _Finish, dtype=None) -> types.PyTree:
   return weights
 
 
-def _make(architecture, sources, config, devices) -> BaseModel:
+def _make(architecture, sources, config, mesh) -> BaseModel:
   model = config.model
   make_model = functools.partial(
     transformer.make_model,
@@ -285,24 +306,19 @@ def _make(architecture, sources, config, devices) -> BaseModel:
     remat=model.remat,
   )
   fns = make_model()
-  mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
-  stored = _placed(mesh, fns.logical_axes, transformer.abstract_params(fns))
-  abstract = stored
-  if model.base_quantization:
-    shapes = quantization.abstract(stored, model.base_quantization)
-    axes = quantization.logical_axes(fns.logical_axes, shapes)
-    abstract = _placed(mesh, axes, shapes)
-  return BaseModel(
+  shapes = transformer.abstract_params(fns)
+  nowhere = BaseModel(
     config=architecture,
     fns=fns,
     cot_fns=make_model(cache_quantization=config.sampling.kv_cache),
     mesh=mesh,
-    stored=stored,
-    abstract=abstract,
+    stored=shapes,
+    abstract=shapes,
     sources=sources,
     quantization=model.base_quantization,
     train_base=model.lora_rank == 0,
   )
+  return on_mesh(nowhere, mesh)
 
 
 def _placed(mesh, logical_axes, shapes) -> types.PyTree:

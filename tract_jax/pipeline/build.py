@@ -10,14 +10,14 @@ import functools
 
 import jax
 import ml_collections
-import numpy as np
 import optax
 
-from tract_jax import numerics, types
+from tract_jax import types
 from tract_jax.data import synthetic
 from tract_jax.models import lora
 from tract_jax.objectives import losses, score_tree
-from tract_jax.parallel import mapping, partition
+from tract_jax.parallel import mapping, partition, row_placement
+from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.pipeline import (
   base_model,
   judge_file,
@@ -60,6 +60,7 @@ def build(
   config: ml_collections.ConfigDict,
   *,
   as_judge: bool = False,
+  trains: bool = True,
   devices: Sequence[jax.Device] | None = None,
 ) -> Setup:
   """Reads tokenizer and architecture and makes the model's functions.
@@ -70,8 +71,10 @@ def build(
     config: checked.
     as_judge: whether nothing is trained, so that the settings of an exported
       judge take the place of the configuration's.
-    devices: of a host that samples on them alone, and trains nothing; None:
-      all of all processes.
+    trains: whether this process trains; one that only samples has the mesh for
+      that.
+    devices: of the mesh. None: to train, those of all processes; else this
+      process's.
 
   Returns:
     The setup.
@@ -85,18 +88,53 @@ def build(
   method = methods_lib.METHODS['zero_shot']
   if as_judge and sources:
     config, method = judge_file.applied(config, sources.judge_folder)
+  trains = trains and not as_judge
+  mesh = _training_mesh(config, devices) if trains else None
+  mesh = mesh or sampling_mesh(config, devices)
   if sources:
     tokenizer = tokenizer_lib.load_tokenizer(str(sources.folder))
-    model = base_model.from_source(sources, config, devices)
+    model = base_model.from_source(sources, config, mesh)
   else:
     grid = prompts.make_score_grid(config.score.grid, config.score.format)
     tokenizer = tokenizer_lib.Tokenizer(synthetic.make_tokenizer(grid))
-    model = base_model.from_scratch(config, tokenizer.vocab_size, devices)
-  if not as_judge and devices is None:
-    partition.check_rows(
-      model.mesh, config.train.micro_batch_size or config.train.batch_size
-    )
+    model = base_model.from_scratch(config, tokenizer.vocab_size, mesh)
   return join(config, tokenizer, model, method)
+
+
+def for_sampling(
+  setup: Setup, devices: Sequence[jax.Device] | None = None
+) -> Setup:
+  """The setup as a process samples and predicts with it, by itself.
+
+  Args:
+    setup: of a run that trains.
+    devices: of one process; None: this one's.
+
+  Returns:
+    The setup with the model on config.sampling.mesh; the same one where that is
+    the mesh it is trained on.
+
+  Raises:
+    types.InputError: the mesh does not fit the devices or the model.
+  """
+  mesh = sampling_mesh(setup.config, devices)
+  if mesh == setup.model.mesh:
+    return setup
+  model = base_model.on_mesh(setup.model, mesh)
+  return dataclasses.replace(setup, model=model)
+
+
+def sampling_mesh(
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+) -> jax.sharding.Mesh:
+  """The mesh on which a process samples; arguments as for `for_sampling`."""
+  devices = jax.local_devices() if devices is None else devices
+  mesh = mesh_lib.make_mesh(
+    **config.sampling.mesh, devices=devices, key='config.sampling.mesh'
+  )
+  mapping.check_mode(config.mapping, mesh, of_one_process=True)
+  return mesh
 
 
 def join(
@@ -145,7 +183,7 @@ class Trainer:
     init_state: trainable -> TrainState.
     step: (state, frozen, batch [A, B, L]) -> (state, StepMetrics).
     evaluate: (trainable, frozen, batch [A, B, L]) -> LossTerms.
-    to_device: numpy Batch [B, L] -> Batch [A, B / A, L] on the mesh.
+    to_device: the whole numpy Batch [B, L] -> Batch [A, B / A, L] on the mesh.
   """
 
   init_state: Callable[..., state_lib.TrainState]
@@ -178,30 +216,32 @@ def make_trainer(
   optimizer = optimizer_lib.make_optimizer(optimizer_config, num_steps)
   schedule = optimizer_lib.make_schedule(optimizer_config, num_steps)
   loss_fn = _make_loss_fn(setup, objective, with_cot, num_targets)
-
-  def evaluate(trainable, frozen, batch):
-    def add(terms, rows):
-      return numerics.tree_add(terms, loss_fn(trainable, frozen, rows)), None
-
-    return jax.lax.scan(add, losses.no_terms(), batch)[0]
-
   trainable, frozen = lora.split_trainable(
     setup.model.abstract, setup.model.train_base
   )
   shardings = _state_shardings(setup, optimizer, trainable)
+  params = tuple(
+    jax.tree.map(lambda x: x.sharding, part) for part in (trainable, frozen)
+  )
+  mesh, mode = setup.model.mesh, setup.config.mapping
+  make_step = functools.partial(
+    step_lib.make_step, loss_fn, objective, optimizer, schedule
+  )
+  make_evaluate = functools.partial(step_lib.make_evaluate, loss_fn)
+  train = setup.config.train
+  micro_rows = train.micro_batch_size or train.batch_size
   return Trainer(
     init_state=jax.jit(
       functools.partial(state_lib.init_state, optimizer=optimizer),
       out_shardings=shardings,
     ),
-    step=mapping.jit_step(
-      step_lib.make_step(loss_fn, objective, optimizer, schedule),
-      setup.model.mesh,
-      shardings,
-      jax.tree.map(lambda x: x.sharding, frozen),
+    step=mapping.map_updates(
+      make_step, mesh, (shardings, params[1]), mode=mode, updates_first=True
     ),
-    evaluate=jax.jit(evaluate),
-    to_device=functools.partial(_to_device, setup),
+    evaluate=mapping.map_updates(make_evaluate, mesh, params, mode=mode),
+    to_device=lambda batch: mapping.place_micro_batches(
+      batch, batch.inputs.shape[0] // micro_rows, mesh, mode
+    ),
   )
 
 
@@ -217,7 +257,6 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     The engine; it compiles when it is used.
   """
   config, tokenizer = setup.config, setup.tokenizer
-  mesh = setup.model.mesh
   scores = setup.cot_scores if with_cot else setup.bare_scores
   sampling = engine_lib.SamplingParams(
     temperature=config.sampling.temperature,
@@ -249,14 +288,10 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     steps_per_call=config.sampling.steps_per_call,
     length_multiple=config.data.length_multiple,
     prefill_tokens=config.sampling.prefill_tokens,
-    row_multiple=partition.num_row_shards(mesh),
     num_valid_tokens=tokenizer.vocab_size,
     max_retries=config.sampling.max_retries,
     unfinished=config.sampling.unfinished,
-    place_rows=lambda rows: jax.device_put(
-      rows, partition.batch_sharding(mesh)
-    ),
-    split_slots=functools.partial(_split_slots, mesh),
+    placement=row_placement.RowPlacement(setup.model.mesh, config.mapping),
   )
 
 
@@ -281,15 +316,13 @@ def _check_vocabulary(tokenizer, model: base_model.BaseModel) -> None:
     )
 
 
-def _split_slots(mesh: jax.sharding.Mesh, slots: types.PyTree) -> types.PyTree:
-  """Arrays [B, ..] split by rows; caches [layers, B, K, ..] by heads, too."""
-  shardings = jax.tree.map(
-    lambda leaf: partition.named_sharding(
-      mesh, ('rows',) if leaf.ndim < 3 else (None, 'rows', 'kv_heads')
-    ),
-    slots,
-  )
-  return jax.lax.with_sharding_constraint(slots, shardings)
+def _training_mesh(config, devices) -> jax.sharding.Mesh:
+  """The mesh of all processes, over which the batch can be split."""
+  mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
+  mapping.check_mode(config.mapping, mesh)
+  train = config.train
+  partition.check_rows(mesh, train.micro_batch_size or train.batch_size)
+  return mesh
 
 
 def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:
@@ -340,15 +373,4 @@ def _state_shardings(setup, optimizer, trainable) -> state_lib.TrainState:
       params,
       transform_non_params=lambda _: replicated,
     ),
-  )
-
-
-def _to_device(setup: Setup, batch: types.Batch) -> types.Batch:
-  """[B, L] numpy rows -> [A, B / A, L] on the mesh, rows over data and fsdp."""
-  train = setup.config.train
-  micro = train.micro_batch_size or train.batch_size
-  sharding = partition.micro_batch_sharding(setup.model.mesh)
-  return jax.device_put(
-    jax.tree.map(lambda x: np.reshape(x, (-1, micro, *x.shape[1:])), batch),
-    sharding,
   )

@@ -26,6 +26,9 @@ _RUN: dict[str, Any] = {
   'num_cots': 1,
   # One whole run each: initial values, order of data, sampling.
   'seeds': (0,),
+  # How pure functions are mapped over devices: "jit" over the mesh, or "pmap",
+  # which copies the parameters to each device (fsdp and tensor must be 1).
+  'mapping': 'jit',
 }
 _MODEL: dict[str, Any] = {
   # A Hugging Face folder (local or gs://), a hub id with the commit in
@@ -195,6 +198,9 @@ _SAMPLING: dict[str, Any] = {
   'steps_per_call': 8,
   # Prompts are read in batches of about so many tokens.
   'prefill_tokens': 1024,
+  # As `mesh`, of one host's devices: each host samples by itself. Decoding is
+  # fastest where weights are not gathered: "tensor" for large models.
+  'mesh': {'data': 1, 'fsdp': -1, 'tensor': 1},
 }
 _EVALUATION: dict[str, Any] = {
   'num_resamples': 2000,
@@ -217,10 +223,18 @@ _EXPORT: dict[str, Any] = {
   'data_licence': '',
 }
 _MESH: dict[str, Any] = {
-  # Devices along each axis; -1: what is left.
+  # Devices of all hosts along each axis, to train; -1: what is left. "data"
+  # copies parameters (also across slices), "fsdp" and "tensor" split them.
   'data': 1,
   'fsdp': -1,
   'tensor': 1,
+}
+_HOSTS: dict[str, Any] = {
+  # Joined hosts: how long one waits for the others to start, after how long it
+  # says so, and after how long without a sign a host is given up, and the run.
+  'timeout_secs': 300,
+  'notice_secs': 30,
+  'heartbeat_secs': 100,
 }
 
 
@@ -244,6 +258,7 @@ def default_config() -> ml_collections.ConfigDict:
     'evaluation': _EVALUATION,
     'export': _EXPORT,
     'mesh': _MESH,
+    'hosts': _HOSTS,
   }
   return ml_collections.ConfigDict({**_RUN, **sections}).lock()
 

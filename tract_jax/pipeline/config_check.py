@@ -10,6 +10,7 @@ from tract_jax import types
 from tract_jax.data import encoding
 from tract_jax.models import lora, quantization
 from tract_jax.objectives import losses, predictors, score_losses, targets
+from tract_jax.parallel import mapping
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import row_settings
@@ -122,6 +123,7 @@ _RULES = {
   'methods': _some_of(methods_lib.METHODS),
   'predictors': _some_of(predictors.PREDICTORS),
   'num_cots': _AT_LEAST_1,
+  'mapping': _one_of(*mapping.MODES),
   'seeds': (
     lambda v: (
       len(v) > 0
@@ -194,6 +196,9 @@ _RULES = {
   'train.log_every': _AT_LEAST_1,
   'train.checkpoint_every': _AT_LEAST_1,
   'train.max_checkpoints': _AT_LEAST_1,
+  'hosts.timeout_secs': _AT_LEAST_1,
+  'hosts.notice_secs': _AT_LEAST_1,
+  'hosts.heartbeat_secs': _AT_LEAST_1,
   'sampling.temperature': _numbers(0),
   'sampling.top_k': _numbers(0, 2**31 - 1, kind=int),
   'sampling.top_p': (lambda v: 0 < v <= 1, 'is not in (0, 1]'),

@@ -81,10 +81,11 @@ def finetune(
     rows: what it is trained and validated on.
     start: (trainable, frozen) to start from.
     make_trainer: (objective, with_cot, num_steps, num_targets) -> Trainer.
-    should_stop: asked before each update.
+    should_stop: asked before each update; says the same on every process.
 
   Returns:
-    The trained leaves. Checkpoints, metrics and the manifest are written.
+    The trained leaves. Checkpoints, metrics and the manifest are written; the
+    latter by process 0, after which the others may look at it.
 
   Raises:
     types.InputError: no examples, or checkpoints of another run.
@@ -141,7 +142,8 @@ def _finish(run: StageRun, trainable: types.PyTree, figures) -> None:
       store.save(0, trainable, {'fingerprint': run.fields})
   digest = fingerprint.params_digest(trainable)
   results = {'params_digest': digest, **figures}
-  manifest.write_manifest(run.folder, 'stage', run.fields, results=results)
+  if distributed.is_main_process():
+    manifest.write_manifest(run.folder, 'stage', run.fields, results=results)
 
 
 def _loaders(
@@ -236,7 +238,8 @@ def _validate(run, trainer, params, validation):
   terms = losses.no_terms()
   for _, batch in validation.iterate():
     more = trainer.evaluate(*params, trainer.to_device(batch))
-    terms = numerics.tree_add(terms, more)
+    # On the host: sums of several processes' devices are the same on each.
+    terms = numerics.tree_add(terms, jax.device_get(more))
   loss = losses.objective_loss(
     terms, run.objective, terms.ce_count, terms.score_count
   )

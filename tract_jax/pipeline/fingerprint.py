@@ -12,12 +12,10 @@ import pathlib
 from typing import Any
 
 from etils import epath
-import jax
 import ml_collections
-import numpy as np
 
 from tract_jax import types
-from tract_jax.data import manifest
+from tract_jax.data import checksum, leaf_names, manifest
 from tract_jax.models import remote_files
 from tract_jax.pipeline import build, judge_file
 from tract_jax.pipeline import config as config_lib
@@ -34,7 +32,7 @@ _COT_RAFT_ONLY = {'lambda_value', 'ce_includes_score', 'score_scale'}
 _SCORE_LOSS_ONLY = {'score_loss', 'expectation', 'off_grid_penalty'}
 # Each candidate is a stage of its own, with its lambda_value.
 _CHOICE = {'lambda_candidates'}
-_SAMPLING_SPEED = {'slots', 'steps_per_call', 'prefill_tokens'}
+_SAMPLING_SPEED = {'slots', 'steps_per_call', 'prefill_tokens', 'mesh'}
 _SELF_COTS_ONLY = {'num_self_cots'}
 _PROMPT_KEYS = ('template', 'use_reference', 'system_prompt', 'fields')
 _BLOCK_BYTES = 1 << 16
@@ -139,21 +137,16 @@ def export_fields(
 
 
 def params_digest(params: types.PyTree) -> str:
-  """SHA-256 over the trained leaves: names, shapes, dtypes and bytes.
+  """A digest of the trained leaves: names, shapes, dtypes and checksums.
 
   Args:
-    params: a tree of arrays, or with None where a leaf is frozen.
+    params: a tree of arrays, or with None where a leaf is frozen. Where they
+      are spread over processes, all of these make this call together.
 
   Returns:
-    Its hexadecimal digest.
+    Hexadecimal digits, the same however the arrays are spread.
   """
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    array = np.asarray(leaf)
-    name = jax.tree_util.keystr(path)
-    digest.update(f'{name} {array.shape} {array.dtype}'.encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
-  return digest.hexdigest()
+  return manifest.digest_of(checksum.leaf_records(leaf_names.flatten(params)))
 
 
 def _weight_files(folder: epath.Path) -> Mapping[str, Any]:

@@ -17,8 +17,8 @@ import numpy as np
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.objectives import predictors
+from tract_jax.pipeline import hosts, progress, sample
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import progress, sample
 from tract_jax.training import loop
 
 PURPOSE = 'predict'
@@ -94,6 +94,7 @@ def predict(
   *,
   process_index: int = 0,
   process_count: int = 1,
+  together: Callable[[str, Callable[[], None]], None] = hosts.at_once,
 ) -> None:
   """Predicts the chunks that are missing.
 
@@ -102,8 +103,10 @@ def predict(
     params: gives the trained model; called only if a chunk is missing.
     run: what to predict.
     process_index, process_count: this process predicts
-      chunks[process_index::process_count]; which finds all of them there at
-      its end marks the predictions as done.
+      chunks[process_index::process_count].
+    together: (label, finish) calls `finish` when they are done, at once or
+      when those of others are, too; it marks the predictions as done where all
+      of them are there.
 
   Raises:
     loop.Interrupted: stopped; the same call goes on.
@@ -126,8 +129,12 @@ def predict(
   num_there = sum(_chunk_path(run, start).exists() for start in starts)
   if process_index == 0:
     lines.write(run.folder, num_there)
-  if num_there == len(starts):
-    manifest.write_manifest(run.folder, 'predictions', run.fields)
+
+  def finish() -> None:
+    if all(_chunk_path(run, start).exists() for start in starts):
+      manifest.write_manifest(run.folder, 'predictions', run.fields)
+
+  together(run.label, finish)
 
 
 def read_chunks(folder: epath.Path, num_rows: int) -> str:

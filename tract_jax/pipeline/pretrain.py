@@ -6,13 +6,14 @@ no probability, depends on it. A model from scratch becomes such a seed model by
 cross-entropy on rows of its own, without CoT, which no stage trains on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
 from etils import epath
 
 from tract_jax import types
+from tract_jax.parallel import agreement
 from tract_jax.pipeline import (
   base_model,
   build,
@@ -22,6 +23,7 @@ from tract_jax.pipeline import (
   progress,
   read_data,
 )
+from tract_jax.training import loop
 
 FOLDER = 'seed_model'
 
@@ -32,7 +34,7 @@ def trained(
   workdir: epath.Path,
   seed: int,
   model_fields: dict[str, Any],
-  should_stop: Callable[[], bool],
+  stop: agreement.Agreement,
 ) -> tuple[finetune.StageRun, bool]:
   """Trains the seed model on `examples`, where that is not done.
 
@@ -42,7 +44,7 @@ def trained(
     workdir: of the run; the stage lies under `seed_model/seed<k>`.
     seed: of the initial values and of the order of the data.
     model_fields: of `fingerprint.model_fields`.
-    should_stop: asked before each update.
+    stop: what this process and the others agree on.
 
   Returns:
     The finished stage, and whether it was trained just now.
@@ -66,16 +68,18 @@ def trained(
     progress.say(f'{run.label}: done before')
     return run, False
   encoded = read_data.encode_for_stage(
-    setup, examples, 'none', [], run.label, should_stop
+    setup, examples, 'none', [], run.label, stop.asked
   )
+  loop.stop_if(stop.meet, f'before {run.label}')
   finetune.finetune(
     setup,
     run,
     finetune.StageRows(encoded, []),
     base_model.init_params(setup.model, seed),
     lambda *args: build.make_trainer(setup, *args),
-    should_stop,
+    stop.stop_here,
   )
+  loop.stop_if(stop.meet, f'after {run.label}')
   return run, True
 
 

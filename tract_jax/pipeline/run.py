@@ -3,6 +3,10 @@
 Each part looks at its manifest first: finished parts are skipped, interrupted
 ones continue, and weights are read only when a part needs them. `tasks` says in
 which order a run has them.
+
+Joined processes train together, on the mesh of all; each samples its share, on
+the mesh of its own devices, and they meet before and after. What all of them
+read is written by the first one.
 """
 
 from collections.abc import Callable
@@ -15,10 +19,8 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.data import self_cot as self_cot_data
 from tract_jax.evaluation import metrics
-from tract_jax.models import lora
-from tract_jax.parallel import distributed
+from tract_jax.parallel import agreement, distributed
 from tract_jax.pipeline import (
-  base_model,
   build,
   cot_gap,
   evaluate,
@@ -34,6 +36,7 @@ from tract_jax.pipeline import (
   read_data,
   sample,
   self_cot,
+  weights,
 )
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.training import loop
@@ -47,7 +50,8 @@ class Run:
     data: the examples.
     workdir: where artefacts lie.
     host: which of the hosts that share the work this is. Where they are
-      several, they sample and predict, each its own chunks, and train nothing.
+      several and not joined, they sample and predict, each its own chunks, and
+      train nothing.
     num_worked: parts that were not finished before.
   """
 
@@ -56,21 +60,35 @@ class Run:
     setup: build.Setup,
     data: read_data.RunData,
     workdir: epath.Path,
-    should_stop: Callable[[], bool],
+    stop: agreement.Agreement,
     host: distributed.Host = distributed.ONLY_HOST,
   ):
+    """Begins with nothing made.
+
+    Args:
+      setup: to train with.
+      data: the examples.
+      workdir: where artefacts lie.
+      stop: what this process and those joined with it agree on.
+      host: which of several this is.
+
+    Raises:
+      types.InputError: the mesh to sample on does not fit.
+    """
     self.setup = setup
     self.data = data
     self.workdir = workdir
     self.host = host
     self.num_worked = 0
-    self._should_stop = should_stop
-    self._sampler = sample.Sampler(setup, should_stop)
+    self._stop = stop
+    self._sampling = build.for_sampling(setup)
+    self._weights = weights.Weights(setup, self._sampling, self._seed_model)
+    self._sampler = sample.Sampler(self._sampling, stop.asked)
+    self._together = functools.partial(hosts.together, host, stop)
     self._make_trainer = functools.cache(
       functools.partial(build.make_trainer, setup)
     )
     self._stages: dict[tuple, finetune.StageRun] = {}
-    self._held: tuple[Any, types.PyTree] = (None, None)
 
   @functools.cached_property
   def _digests(self) -> dict[str, str]:
@@ -155,7 +173,7 @@ class Run:
     label = hosts.labelled(self.host, f'{owner} self-CoTs seed {seed}')
     self_cot.sample_self_cots(
       self._sampler,
-      self._counted(lambda: self._params(stage, seed)),
+      self._counted(lambda: self._weights.to_sample(stage, seed)),
       {'train': self.data.train, 'validation': self.data.validation},
       folder,
       provenance,
@@ -163,6 +181,7 @@ class Run:
       label,
       process_index=self.host.index,
       process_count=self.host.count,
+      together=self._together,
     )
     if self.host.count > 1 and not (folder / self_cot_data.SUMMARY).exists():
       progress.say(f'{label}: done, but other hosts are not')
@@ -178,12 +197,13 @@ class Run:
       'train': read_data.digest(examples)
     }
     folder = self.stage_folder(owner, index, seed) / 'cot_gap'
-    if not cot_gap.is_done(folder, fields):
+    if self.host.writes and not cot_gap.is_done(folder, fields):
       self.num_worked += 1
-      loop.stop_if(self._should_stop, f'before the CoT gap of {stage.label}')
-      params = self._params(stage, seed)
+      loop.stop_if(self._stop.asked, f'before the CoT gap of {stage.label}')
+      params = self._weights.to_sample(stage, seed)
       results = cot_gap.measure(self._sampler, params, examples, seed)
       cot_gap.write(folder, fields, results, stage.label)
+    self.meet(f'after the CoT gap of {stage.label}')
     return cot_gap.read(folder, owner, index + 1, seed)
 
   def predict(self, method: str, seed: int) -> None:
@@ -221,17 +241,21 @@ class Run:
         continue
       predict.predict(
         self._sampler,
-        self._counted(lambda: self._params(stage, seed)),
+        self._counted(lambda: self._weights.to_sample(stage, seed)),
         run,
         process_index=self.host.index,
         process_count=self.host.count,
+        together=self._together,
       )
 
   def join_predictions(self, method: str) -> None:
     """Joins the chunks of all seeds into one file for each benchmark.
 
-    Of several hosts the one that comes last does, or each of the last ones.
+    Of hosts that are not joined the one that comes last does, or each of the
+    last ones.
     """
+    if not self.host.writes:
+      return
     for name, examples in self.data.benchmarks.items():
       if self.host.count > 1 and not all(
         manifest.is_finished(self._parts(method, name, seed))
@@ -255,17 +279,23 @@ class Run:
       self.stage(method, index, seed)
       for index, _ in enumerate(methods_lib.METHODS[method].stages)
     ]
+    if not self.host.writes:
+      return
     run = export.make_run(
-      self.setup, self.workdir, method, stages, self.data.train
+      self._sampling, self.workdir, method, stages, self.data.train
     )
     if export.is_done(run):
       progress.say(f'{run.label}: done before')
     else:
       self.num_worked += 1
-      loop.stop_if(self._should_stop, f'before the {run.label}')
-      trained = finetune.load_trained(stages[-1], self.setup)
-      export.export(self.setup, run, trained)
-    self.num_worked += export.write_card(self.setup, run)
+      loop.stop_if(self._stop.asked, f'before the {run.label}')
+      trained = finetune.load_trained(stages[-1], self._sampling)
+      export.export(self._sampling, run, trained)
+    self.num_worked += export.write_card(self._sampling, run)
+
+  def meet(self, where: str) -> None:
+    """Waits for the joined processes; see `hosts.meet`."""
+    hosts.meet(self._stop, where)
 
   def _train(self, run, owner, stage, cots, previous) -> None:
     """Trains a stage, where that is not done."""
@@ -282,7 +312,7 @@ class Run:
           stage.cot_source,
           cots,
           f'{run.label}: {kind}',
-          self._should_stop,
+          self._stop.asked,
         )
         for kind, examples in [
           ('training rows', self.data.train),
@@ -290,23 +320,15 @@ class Run:
         ]
       )
     )
-    start = self._seed_params(run.seed)
-    if stage.start == 'previous':
-      start = finetune.load_trained(previous, self.setup), start[1]
-    trained = finetune.finetune(
-      self.setup, run, rows, start, self._make_trainer, self._should_stop
+    self.meet(f'before {run.label}')
+    start = self._weights.to_train(
+      run.seed, previous if stage.start == 'previous' else None
     )
-    self._held = (run.folder, lora.merge(trained, start[1]))
-
-  def _params(self, stage: finetune.StageRun | None, seed: int):
-    """The whole model after a stage; the last one asked for is kept."""
-    key = stage.folder if stage else ('seed', seed)
-    if self._held[0] != key:
-      trainable, frozen = self._seed_params(seed)
-      if stage:
-        trainable = finetune.load_trained(stage, self.setup)
-      self._held = (key, lora.merge(trainable, frozen))
-    return self._held[1]
+    trained = finetune.finetune(
+      self.setup, run, rows, start, self._make_trainer, self._stop.stop_here
+    )
+    self._weights.keep(run, trained, start[1])
+    self.meet(f'after {run.label}')
 
   def _seed_model(self, seed: int) -> finetune.StageRun | None:
     """The stage that makes a model from scratch a seed model, if there is."""
@@ -321,19 +343,10 @@ class Run:
         self.workdir,
         seed,
         self._model_fields,
-        self._should_stop,
+        self._stop,
       )
       self.num_worked += is_new
     return self._stages.get(key)
-
-  def _seed_params(self, seed: int) -> tuple[types.PyTree, types.PyTree]:
-    """(trainable, frozen) of the seed model; what was held is let go."""
-    self._held = (None, None)
-    seed_model = self._seed_model(seed)
-    trainable, frozen = base_model.init_params(self.setup.model, seed)
-    if seed_model:
-      trainable = finetune.load_trained(seed_model, self.setup)
-    return trainable, frozen
 
   def _seed_fields(self, seed: int) -> dict[str, Any]:
     """The seed model, and what made it that."""

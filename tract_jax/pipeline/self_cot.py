@@ -19,7 +19,14 @@ import numpy as np
 from tract_jax import types
 from tract_jax.data import encoding, llama_factory, self_cot
 from tract_jax.evaluation import self_cots
-from tract_jax.pipeline import build, fit_prompts, progress, sample, shown_text
+from tract_jax.pipeline import (
+  build,
+  fit_prompts,
+  hosts,
+  progress,
+  sample,
+  shown_text,
+)
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.training import loop
 
@@ -38,10 +45,11 @@ def sample_self_cots(
   label: str,
   process_index: int = 0,
   process_count: int = 1,
+  together: Callable[[str, Callable[[], None]], None] = hosts.at_once,
 ) -> None:
   """Writes a host's part of the self-CoT dataset, where it is not there yet.
 
-  Whoever finds all chunks there finishes the dataset.
+  The dataset is finished where all chunks are found there.
 
   Args:
     sampler: of the run.
@@ -54,6 +62,8 @@ def sample_self_cots(
     label: for progress.
     process_index, process_count: this host does each process_count-th chunk,
       from process_index on.
+    together: (label, finish) calls `finish` when this host's part is done, at
+      once or when those of others are, too.
 
   Raises:
     types.InputError: the folder holds a dataset of other provenance.
@@ -70,12 +80,15 @@ def sample_self_cots(
       lines = _sample(sampler, params(), examples, writer, own, seed, label)
       if process_index == 0:
         lines.write(folder, num_chunks - len(writer.missing_chunks()))
-    if self_cot.read_summary(folder) or writer.missing_chunks():
-      return
-    writer.finish(
-      setup.tokenizer.decode,
-      lambda samples: _finish(setup, splits, samples, folder, label),
-    )
+
+    def finish() -> None:
+      if not self_cot.read_summary(folder) and not writer.missing_chunks():
+        writer.finish(
+          setup.tokenizer.decode,
+          lambda samples: _finish(setup, splits, samples, folder, label),
+        )
+
+    together(label, finish)
 
 
 def plan_chunks(lengths: Sequence[int], size: int) -> list[list[int]]:

@@ -5,8 +5,9 @@ A whole run is
   for each seed, for each method:  stages (with self-CoTs between) -> gap
     -> predictions on every benchmark;  then the report over all of them.
 
-Several hosts share what is only sampled. Each takes its own chunks and leaves,
-whatever the others do; the last one writes what is made of all chunks.
+Several hosts share what is sampled: each takes its own chunks. Joined ones do
+all of a run, and wait for each other; others only sample, and leave, whatever
+the others do; the last one writes what is made of all chunks.
 """
 
 from tract_jax import types
@@ -17,7 +18,7 @@ from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import run as run_lib
 
 TASKS = ('run', 'train', 'self_cot', 'predict', 'evaluate', 'export')
-# Those that several hosts share; the report is the first one's alone.
+# Those that hosts share without being joined; the report is the first one's.
 ON_SEVERAL_HOSTS = ('self_cot', 'predict', 'evaluate')
 
 
@@ -38,7 +39,7 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
     loop.Interrupted: stopped; the same call goes on.
   """
   config = run.setup.config
-  if run.host.count > 1 and not as_judge:
+  if run.host.is_alone and not as_judge:
     _check_trained(run, task)
   for seed in config.seeds if task not in ('evaluate', 'export') else ():
     for method in config.methods:
@@ -62,16 +63,17 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
       run.join_predictions(method)
   if task in ('run', 'evaluate'):
     gaps = _gaps(run, only_measured=task == 'evaluate')
-    new = evaluate.evaluate(
-      config,
-      run.setup.grid,
-      run.workdir,
-      list(run.data.benchmarks),
-      gaps,
-      lambda_choice.curves(config, run.stage_folder),
-      self_cot.read_counts(config, run.self_cot_folder),
-    )
-    run.num_worked += new
+    if run.host.writes:
+      run.num_worked += evaluate.evaluate(
+        config,
+        run.setup.grid,
+        run.workdir,
+        list(run.data.benchmarks),
+        gaps,
+        lambda_choice.curves(config, run.stage_folder),
+        self_cot.read_counts(config, run.self_cot_folder),
+      )
+  run.meet('at the end; all is done')
   if not run.num_worked:
     share = (
       'all that was asked' if run.host.count == 1 else f'share of {run.host}'

@@ -1,7 +1,7 @@
 """The folder of a run: can it be written, and is nobody else writing there?
 
-A run holds the folder alone. Hosts that share a job hold it together, each by
-a lock of its own beside the common one:
+A run holds the folder alone; of joined hosts, the first one does. Others that
+share a job hold it together, each by a lock of its own beside the common one:
 
   .lock           one run, or every host
   .lock_host2of3  the second of three hosts
@@ -10,13 +10,14 @@ a lock of its own beside the common one:
 from collections.abc import Iterator
 import contextlib
 import fcntl
+import secrets
 from typing import IO
 
 from etils import epath
-import jax
 
 from tract_jax import types
-from tract_jax.parallel import distributed
+from tract_jax.parallel import agreement, distributed
+from tract_jax.pipeline import hosts
 
 _LOCK = '.lock'
 
@@ -40,10 +41,9 @@ def use(
     types.InputError: it cannot be written, or another run, or another process
       of the same host's number, is in it.
   """
-  index = host.index if host.count > 1 else jax.process_index()
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f'.probe{index}'
+    probe = folder / f'.probe{host.index}'
     probe.write_text('')
     probe.unlink(missing_ok=True)
   except (OSError, ImportError) as error:
@@ -51,13 +51,43 @@ def use(
   with contextlib.ExitStack() as locks:
     if '://' in str(folder):
       pass
-    elif host.count > 1:
+    elif host.is_alone:
       name = f'{_LOCK}_host{host.index + 1}of{host.count}'
       locks.enter_context(_locked(folder, _LOCK, fcntl.LOCK_SH))
       locks.enter_context(_locked(folder, name, fcntl.LOCK_EX))
-    elif index == 0:
+    elif host.writes:
       locks.enter_context(_locked(folder, _LOCK, fcntl.LOCK_EX))
     yield
+
+
+def check_shared(
+  folder: epath.Path, host: distributed.Host, stop: agreement.Agreement
+) -> None:
+  """Finds out whether joined hosts see one folder under this name.
+
+  Args:
+    folder: the workdir.
+    host: this one.
+    stop: what joined ones agree on; all of them make this call.
+
+  Raises:
+    types.InputError: the first host's folder is not this one.
+  """
+  if not host.joined:
+    return
+  mark = folder / f'.shared_{stop.tell(secrets.token_hex(8))}'
+  if host.writes:
+    mark.write_text('')
+  hosts.meet(stop, 'before anything was done')
+  is_shared = mark.exists()
+  hosts.meet(stop, 'before anything was done')
+  if host.writes:
+    mark.unlink(missing_ok=True)
+  if not is_shared:
+    raise types.InputError(
+      f'workdir {folder}: {host} does not see what the first host wrote there;'
+      ' give all hosts one folder, shared or gs://'
+    )
 
 
 def _locked(folder: epath.Path, name: str, kind: int) -> IO[str]:

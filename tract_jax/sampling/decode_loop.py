@@ -118,6 +118,15 @@ class StepRecords:
   counts: types.Array
 
 
+# Which axis of each array has the rows.
+STATE_AXES = DecodeState(
+  cache=types.KVCache(keys=1, values=1, lengths=0), hidden=0, seen=0
+)
+RECORD_AXES = StepRecords(
+  tokens=1, score_probs=1, greedy_indices=1, finite=1, counts=0
+)
+
+
 def make_prefill(
   fns: types.ModelFns,
 ) -> Callable[..., DecodeState]:
@@ -202,13 +211,11 @@ def insert(
       starts[axis] = slots[i]
       return jax.lax.dynamic_update_slice(old, row.astype(old.dtype), starts)
 
-    def put_cached(old, new):
-      return put(1 if old.ndim > 1 else 0, old, new)
-
-    return DecodeState(
-      cache=jax.tree.map(put_cached, state.cache, prompts.cache),
-      hidden=put(0, state.hidden, prompts.hidden),
-      seen=put(0, state.seen, prompts.seen),
+    return jax.tree.map(
+      lambda axis, *parts: jax.tree.map(functools.partial(put, axis), *parts),
+      STATE_AXES,
+      state,
+      prompts,
     )
 
   return jax.lax.fori_loop(0, count, copy, state)

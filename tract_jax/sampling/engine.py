@@ -29,6 +29,7 @@ import jax
 import numpy as np
 
 from tract_jax import types
+from tract_jax.parallel import row_placement
 from tract_jax.sampling import (
   cot_end,
   prompt_queue,
@@ -81,18 +82,14 @@ class Engine:
       once.
     prefill_tokens: prompts are read in batches of about so many tokens, at
       least one prompt at a time.
-    row_multiple: batches and slots are multiples of it: the devices that rows
-      are split over.
     num_valid_tokens: tokens that the tokenizer knows; the embedding's rows
       after them are padding and never sampled. None: V.
     max_retries: how often a CoT that ends without marker, or for logits that
       are not finite, is sampled again, with another key each time.
     unfinished: "complete" writes the fixed words behind a CoT that then still
       has no marker; "drop" gives it up.
-    place_rows: puts a tree of arrays [B, ...] on the devices, for example
-      split by rows. Default: where JAX puts them.
-    split_slots: constrains, while it is traced, how the slots' arrays [B, ...]
-      and caches [layers, B, K, ...] are split. Default: not at all.
+    placement: how slots and prompts are spread over devices. Default: where
+      JAX puts them.
 
   Raises:
     ValueError: a token that the model does not have, a size below 1, or an
@@ -118,12 +115,10 @@ class Engine:
     steps_per_call: int = 8,
     length_multiple: int = 64,
     prefill_tokens: int = 1024,
-    row_multiple: int = 1,
     num_valid_tokens: int | None = None,
     max_retries: int = 0,
     unfinished: str = 'complete',
-    place_rows: Callable[[types.PyTree], types.PyTree] = lambda rows: rows,
-    split_slots: Callable[[types.PyTree], types.PyTree] = lambda slots: slots,
+    placement: row_placement.RowPlacement = row_placement.ONE_DEVICE,
   ):
     if num_valid_tokens is None:
       num_valid_tokens = fns.vocab_size
@@ -134,7 +129,6 @@ class Engine:
       steps_per_call=steps_per_call,
       length_multiple=length_multiple,
       prefill_tokens=prefill_tokens,
-      row_multiple=row_multiple,
       # None is fine.
       max_retries=max_retries + 1,
     )
@@ -149,19 +143,19 @@ class Engine:
     # Greedy decoding would write the same once more.
     self._max_retries = max_retries if sampling.temperature else 0
     self._unfinished = unfinished
-    self._place_rows = place_rows
+    self._placement = placement
     self._buckets = prompt_queue.Buckets(
       length_multiple,
       max_length,
       prefill_tokens,
-      row_multiple,
+      placement.multiple,
       cot_format.pad_id,
     )
     self._filter = cot_end.MarkerFilter(cot_format.marker, decode_text)
     score = score_reading.make_score(fns, cot_format, num_valid_tokens)
-    self._score = jax.jit(score)
+    self._score = jax.jit(placement.map(score, (0, 0), 0))
     self._fns = slot_pool.make_slot_fns(
-      fns, sampling, cot_format, steps_per_call, num_valid_tokens, split_slots
+      fns, sampling, cot_format, steps_per_call, num_valid_tokens, placement
     )
 
   @property
@@ -296,7 +290,7 @@ class Engine:
     for batch in self._batches(lengths):
       rows = self._buckets.padded([sequences[i] for i in batch])
       probs, greedy, finite = jax.device_get(
-        self._score(params, *self._place_rows(rows))
+        self._score(params, *self._placement.place(rows))
       )
       n = len(batch)
       score_probs[batch] = np.where(finite[:n, None], probs[:n], np.nan)
@@ -348,7 +342,7 @@ class Engine:
       ),
       num_slots=self._num_slots,
       cache_length=-(-longest // multiple) * multiple,
-      place_rows=self._place_rows,
+      placement=self._placement,
     )
 
 

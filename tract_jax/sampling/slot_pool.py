@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from tract_jax import types
+from tract_jax.parallel import row_placement
 from tract_jax.sampling import (
   cot_end,
   decode_loop,
@@ -53,7 +54,7 @@ def make_slot_fns(
   cot_format: cot_end.CotFormat,
   steps_per_call: int,
   num_valid_tokens: int,
-  split_slots: Callable[[types.PyTree], types.PyTree],
+  placement: row_placement.RowPlacement,
 ) -> SlotFns:
   """What works on slots, compiled when it is used.
 
@@ -63,37 +64,49 @@ def make_slot_fns(
     cot_format: what a CoT ends with.
     steps_per_call: tokens per slot of a call of decode_steps.
     num_valid_tokens: tokens that the tokenizer knows.
-    split_slots: constrains how a state is split.
+    placement: of the slots.
 
   Returns:
     The functions.
   """
-  prefill = decode_loop.make_prefill(fns)
-  decode_steps = decode_loop.make_decode_steps(
-    fns,
-    sampling,
-    cot_format,
-    num_steps=steps_per_call,
-    num_valid_tokens=num_valid_tokens,
+  state_axes = decode_loop.STATE_AXES
+  plain_prefill = decode_loop.make_prefill(fns)
+  prefill = placement.map(plain_prefill, (0, 0), state_axes)
+  decode_steps = placement.map(
+    decode_loop.make_decode_steps(
+      fns,
+      sampling,
+      cot_format,
+      num_steps=steps_per_call,
+      num_valid_tokens=num_valid_tokens,
+    ),
+    (state_axes, 0),
+    (state_axes, decode_loop.RECORD_AXES),
   )
   read_tree = None
   if cot_format.score_tree is not None:
     read_tree = jax.jit(
-      score_reading.make_read_tree(fns, cot_format.score_tree, num_valid_tokens)
+      placement.map(
+        score_reading.make_read_tree(
+          fns, cot_format.score_tree, num_valid_tokens
+        ),
+        (state_axes.cache, 0, 0),
+        0,
+      )
     )
-  make_empty = decode_loop.make_empty_state(prefill)
+  make_empty = decode_loop.make_empty_state(plain_prefill)
 
   # Split alike before and after each call: no device ever holds all slots, and
   # each function is compiled once.
   def empty_state(*args):
-    return split_slots(make_empty(*args))
+    return placement.split(make_empty(*args), state_axes)
 
   def insert(*args):
-    return split_slots(decode_loop.insert(*args))
+    return placement.split(decode_loop.insert(*args), state_axes)
 
   def decode(*args):
     state, records = decode_steps(*args)
-    return split_slots(state), records
+    return placement.split(state, state_axes), records
 
   return SlotFns(
     empty_state=jax.jit(empty_state, static_argnums=(1, 2)),
@@ -135,7 +148,7 @@ class SlotPool:
     tracker: slot_tracker.SlotTracker,
     num_slots: int,
     cache_length: int,
-    place_rows: Callable[[types.PyTree], types.PyTree],
+    placement: row_placement.RowPlacement,
   ):
     """Makes empty slots, with all requests that have room for a CoT waiting.
 
@@ -150,7 +163,7 @@ class SlotPool:
       tracker: of B slots, all empty.
       num_slots: how many of them are used.
       cache_length: entries that each slot has room for.
-      place_rows: puts arrays [B, ...] on the devices.
+      placement: of slots and prompts.
     """
     self._fns = fns
     self._params = params
@@ -160,7 +173,7 @@ class SlotPool:
     self._is_completed = is_completed
     self._buckets = buckets
     self._tracker = tracker
-    self._place_rows = place_rows
+    self._placement = placement
     self._num_slots = num_slots
     self._num_rows = len(tracker.control.starts)
     self._queue = prompt_queue.PromptQueue(buckets)
@@ -225,7 +238,7 @@ class SlotPool:
       The CoTs that are finished; their slots are free again.
     """
     begin = time.perf_counter()
-    control = self._place_rows(self._tracker.control)
+    control = self._placement.place(self._tracker.control)
     self._state, records = self._fns.decode_steps(
       self._params, self._state, control
     )
@@ -244,7 +257,7 @@ class SlotPool:
   def _prefill(self) -> None:
     batch = self._queue.next_batch()
     prompts = [self._requests[group[0].index].prompt_ids for group in batch]
-    padded = self._place_rows(self._buckets.padded(prompts))
+    padded = self._placement.place(self._buckets.padded(prompts))
     self._prompts = self._fns.prefill(self._params, *padded)
     for row, group in enumerate(batch):
       self._ready.extend((row, attempt) for attempt in group)
@@ -283,7 +296,7 @@ class SlotPool:
     ends = slot_tracker.ends(prompts, outcomes, self._num_rows)
     read = jax.device_get(
       self._fns.read_tree(
-        self._params, self._state.cache, *self._place_rows(ends)
+        self._params, self._state.cache, *self._placement.place(ends)
       )
     )
     return {

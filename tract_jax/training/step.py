@@ -1,7 +1,8 @@
 """One update: gradients accumulated over micro-batches with global counts.
 
 Counts are taken over the whole global batch before the first micro-batch, so
-each micro-batch's loss is already weighted rightly and gradients simply add.
+each micro-batch's loss is already weighted rightly and gradients simply add: of
+micro-batches, and, where each device runs this on its own rows, of devices.
 
 Axes: A micro-batches, B rows of one, L length.
 """
@@ -16,6 +17,7 @@ import optax
 
 from tract_jax import numerics, types
 from tract_jax.objectives import losses
+from tract_jax.parallel import mapping
 from tract_jax.training import state as state_lib
 
 
@@ -61,12 +63,18 @@ class StepMetrics:
 LossFn = Callable[[types.PyTree, types.PyTree, types.Batch], types.LossTerms]
 
 
+def _whole(sums: types.PyTree) -> types.PyTree:
+  """Nothing to add up: the batch is all here."""
+  return sums
+
+
 def gradients(
   loss_fn: LossFn,
   params: types.PyTree,
   frozen: types.PyTree,
   batch: types.Batch,
   objective: losses.Objective,
+  add_up: mapping.AddUp = _whole,
 ) -> tuple[types.PyTree, types.LossTerms]:
   """Gradient of the objective on a global batch, and its loss terms.
 
@@ -76,11 +84,12 @@ def gradients(
     frozen: the rest of the model.
     batch: fields [A, B, L]: A micro-batches, taken one after the other.
     objective: the weights.
+    add_up: adds up sums over all devices that have a part of the batch.
 
   Returns:
     (gradient, LossTerms) of the whole batch.
   """
-  counts = losses.target_counts(batch, objective)
+  counts = add_up(losses.target_counts(batch, objective))
 
   def weighted(trainable, rows):
     terms = loss_fn(trainable, frozen, rows)
@@ -91,7 +100,29 @@ def gradients(
     return numerics.tree_add(carry, (grads, terms)), None
 
   zeros = jax.tree.map(jnp.zeros_like, params), losses.no_terms()
-  return jax.lax.scan(add_rows, zeros, batch)[0]
+  return add_up(jax.lax.scan(add_rows, zeros, batch)[0])
+
+
+def make_evaluate(
+  loss_fn: LossFn, add_up: mapping.AddUp = _whole
+) -> Callable[..., types.LossTerms]:
+  """Makes the pure function that only looks: no gradient, no update.
+
+  Args:
+    loss_fn: (params, frozen, rows) -> LossTerms of those rows.
+    add_up: as for `gradients`.
+
+  Returns:
+    evaluate(params, frozen, batch [A, B, L]) -> LossTerms of the whole batch.
+  """
+
+  def evaluate(params, frozen, batch):
+    def add(terms, rows):
+      return numerics.tree_add(terms, loss_fn(params, frozen, rows)), None
+
+    return add_up(jax.lax.scan(add, losses.no_terms(), batch)[0])
+
+  return evaluate
 
 
 def make_step(
@@ -99,6 +130,7 @@ def make_step(
   objective: losses.Objective,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
+  add_up: mapping.AddUp = _whole,
 ) -> Callable[..., tuple[state_lib.TrainState, StepMetrics]]:
   """Makes the pure update function.
 
@@ -107,6 +139,7 @@ def make_step(
     objective: the weights.
     optimizer: as `optimizer.make_optimizer` gives it.
     schedule: the learning rate that `optimizer` uses, for the report.
+    add_up: as for `gradients`.
 
   Returns:
     step(state, frozen, batch [A, B, L]) -> (state, StepMetrics). An update
@@ -115,7 +148,9 @@ def make_step(
   """
 
   def step(state, frozen, batch):
-    grads, terms = gradients(loss_fn, state.params, frozen, batch, objective)
+    grads, terms = gradients(
+      loss_fn, state.params, frozen, batch, objective, add_up
+    )
     loss = losses.objective_loss(
       terms, objective, terms.ce_count, terms.score_count
     )
@@ -140,7 +175,7 @@ def make_step(
       grad_norm=norm,
       lr=jnp.asarray(schedule(state.step), jnp.float32),
       finite=finite,
-      num_tokens=numerics.count(batch.segment_ids > 0),
+      num_tokens=add_up(numerics.count(batch.segment_ids > 0)),
     )
     return new_state, metrics
 

@@ -1,0 +1,249 @@
+"""Joined processes: they train, sample and predict together, as one would."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.pipeline import resume_test
+from tract_jax.data import self_cot
+
+TIMEOUT_SECS = 240
+# Twenty updates a stage: 60 rows of 64 train, 3 are for validation.
+TINY = {
+  **resume_test.TINY,
+  'train.batch_size': 16,
+  'train.num_epochs': 5,
+  'train.checkpoint_every': 4,
+  'model.num_heads': 4,
+  'model.num_kv_heads': 2,
+  'hosts.heartbeat_secs': 10,
+}
+# Phase -> (what shows that it is under way, what shows that it is over).
+PHASES = {
+  'stage 1': (
+    'cot_raft/stage1/seed0/checkpoints/4',
+    'cot_raft/stage1/seed0/params/0',
+  ),
+  'sampling': ('tract/self_cot/seed0/1', 'tract/self_cot/seed0/dataset.json'),
+  'stage 2': (
+    'tract/stage2/seed0/checkpoints/8',
+    'tract/stage2/seed0/params/0',
+  ),
+  'prediction': (
+    'predictions/tract/parts/synthetic/seed0/chunk_00000008.jsonl',
+    'predictions/tract/synthetic.jsonl',
+  ),
+}
+
+
+def start(
+  workdir, num_processes=1, num_devices=1, task='run', **settings
+) -> list[subprocess.Popen]:
+  """The processes of a run, each with `num_devices` devices."""
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = probe.getsockname()[1]
+  flags = {**TINY, **settings}
+  command = [
+    sys.executable,
+    '-m',
+    'tract_jax.main',
+    f'--task={task}',
+    '--config=configs/demo.py',
+    *(f'--config.{key}={value}' for key, value in flags.items()),
+  ]
+  device_count = f'--xla_force_host_platform_device_count={num_devices}'
+  env = {**os.environ, 'XLA_FLAGS': device_count}
+  if num_processes > 1:
+    env |= {
+      'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
+      'JAX_NUM_PROCESSES': str(num_processes),
+    }
+  processes = []
+  for i in range(num_processes):
+    of_process = env | ({'JAX_PROCESS_ID': str(i)} if num_processes > 1 else {})
+    folder = workdir[i] if isinstance(workdir, list) else workdir
+    processes.append(
+      subprocess.Popen(
+        [*command, f'--workdir={folder}'],
+        cwd=resume_test.ROOT,
+        env=of_process,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+    )
+  return processes
+
+
+def finish(processes, code: int | None = 0) -> list[str]:
+  """What each said, once all have ended; None: with any code but 0."""
+  deadline = time.monotonic() + TIMEOUT_SECS
+  outputs = []
+  try:
+    for process in processes:
+      left = deadline - time.monotonic()
+      outputs.append(process.communicate(timeout=max(left, 1))[0])
+  finally:
+    for process in processes:
+      process.kill()
+  for process, output in zip(processes, outputs, strict=True):
+    ended = process.returncode
+    assert ended == code if code is not None else ended, (ended, output)
+  return outputs
+
+
+def losses(workdir: pathlib.Path, stage: str) -> list[float]:
+  text = (workdir / stage / 'seed0' / 'metrics.jsonl').read_text()
+  return [json.loads(line)['loss'] for line in text.splitlines()]
+
+
+def cots(workdir: pathlib.Path):
+  folder = workdir / 'tract' / 'self_cot' / 'seed0'
+  summary = self_cot.read_summary(folder)
+  return self_cot.read_self_cots(folder, summary['provenance'])[0]
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+  return json.loads((workdir / 'report/metrics.json').read_text())['rows']
+
+
+def assert_close(found, wanted, atol: float) -> None:
+  """Two JSON values, numbers within `atol`, the rest equal."""
+  assert type(found) is type(wanted)
+  if isinstance(found, dict):
+    assert found.keys() == wanted.keys()
+    for key in found:
+      assert_close(found[key], wanted[key], atol)
+  elif isinstance(found, list):
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+      assert_close(one, other, atol)
+  elif isinstance(found, float):
+    assert math.isclose(found, wanted, rel_tol=0, abs_tol=atol)
+  else:
+    assert found == wanted
+
+
+def mesh_of(data, fsdp, tensor, prefix='') -> dict[str, int]:
+  sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
+  return {f'{prefix}mesh.{axis}': size for axis, size in sizes.items()}
+
+
+def pmap_settings() -> dict:
+  return {
+    'mapping': 'pmap',
+    **mesh_of(-1, 1, 1),
+    **mesh_of(-1, 1, 1, 'sampling.'),
+  }
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  """A run of one process on one device."""
+  workdir = tmp_path_factory.mktemp('alone')
+  finish(start(workdir))
+  assert len(losses(workdir, 'cot_raft/stage1')) == 20
+  return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+  ('num_processes', 'num_devices', 'settings'),
+  [
+    (1, 8, mesh_of(2, 2, 2)),
+    (1, 8, pmap_settings()),
+    (2, 4, mesh_of(1, -1, 1)),
+    (2, 4, mesh_of(2, 2, 2) | mesh_of(1, 2, 2, 'sampling.')),
+    (2, 4, pmap_settings()),
+    (4, 2, mesh_of(-1, 1, 2) | mesh_of(-1, 1, 1, 'sampling.')),
+  ],
+  ids=['1x8', '1x8 pmap', '2x4 fsdp', '2x4 mixed', '2x4 pmap', '4x2 tensor'],
+)
+def test_a_run_is_the_same_on_any_processes_and_devices(
+  alone, tmp_path, num_processes, num_devices, settings
+):
+  finish(start(tmp_path, num_processes, num_devices, **settings))
+  for stage in ('cot_raft/stage1', 'tract/stage2'):
+    np.testing.assert_allclose(
+      losses(tmp_path, stage), losses(alone, stage), rtol=1e-5, atol=1e-5
+    )
+  for found, wanted in zip(cots(tmp_path), cots(alone), strict=True):
+    assert found.example_id == wanted.example_id
+    assert found.tokens.tolist() == wanted.tokens.tolist()
+    assert found.finish_reason == wanted.finish_reason
+    np.testing.assert_allclose(
+      found.score_probs, wanted.score_probs, rtol=0, atol=1e-5
+    )
+  assert_close(rows(tmp_path), rows(alone), 1e-3)
+
+
+@pytest.fixture(scope='module')
+def both(tmp_path_factory):
+  """A run of two processes that nothing disturbs."""
+  workdir = tmp_path_factory.mktemp('both')
+  finish(start(workdir, 2, 1))
+  return workdir
+
+
+def wait_for(path: pathlib.Path, processes) -> None:
+  deadline = time.monotonic() + TIMEOUT_SECS
+  while not path.exists():
+    assert all(p.poll() is None for p in processes), finish(processes, None)
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(900)
+def test_one_is_killed_in_each_phase_and_the_rest_is_done(both, tmp_path):
+  for number, (phase, (begun, over)) in enumerate(PHASES.items()):
+    processes = start(tmp_path, 2, 1)
+    wait_for(tmp_path / begun, processes)
+    victim = processes[number % 2]
+    victim.send_signal(signal.SIGKILL)
+    # The other one leaves by itself.
+    finish(processes, None)
+    assert not (tmp_path / over).exists(), f'{phase} was over before the kill'
+  finish(start(tmp_path, 2, 1))
+  assert resume_test.results(tmp_path) == resume_test.results(both)
+  for stage in ('cot_raft/stage1', 'tract/stage2'):
+    assert losses(tmp_path, stage) == losses(both, stage)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('phase', ['stage 1', 'sampling'])
+def test_sigterm_to_one_stops_both_and_loses_nothing(both, tmp_path, phase):
+  processes = start(tmp_path, 2, 1)
+  wait_for(tmp_path / PHASES[phase][0], processes)
+  processes[1].send_signal(signal.SIGTERM)
+  outputs = finish(processes, 75)
+  assert all('the same command continues' in output for output in outputs)
+  assert not (tmp_path / PHASES[phase][1]).exists()
+  output, _ = finish(start(tmp_path, 2, 1))
+  if phase == 'stage 1':
+    assert 'cot_raft stage 1 seed 0: continues from step' in output
+  assert resume_test.results(tmp_path) == resume_test.results(both)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_hosts_without_a_common_workdir_are_told(tmp_path):
+  folders = [tmp_path / 'a', tmp_path / 'b']
+  outputs = finish(start(folders, 2, 1), None)
+  assert 'host 2 of 2 does not see what the first host wrote' in outputs[1]
+  assert not (folders[0] / 'cot_raft').exists()
