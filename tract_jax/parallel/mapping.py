@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from tract_jax import types
-from tract_jax.parallel import partition
+from tract_jax.parallel import partition, tpu_options
 
 MODES = ('jit', 'pmap')
 OUTPUTS = ('rows', 'sums')
@@ -132,6 +132,7 @@ def map_updates(
       in_shardings=(*param_shardings, partition.micro_batch_sharding(mesh)),
       out_shardings=(param_shardings[0], same) if updates_first else same,
       donate_argnums=donated,
+      compiler_options=tpu_options.for_training(mesh),
     )
   parallel = jax.pmap(
     make(lambda sums: jax.lax.psum(sums, _PMAP_AXIS)),
