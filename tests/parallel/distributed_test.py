@@ -58,7 +58,6 @@ begin = time.perf_counter()
 distributed.initialize()
 distributed.initialize()
 print('secs', time.perf_counter() - begin)
-distributed.barrier('start')
 assert jax.distributed.is_initialized()
 assert distributed.is_main_process()
 # Works only with the service up: this is how notices of preemption arrive.
@@ -79,7 +78,7 @@ _PSUM = """
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tract_jax.parallel import distributed, mapping, partition
+from tract_jax.parallel import agreement, distributed, mapping, partition
 from tract_jax.parallel import mesh as mesh_lib
 
 distributed.initialize()
@@ -97,7 +96,7 @@ psum = jax.jit(
     out_specs=jax.sharding.PartitionSpec(),
   )
 )(rows)
-distributed.barrier('end')
+agreement.Agreement(lambda: False, distributed.joined_host()).meet()
 print(
   jax.process_count(), jax.device_count(), float(total), float(psum[0]),
   distributed.is_main_process(),

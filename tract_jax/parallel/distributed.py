@@ -19,7 +19,6 @@ import sys
 import threading
 
 import jax
-from jax.experimental import multihost_utils
 
 from tract_jax import types
 
@@ -150,16 +149,6 @@ def initialize_alone() -> None:
 def is_main_process() -> bool:
   """Whether this process is the one that logs and writes what all share."""
   return jax.process_index() == 0
-
-
-def barrier(name: str) -> None:
-  """Waits until every process of the run has come to the same barrier.
-
-  Args:
-    name: the same on every process; processes that wait at barriers of other
-      names fail, rather than go on.
-  """
-  multihost_utils.sync_global_devices(name)
 
 
 def _initialize(
