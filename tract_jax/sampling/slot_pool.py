@@ -85,15 +85,10 @@ def make_slot_fns(
   )
   read_tree = None
   if cot_format.score_tree is not None:
-    read_tree = jax.jit(
-      placement.map(
-        score_reading.make_read_tree(
-          fns, cot_format.score_tree, num_valid_tokens
-        ),
-        (state_axes.cache, 0, 0),
-        0,
-      )
+    read_tree = score_reading.make_read_tree(
+      fns, cot_format.score_tree, num_valid_tokens
     )
+    read_tree = jax.jit(placement.map(read_tree, (state_axes.cache, 0, 0), 0))
   make_empty = decode_loop.make_empty_state(plain_prefill)
 
   # Split alike before and after each call: no device ever holds all slots, and
