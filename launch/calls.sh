@@ -1,5 +1,5 @@
-# What the scripts beside it share: --dry-run, and errors by name. They source it
-# with their own arguments, after `set -euo pipefail`.
+# What the scripts beside it share: --dry-run, and errors by name. They source
+# it with their own arguments, after `set -euo pipefail`.
 # shellcheck shell=bash
 
 # Where a dry run prints, also while an answer is captured.

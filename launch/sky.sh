@@ -5,8 +5,8 @@
 #     launch/sky.sh [--dry-run] create --config=... --workdir=gs://... [...]
 #   NAME=judge launch/sky.sh [--dry-run] logs|delete
 #
-# SkyPilot brings the working tree to each host, and gets a new slice for one that
-# is taken away. ON_DEMAND=1 asks for capacity that is not.
+# SkyPilot brings the working tree to each host, and gets a new slice for one
+# that is taken away. ON_DEMAND=1 asks for capacity that is not.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/calls.sh

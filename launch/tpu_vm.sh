@@ -6,8 +6,8 @@
 #
 #   create       asks for the slice, and waits until it is there
 #   setup        brings the committed code and the locked packages to all hosts
-#   run ARGS...  python -m tract_jax.main ARGS... on all hosts, or joins it where
-#                it runs; ends with its exit code
+#   run ARGS...  python -m tract_jax.main ARGS... on all hosts, or joins it
+#                where it runs; ends with its exit code
 #   logs [HOST]  follows the log of a host (0)
 #   stop         asks the run to save and to end (exit code 75)
 #   check        exit code 3 where the slice was taken away
@@ -65,7 +65,8 @@ setup() {
   call mkdir -p "${archive%/*}"
   call git archive --format=tar.gz --prefix=tract_jax/ --output="$archive" \
     "${REVISION:-HEAD}"
-  call "${tpus[@]}" tpu-vm scp "$archive" "$TPU_NAME:" --worker=all "${where[@]}"
+  call "${tpus[@]}" tpu-vm scp "$archive" "$TPU_NAME:" --worker=all \
+    "${where[@]}"
   local bring="tar -xzf ${archive##*/} && $worker setup"
   # A run that goes on keeps the code and the packages that it has.
   on_hosts all "pgrep -f '[t]ract_jax.main' >/dev/null || { $bring; }"
@@ -75,10 +76,9 @@ check() {
   local request slice
   request=$(state_of ACTIVE queued-resources state.state)
   slice=$(state_of READY tpu-vm state)
-  if [[ $request == @(FAILED|SUSPEND*) ||
-    $slice == @(PREEMPTED|TERMINATED|STOP*|DELETING) ]]; then
+  [[ $request != @(FAILED|SUSPEND*) &&
+    $slice != @(PREEMPTED|TERMINATED|STOP*|DELETING) ]] ||
     fail "$TPU_NAME: was taken away" 3
-  fi
 }
 
 delete() { # what is just being taken away cannot be deleted at once

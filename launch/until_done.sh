@@ -6,7 +6,7 @@
 #
 # Creates the slice, sets it up and runs. What was interrupted (exit code 75) or
 # killed is run again; a slice that was taken away is deleted and created anew,
-# and the same command continues on it. Bad config (2) and other failures end it.
+# and the same command continues on it. Bad config (2) and other failures end.
 # At the end the slice is deleted (KEEP=1: kept), whatever the exit code, which
 # is the run's. Safe to repeat: it joins a run that goes on.
 #

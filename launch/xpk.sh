@@ -8,8 +8,8 @@
 #     launch/xpk.sh [--dry-run] list|delete
 #
 # XPK restarts what was killed by a signal; exit code 75 (interrupted) is added
-# here, and 2 (bad config) ends the workload. The options are XPK 1.16's. Further
-# variables: TPU_TYPE (v5litepod-16), NUM_SLICES (1), MAX_RESTARTS (100).
+# here, and 2 (bad config) ends the workload. The options are XPK 1.16's.
+# Further: TPU_TYPE (v5litepod-16), NUM_SLICES (1), MAX_RESTARTS (100).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/calls.sh

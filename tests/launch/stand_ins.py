@@ -15,7 +15,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / 'launch').glob('*.sh'))
 _TOOLS = (
-  'bash cat grep nohup pkill rm sed setsid sleep stat tail tar tr'.split()
+  *('bash', 'cat', 'dirname', 'grep', 'nohup', 'pkill', 'rm', 'sed', 'setsid'),
+  *('sleep', 'stat', 'tail', 'tar', 'tr'),
 )
 
 _PROGRAM = """#!{python} -IS

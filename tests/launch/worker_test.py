@@ -45,7 +45,7 @@ def wait_for(path, text):
     time.sleep(0.02)
 
 
-@pytest.mark.parametrize('code', [0, 1, 2, 75])
+@pytest.mark.parametrize('code', [0, 2])
 def test_run_shows_the_output_and_ends_with_the_exit_code(host, code):
   (host.project / 'leave').write_text(str(code))
   done = host.run('worker.sh', 'run', '--config=a b', "--x='*'")
@@ -63,7 +63,7 @@ def test_run_joins_what_runs_and_outlives_the_connection(host):
   first = start(host, '--config=a')
   wait_for(log, '<--config=a>')
   first.kill()
-  first.communicate()
+  first.wait()
   second = start(host, '--config=b')
   said = second.stderr.readline()
   assert 'joins .venv/bin/python -m tract_jax.main --config=a' in said
