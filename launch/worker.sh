@@ -42,7 +42,7 @@ run() {
     # The shell around the program waits for it also when all are told to end.
     # shellcheck disable=SC2016
     setsid nohup bash -c 'trap : TERM; "$@"; echo $? >run.exit' run \
-      "${program[@]}" >>run.log 2>&1 </dev/null &
+      "${program[@]}" >>run.log 2>&1 </dev/null 3>&- &
     echo $! >run.pid
   fi
   tail --bytes=+$((size + 1)) --follow --pid="$(<run.pid)" run.log

@@ -1,7 +1,9 @@
 """launch/worker.sh as a host runs it, with a stand-in for the program."""
 
 import importlib.metadata
+import os
 import re
+import signal
 import subprocess
 import time
 
@@ -35,14 +37,17 @@ def start(host, *arguments):
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
+    start_new_session=True,
   )
 
 
-def wait_for(path, text):
+def wait_for_start(host):
   limit = time.monotonic() + 20
-  while not (path.exists() and text in path.read_text()):
-    assert time.monotonic() < limit, f'{path}: no {text!r}'
-    time.sleep(0.02)
+  for name in ('run.log', 'run.pid'):
+    path = host.project / name
+    while not (path.exists() and '\n' in path.read_text()):
+      assert time.monotonic() < limit, f'{path}: nothing'
+      time.sleep(0.02)
 
 
 @pytest.mark.parametrize('code', [0, 2])
@@ -61,9 +66,9 @@ def test_run_shows_the_output_and_ends_with_the_exit_code(host, code):
 def test_run_joins_what_runs_and_outlives_the_connection(host):
   log = host.project / 'run.log'
   first = start(host, '--config=a')
-  wait_for(log, '<--config=a>')
-  first.kill()
-  first.wait()
+  wait_for_start(host)
+  os.killpg(first.pid, signal.SIGKILL)
+  first.communicate(timeout=20)
   second = start(host, '--config=b')
   said = second.stderr.readline()
   assert 'joins .venv/bin/python -m tract_jax.main --config=a' in said
@@ -75,7 +80,7 @@ def test_run_joins_what_runs_and_outlives_the_connection(host):
 
 def test_stop_lets_it_save(host):
   process = start(host, '--config=a')
-  wait_for(host.project / 'run.log', '<--config=a>')
+  wait_for_start(host)
   assert host.run('worker.sh', 'stop').returncode == 0
   output, _ = process.communicate(timeout=20)
   assert process.returncode == 75
@@ -84,9 +89,20 @@ def test_stop_lets_it_save(host):
   assert (done.returncode, 'nothing runs' in done.stderr) == (1, True)
 
 
+def test_a_host_that_shuts_down_lets_it_save(host):
+  process = start(host, '--config=a')
+  wait_for_start(host)
+  # All of its processes are told to end.
+  shell = int((host.project / 'run.pid').read_text())
+  os.killpg(shell, signal.SIGTERM)
+  output, _ = process.communicate(timeout=20)
+  assert process.returncode == 75
+  assert output.endswith('saved\n')
+
+
 def test_a_program_that_is_killed_gives_its_signal(host):
   process = start(host, '--config=a')
-  wait_for(host.project / 'run.log', '<--config=a>')
+  wait_for_start(host)
   shell = (host.project / 'run.pid').read_text().strip()
   subprocess.run(['pkill', '-KILL', '--parent', shell], check=True)
   process.communicate(timeout=20)
