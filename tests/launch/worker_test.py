@@ -13,8 +13,8 @@ from tests.launch import stand_ins
 
 # It says what it was given, and lives until it is told to end.
 _PROGRAM = """#!/usr/bin/env bash
-printf '<%s>' "$@"; echo
 trap 'echo saving; sleep .2; echo saved; exit 75' TERM
+printf '<%s>' "$@"; echo
 for _ in {1..200}; do [[ ! -e leave ]] || exit "$(<leave)"; sleep .05; done
 """
 
