@@ -37,7 +37,12 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   }
   config.data = {}
   config.train = {'checkpoint_every': 500}
-  config.sampling = {'slots': 64, 'chunk_size': 1024}
+  config.sampling = {
+    'slots': 64,
+    'chunk_size': 1024,
+    # The chips of a host share the weights, which no step then gathers.
+    'mesh': {'fsdp': 1, 'tensor': -1},
+  }
   if variant == 'fast':
     config.name = 'llama_fast'
     config.data.packing = True

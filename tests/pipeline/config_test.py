@@ -199,6 +199,9 @@ def test_configs_of_the_paper_are_its_recipe_on_a_larger_batch_if_fast(name):
   # 16 chips of 8 rows.
   assert fast.train.batch_size % (16 * 8) == 0
   assert (fast.train.lr, fast.data.packing) == (6e-5, True)
+  # No step of sampling gathers weights.
+  for config in (paper, fast):
+    assert (config.sampling.mesh.fsdp, config.sampling.mesh.tensor) == (1, -1)
   # Their default workdirs: one does not go on with the other's.
   assert (paper.name, fast.name) == (name, f'{name}_fast')
   assert paper.model.path == fast.model.path
