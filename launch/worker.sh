@@ -29,12 +29,13 @@ is_running() { # whether run.pid is of a process of ours
 }
 
 run() {
-  local program=(.venv/bin/python -m tract_jax.main "$@") size=0
-  [[ ! -f run.log ]] || size=$(stat --format=%s run.log)
+  local program=(.venv/bin/python -m tract_jax.main "$@") size
   if [[ $dry_run ]]; then
     call "${program[@]}"
     return
   fi
+  touch run.log
+  size=$(stat --format=%s run.log)
   if is_running; then
     say "joins $(tr '\0' ' ' <"/proc/$(<run.pid)/cmdline" | grep -o '\.venv.*')"
   else

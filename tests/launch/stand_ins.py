@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / 'launch').glob('*.sh'))
 _TOOLS = (
   *('bash', 'cat', 'dirname', 'grep', 'nohup', 'pkill', 'rm', 'sed', 'setsid'),
-  *('sleep', 'stat', 'tail', 'tar', 'tr'),
+  *('sleep', 'stat', 'tail', 'tar', 'touch', 'tr'),
 )
 
 _PROGRAM = """#!{python} -IS
