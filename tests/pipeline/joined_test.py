@@ -27,6 +27,8 @@ TINY = {
   'model.num_kv_heads': 2,
   'hosts.heartbeat_secs': 10,
 }
+# So long that there is time to be stopped in.
+LONG = {'train.num_epochs': 15}
 # Phase -> (what shows that it is under way, what shows that it is over).
 PHASES = {
   'stage 1': (
@@ -213,7 +215,7 @@ def test_a_run_of_two_processes_is_that_of_one_device(
 def both(tmp_path_factory):
   """A run of two processes that nothing disturbs."""
   workdir = tmp_path_factory.mktemp('both')
-  finish(start(workdir, 2, 1))
+  finish(start(workdir, 2, 1, **LONG))
   return workdir
 
 
@@ -230,14 +232,14 @@ def wait_for(path: pathlib.Path, processes) -> None:
 @pytest.mark.timeout(900)
 def test_one_is_killed_in_each_phase_and_the_rest_is_done(both, tmp_path):
   for number, (phase, (begun, over)) in enumerate(PHASES.items()):
-    processes = start(tmp_path, 2, 1)
+    processes = start(tmp_path, 2, 1, **LONG)
     wait_for(tmp_path / begun, processes)
     victim = processes[number % 2]
     victim.send_signal(signal.SIGKILL)
     # The other one leaves by itself.
     finish(processes, None)
     assert not (tmp_path / over).exists(), f'{phase} was over before the kill'
-  finish(start(tmp_path, 2, 1))
+  finish(start(tmp_path, 2, 1, **LONG))
   assert resume_test.results(tmp_path) == resume_test.results(both)
   for stage in ('cot_raft/stage1', 'tract/stage2'):
     assert losses(tmp_path, stage) == losses(both, stage)
@@ -248,13 +250,13 @@ def test_one_is_killed_in_each_phase_and_the_rest_is_done(both, tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize('phase', ['stage 1', 'sampling'])
 def test_sigterm_to_one_stops_both_and_loses_nothing(both, tmp_path, phase):
-  processes = start(tmp_path, 2, 1)
+  processes = start(tmp_path, 2, 1, **LONG)
   wait_for(tmp_path / PHASES[phase][0], processes)
   processes[1].send_signal(signal.SIGTERM)
   outputs = finish(processes, 75)
   assert all('the same command continues' in output for output in outputs)
   assert not (tmp_path / PHASES[phase][1]).exists()
-  output, _ = finish(start(tmp_path, 2, 1))
+  output, _ = finish(start(tmp_path, 2, 1, **LONG))
   if phase == 'stage 1':
     assert 'cot_raft stage 1 seed 0: continues from step' in output
   assert resume_test.results(tmp_path) == resume_test.results(both)
