@@ -26,6 +26,7 @@ Hugging Face's; linear weights are transposed, [in, out]. Layers run in a
 
 from collections.abc import Callable, Iterable
 import functools
+import math
 from typing import Any
 
 from flax import nnx
@@ -43,18 +44,7 @@ from tract_jax.models import (
   tree_rows,
 )
 from tract_jax.models import config as config_lib
-
-# What the backward pass finds stored, layer by layer. 'dots' keeps the results
-# of projections and of attention, and recomputes scores, norms and
-# activations; 'full' keeps a layer's input alone.
-_REMAT_POLICIES = {
-  'none': None,
-  'full': jax.checkpoint_policies.nothing_saveable,
-  'dots': jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(attention.OUTPUT_NAME),
-  ),
-}
+from tract_jax.models import remat as remat_lib
 
 
 def make_model(
@@ -64,9 +54,11 @@ def make_model(
   lora_rank: int = 0,
   lora_alpha: float = 16.0,
   lora_targets: tuple[str, ...] = lora.TARGETS,
+  fuse_adapters: bool = False,
   remat: str = 'dots',
   cache_quantization: str = '',
-  gather_layer: Callable[[types.PyTree], types.PyTree] | None = None,
+  row_attention: Callable[..., types.Array] = attention.causal_attention,
+  gather_layer: Callable[..., types.PyTree] | None = None,
 ) -> types.ModelFns:
   """A model of the family as pure functions.
 
@@ -78,12 +70,17 @@ def make_model(
       makes. Adapters are made in float32 whatever it is.
     lora_rank, lora_alpha: R, 0 for none; adapters count alpha / R times.
     lora_targets: names of the adapted layers; all linear layers of a block.
-    remat: what the backward pass finds stored: 'none' (everything), 'dots'
-      (results of projections and attention) or 'full' (layer inputs alone).
+    fuse_adapters: whether many rows meet weight and adapter in one product
+      (lora.adapted_matmul), where the weight is not quantised.
+    remat: what the backward pass finds stored, a name of remat.POLICIES.
     cache_quantization: how prefill and decode keep keys and values: '' (as
       they are) or 'int8'.
-    gather_layer: applied to one layer's weights inside the loop over layers,
-      for example to gather what is sharded over devices; None for nothing.
+    row_attention: attention of whole rows; another with the arguments and
+      results of `attention.causal_attention`, such as a kernel.
+    gather_layer: (weights, their logical axes) -> weights, for those of one
+      layer inside the loop over layers: gathers what is split over devices.
+      Used where tokens outnumber D; fewer of them are moved more cheaply than
+      weights. None for nothing.
 
   Returns:
     The functions. Rows and caches longer than `config.longest_row` raise
@@ -98,25 +95,17 @@ def make_model(
     hidden = fns.hidden(params, inputs, positions, segment_ids)
     logits = fns.project(params, hidden[:, -1])
   """
-  _check_choice('remat', remat, _REMAT_POLICIES)
+  _check_choice('remat', remat, remat_lib.POLICIES)
   _check_choice('cache_quantization', cache_quantization, kv_cache.KINDS)
   spec = layers.Spec(
     config=config,
     lora=lora.LoraConfig(lora_rank, lora_alpha, tuple(lora_targets)),
     dtype=jnp.dtype(dtype),
+    fuse_adapters=fuse_adapters,
   )
-  model = _Model(spec, remat, cache_quantization, gather_layer)
-  return types.ModelFns(
-    init=model.init,
-    hidden=model.hidden,
-    project=model.project,
-    prefill=model.prefill,
-    decode=model.decode,
-    hidden_and_tree=model.hidden_and_tree,
-    decode_tree=model.decode_tree,
-    logical_axes=model.logical_axes,
-    vocab_size=config.vocab_size,
-  )
+  return _Model(
+    spec, remat, cache_quantization, row_attention, gather_layer
+  ).fns()
 
 
 def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
@@ -133,10 +122,13 @@ def abstract_params(fns: types.ModelFns) -> types.PyTree:
 class _Model:
   """The functions of `make_model`; holds structure, never arrays."""
 
-  def __init__(self, spec, remat, cache_quantization, gather_layer):
+  def __init__(
+    self, spec, remat, cache_quantization, row_attention, gather_layer
+  ):
     self._spec = spec
     self._remat = remat
     self._cache_quantization = cache_quantization
+    self._row_attention = row_attention
     self._gather_layer = gather_layer
     self._rotations = functools.partial(
       rope.rotations,
@@ -147,8 +139,22 @@ class _Model:
     block = nnx.eval_shape(lambda: layers.Block(spec, nnx.Rngs(0)))
     self._frame_graph, frame_state = nnx.split(frame)
     self._block_graph, block_state = nnx.split(block)
+    self._block_axes = _logical_axes(block_state, ())
     self.logical_axes = _logical_axes(frame_state, ())
     self.logical_axes['layers'] = _logical_axes(block_state, (None,))
+
+  def fns(self):
+    return types.ModelFns(
+      init=self.init,
+      hidden=self.hidden,
+      project=self.project,
+      prefill=self.prefill,
+      decode=self.decode,
+      hidden_and_tree=self.hidden_and_tree,
+      decode_tree=self.decode_tree,
+      logical_axes=self.logical_axes,
+      vocab_size=self._spec.config.vocab_size,
+    )
 
   def init(self, key):
     frame_key, layers_key = jax.random.split(key)
@@ -213,7 +219,7 @@ class _Model:
       sees_own=nodes.sees_own,
     )
     attend = functools.partial(
-      attention.causal_attention, segment_ids=segment_ids, window=window
+      self._row_attention, segment_ids=segment_ids, window=window
     )
     rotation = self._rotations(positions)
     node_rotation = self._rotations(
@@ -222,7 +228,7 @@ class _Model:
 
     def layer(streams, weights):
       x, z = streams
-      block = self._block(weights)
+      block = self._block(weights, x)
       x, keys_values = block(x, rotation, attend)
       keys, values = (jnp.swapaxes(y, 1, 2) for y in keys_values)
       past = functools.partial(see, past_keys=keys, past_values=values)
@@ -274,7 +280,7 @@ class _Model:
       read_block = functools.partial(
         kv_cache.read, cache, number, dtype=x.dtype
       )
-      return self._block(weights)(
+      return self._block(weights, x)(
         x, rotation, functools.partial(attend, read_block=read_block)
       )
 
@@ -288,13 +294,13 @@ class _Model:
     """
     rotation = self._rotations(positions)
     attend = functools.partial(
-      attention.causal_attention,
+      self._row_attention,
       segment_ids=segment_ids,
       window=self._spec.config.sliding_window,
     )
 
     def layer(x, weights):
-      x, keys_values = self._block(weights)(x, rotation, attend)
+      x, keys_values = self._block(weights, x)(x, rotation, attend)
       if not keep:
         return x, None
       return x, tuple(jnp.swapaxes(y, 1, 2) for y in keys_values)
@@ -304,17 +310,15 @@ class _Model:
 
   def _rematerialised(self, layer):
     """The loop's body, with what the backward pass finds stored."""
-    if self._remat == 'none':
+    if self._remat == 'none' and self._gather_layer is None:
       return layer
-    # Inside a scan nothing can be merged with the forward pass, and the
-    # barriers against it would only cost time.
-    return jax.checkpoint(
-      layer, policy=_REMAT_POLICIES[self._remat], prevent_cse=False
-    )
+    return remat_lib.rematerialised(layer, self._remat)
 
-  def _block(self, weights):
-    if self._gather_layer is not None:
-      weights = self._gather_layer(weights)
+  def _block(self, weights, x):
+    """One layer as a function of the stream x [B, L, D]."""
+    *tokens, width = x.shape
+    if self._gather_layer is not None and math.prod(tokens) >= width:
+      weights = self._gather_layer(weights, self._block_axes)
     return nnx.merge(self._block_graph, weights)
 
   def _frame(self, params):

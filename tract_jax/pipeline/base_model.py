@@ -31,7 +31,7 @@ from tract_jax.models import (
 )
 from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.parallel import partition
-from tract_jax.pipeline import model_source, progress
+from tract_jax.pipeline import model_source, on_mesh, progress
 
 # Of a model from scratch; its rotary angles would serve any length.
 _LONGEST_ROW = 1 << 15
@@ -275,6 +275,7 @@ def _read(model: BaseModel, finish: _Finish, dtype=None) -> types.PyTree:
 
 def _make(architecture, sources, config, devices) -> BaseModel:
   model = config.model
+  mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
   make_model = functools.partial(
     transformer.make_model,
     architecture,
@@ -283,9 +284,13 @@ def _make(architecture, sources, config, devices) -> BaseModel:
     lora_alpha=model.lora_alpha,
     lora_targets=model.lora_targets,
     remat=model.remat,
+    row_attention=on_mesh.row_attention(
+      model.attention, mesh, architecture.num_heads
+    ),
+    gather_layer=on_mesh.gather_layer(mesh),
+    fuse_adapters=on_mesh.fuses_adapters(mesh),
   )
   fns = make_model()
-  mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
   stored = _placed(mesh, fns.logical_axes, transformer.abstract_params(fns))
   abstract = stored
   if model.base_quantization:
