@@ -7,7 +7,7 @@ import pytest
 
 from tests.models import small_models
 from tract_jax import types
-from tract_jax.models import lora, quantization, transformer
+from tract_jax.models import lora, placement, quantization, transformer
 
 CONFIG = dataclasses.replace(
   small_models.CONFIG,
@@ -120,7 +120,10 @@ def test_a_model_with_fused_adapters_is_the_same():
   results = []
   for fuse in (False, True):
     fns = transformer.make_model(
-      CONFIG, lora_rank=RANK, lora_alpha=ALPHA, fuse_adapters=fuse
+      CONFIG,
+      lora_rank=RANK,
+      lora_alpha=ALPHA,
+      placement=placement.Placement(fuse_adapters=fuse),
     )
 
     def loss(params, fns=fns):

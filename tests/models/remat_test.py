@@ -14,7 +14,12 @@ import pytest
 
 from tests.models import small_models
 from tract_jax import types
-from tract_jax.models import remat, splash_attention, transformer
+from tract_jax.models import (
+  placement,
+  remat,
+  splash_attention,
+  transformer,
+)
 
 B, L, LAYERS = 4, 16, 3
 CONFIG = dataclasses.replace(small_models.CONFIG, num_layers=LAYERS)
@@ -74,20 +79,14 @@ def test_policies_store_less_and_less():
   assert len(set(sizes)) == len(sizes)
 
 
-def test_the_kernels_results_are_stored_once_and_it_runs_once():
+@pytest.mark.parametrize('policy', ['attention', 'full'])
+def test_the_kernels_results_are_stored_by_name(policy):
   attend = functools.partial(splash_attention.causal_attention, interpret=True)
-  num_runs = {}
-  for policy in ('attention', 'full'):
-    loss, params = _make_loss(remat=policy, row_attention=attend)
-    num_runs[policy] = str(jax.make_jaxpr(jax.grad(loss))(params)).count(
-      'name=splash_mha_fwd'
-    )
-    if policy == 'attention':
-      # The output [N, 128, H] of rows padded to a block, and its log-sum-exp.
-      padded = 128 / L
-      stored = D + padded * (NH + CONFIG.num_heads)
-      assert _stored_per_token(loss, params) == stored
-  assert num_runs['full'] == num_runs['attention'] + 1
+  loss, params = _make_loss(remat=policy, placement=placement.Placement(attend))
+  # The output [N, 128, H] of rows padded to a block, and log-sum-exps [N, 128].
+  results = 128 / L * (NH + CONFIG.num_heads)
+  is_stored = policy == 'attention'
+  assert _stored_per_token(loss, params) == D + is_stored * results
 
 
 @pytest.mark.parametrize('policy', [*STORED])
@@ -111,7 +110,9 @@ def test_gathered_weights_are_never_stored():
     )
 
   for policy in remat.POLICIES:
-    loss, params = _make_loss(remat=policy, gather_layer=gather)
+    loss, params = _make_loss(
+      remat=policy, placement=placement.Placement(gather=gather)
+    )
     residuals = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)  # noqa: B023
     weight = params['layers']['mlp']['up_proj']['weight'].shape
     # At most the weights themselves, gate and up, from outside of the loop.

@@ -8,7 +8,7 @@ import pytest
 
 from tests.models import small_models
 from tract_jax import types
-from tract_jax.models import transformer
+from tract_jax.models import placement, transformer
 
 CONFIG = small_models.CONFIG
 WINDOW = dataclasses.replace(CONFIG, sliding_window=4)
@@ -320,7 +320,7 @@ def test_sharded_params_give_the_same_numbers():
   )
 
 
-def test_gather_layer_sees_one_layer_at_a_time():
+def test_weights_are_gathered_one_layer_at_a_time():
   seen = []
 
   def doubled(weights, logical_axes):
@@ -328,7 +328,9 @@ def test_gather_layer_sees_one_layer_at_a_time():
     return jax.tree.map(lambda weight: 2 * weight, weights)
 
   fns, params = _model()
-  gathering = transformer.make_model(CONFIG, gather_layer=doubled)
+  gathering = transformer.make_model(
+    CONFIG, placement=placement.Placement(gather=doubled)
+  )
   tokens = _tokens(2, 16)
   twice = {**params, 'layers': doubled(params['layers'], None)}
   expected = _full(fns, twice, tokens)

@@ -113,9 +113,14 @@ def test_auto_is_the_kernel_on_tpus_alone():
 
 
 def test_adapters_are_fused_on_tpus_alone():
-  assert on_mesh.fuses_adapters(_mesh_of('tpu', fsdp=4))
-  assert not on_mesh.fuses_adapters(_mesh_of('tpu', tensor=4))
-  assert not on_mesh.fuses_adapters(_mesh_of('cpu'))
+  for platform, sizes, fused in (
+    ('tpu', {'fsdp': 4}, True),
+    ('tpu', {'tensor': 4}, False),
+    ('cpu', {}, False),
+  ):
+    mesh = _mesh_of(platform, **sizes)
+    placement = on_mesh.make_placement('auto', mesh, N)
+    assert placement.fuse_adapters == fused
 
 
 def test_the_key_decides_what_the_built_model_does():
@@ -137,7 +142,7 @@ def test_a_gathered_layer_gives_the_same_hidden_states(kind):
   mesh = mesh_lib.make_mesh(1, 4, 2)
   fns = transformer.make_model(config, lora_rank=4)
   gathering = transformer.make_model(
-    config, lora_rank=4, gather_layer=on_mesh.gather_layer(mesh)
+    config, lora_rank=4, placement=on_mesh.make_placement('auto', mesh, N)
   )
   rng = np.random.default_rng(0)
   params = jax.tree.map(
@@ -158,4 +163,5 @@ def test_a_gathered_layer_gives_the_same_hidden_states(kind):
 
 
 def test_nothing_is_gathered_where_nothing_is_split():
-  assert on_mesh.gather_layer(mesh_lib.make_mesh(4, 1, 2)) is None
+  mesh = mesh_lib.make_mesh(4, 1, 2)
+  assert on_mesh.make_placement('auto', mesh, N).gather is None

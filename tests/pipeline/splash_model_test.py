@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.pipeline import packed_rows_test as rows
-from tract_jax.models import splash_attention, transformer
+from tract_jax.models import placement, splash_attention, transformer
 
 
 @pytest.mark.parametrize('model', rows.MODELS)
@@ -22,8 +22,8 @@ def test_loss_and_gradient_equal_those_of_plain_attention(model, remat, scores):
   fns = transformer.make_model(
     rows.MODELS[model],
     remat=remat,
-    row_attention=functools.partial(
-      splash_attention.causal_attention, interpret=True
+    placement=placement.Placement(
+      functools.partial(splash_attention.causal_attention, interpret=True)
     ),
   )
   _, params = rows.make_model(model)

@@ -24,9 +24,8 @@ Hugging Face's; linear weights are transposed, [in, out]. Layers run in a
 `jax.lax.scan`, so compile time does not grow with depth. Axes as in types.py.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 import functools
-import math
 from typing import Any
 
 from flax import nnx
@@ -44,6 +43,7 @@ from tract_jax.models import (
   tree_rows,
 )
 from tract_jax.models import config as config_lib
+from tract_jax.models import placement as placement_lib
 from tract_jax.models import remat as remat_lib
 
 
@@ -54,11 +54,9 @@ def make_model(
   lora_rank: int = 0,
   lora_alpha: float = 16.0,
   lora_targets: tuple[str, ...] = lora.TARGETS,
-  fuse_adapters: bool = False,
   remat: str = 'dots',
   cache_quantization: str = '',
-  row_attention: Callable[..., types.Array] = attention.causal_attention,
-  gather_layer: Callable[..., types.PyTree] | None = None,
+  placement: placement_lib.Placement = placement_lib.ONE_DEVICE,
 ) -> types.ModelFns:
   """A model of the family as pure functions.
 
@@ -70,17 +68,10 @@ def make_model(
       makes. Adapters are made in float32 whatever it is.
     lora_rank, lora_alpha: R, 0 for none; adapters count alpha / R times.
     lora_targets: names of the adapted layers; all linear layers of a block.
-    fuse_adapters: whether many rows meet weight and adapter in one product
-      (lora.adapted_matmul), where the weight is not quantised.
     remat: what the backward pass finds stored, a name of remat.POLICIES.
     cache_quantization: how prefill and decode keep keys and values: '' (as
       they are) or 'int8'.
-    row_attention: attention of whole rows; another with the arguments and
-      results of `attention.causal_attention`, such as a kernel.
-    gather_layer: (weights, their logical axes) -> weights, for those of one
-      layer inside the loop over layers: gathers what is split over devices.
-      Used where tokens outnumber D; fewer of them are moved more cheaply than
-      weights. None for nothing.
+    placement: of arrays on several devices, or for other ones.
 
   Returns:
     The functions. Rows and caches longer than `config.longest_row` raise
@@ -101,11 +92,9 @@ def make_model(
     config=config,
     lora=lora.LoraConfig(lora_rank, lora_alpha, tuple(lora_targets)),
     dtype=jnp.dtype(dtype),
-    fuse_adapters=fuse_adapters,
+    fuse_adapters=placement.fuse_adapters,
   )
-  return _Model(
-    spec, remat, cache_quantization, row_attention, gather_layer
-  ).fns()
+  return _Model(spec, remat, cache_quantization, placement).fns()
 
 
 def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
@@ -122,14 +111,11 @@ def abstract_params(fns: types.ModelFns) -> types.PyTree:
 class _Model:
   """The functions of `make_model`; holds structure, never arrays."""
 
-  def __init__(
-    self, spec, remat, cache_quantization, row_attention, gather_layer
-  ):
+  def __init__(self, spec, remat, cache_quantization, placement):
     self._spec = spec
     self._remat = remat
     self._cache_quantization = cache_quantization
-    self._row_attention = row_attention
-    self._gather_layer = gather_layer
+    self._placement = placement
     self._rotations = functools.partial(
       rope.rotations,
       frequencies=rope.inverse_frequencies(spec.config),
@@ -139,9 +125,10 @@ class _Model:
     block = nnx.eval_shape(lambda: layers.Block(spec, nnx.Rngs(0)))
     self._frame_graph, frame_state = nnx.split(frame)
     self._block_graph, block_state = nnx.split(block)
+    self._frame_axes = _logical_axes(frame_state, ())
     self._block_axes = _logical_axes(block_state, ())
-    self.logical_axes = _logical_axes(frame_state, ())
-    self.logical_axes['layers'] = _logical_axes(block_state, (None,))
+    stacked_axes = _logical_axes(block_state, (None,))
+    self.logical_axes = {**self._frame_axes, 'layers': stacked_axes}
 
   def fns(self):
     return types.ModelFns(
@@ -172,10 +159,13 @@ class _Model:
   def hidden(self, params, inputs, positions, segment_ids):
     self._check_length('row', inputs.shape[1])
     x, _ = self._rows(params, inputs, positions, segment_ids, keep=False)
-    return self._frame(params).norm(x)
+    return self._placement.split_rows(self._frame(params).norm(x))
 
   def project(self, params, hidden):
-    return self._frame(params).logits(hidden)
+    weights = self._placement.gathered(
+      _frame_weights(params), self._frame_axes, hidden
+    )
+    return nnx.merge(self._frame_graph, weights).logits(hidden)
 
   def prefill(self, params, tokens, lengths, cache_length):
     self._check_length('cache', cache_length)
@@ -219,7 +209,7 @@ class _Model:
       sees_own=nodes.sees_own,
     )
     attend = functools.partial(
-      self._row_attention, segment_ids=segment_ids, window=window
+      self._placement.row_attention, segment_ids=segment_ids, window=window
     )
     rotation = self._rotations(positions)
     node_rotation = self._rotations(
@@ -227,7 +217,7 @@ class _Model:
     )
 
     def layer(streams, weights):
-      x, z = streams
+      x, z = (self._placement.split_rows(stream) for stream in streams)
       block = self._block(weights, x)
       x, keys_values = block(x, rotation, attend)
       keys, values = (jnp.swapaxes(y, 1, 2) for y in keys_values)
@@ -241,7 +231,10 @@ class _Model:
       (frame.embed(inputs), frame.embed(nodes.tokens)),
       params['layers'],
     )
-    return frame.norm(x), nodes.split(frame.norm(z))
+    hidden, of_nodes = (
+      self._placement.split_rows(frame.norm(stream)) for stream in (x, z)
+    )
+    return hidden, nodes.split(of_nodes)
 
   def decode_tree(self, params, tokens, tree, cache):
     starts = cache.lengths[:, None]
@@ -294,12 +287,13 @@ class _Model:
     """
     rotation = self._rotations(positions)
     attend = functools.partial(
-      self._row_attention,
+      self._placement.row_attention,
       segment_ids=segment_ids,
       window=self._spec.config.sliding_window,
     )
 
     def layer(x, weights):
+      x = self._placement.split_rows(x)
       x, keys_values = self._block(weights, x)(x, rotation, attend)
       if not keep:
         return x, None
@@ -310,20 +304,17 @@ class _Model:
 
   def _rematerialised(self, layer):
     """The loop's body, with what the backward pass finds stored."""
-    if self._remat == 'none' and self._gather_layer is None:
+    if self._remat == 'none' and self._placement.gather is None:
       return layer
     return remat_lib.rematerialised(layer, self._remat)
 
   def _block(self, weights, x):
     """One layer as a function of the stream x [B, L, D]."""
-    *tokens, width = x.shape
-    if self._gather_layer is not None and math.prod(tokens) >= width:
-      weights = self._gather_layer(weights, self._block_axes)
+    weights = self._placement.gathered(weights, self._block_axes, x)
     return nnx.merge(self._block_graph, weights)
 
   def _frame(self, params):
-    rest = {name: leaf for name, leaf in params.items() if name != 'layers'}
-    return nnx.merge(self._frame_graph, rest)
+    return nnx.merge(self._frame_graph, _frame_weights(params))
 
   def _check_length(self, name, length):
     config = self._spec.config
@@ -339,6 +330,10 @@ class _Model:
         'its tokens, which cached keys cannot follow'
       )
     raise types.InputError(f'{name} of {length} tokens: longer than {limit}')
+
+
+def _frame_weights(params):
+  return {name: leaf for name, leaf in params.items() if name != 'layers'}
 
 
 def _logical_axes(state, leading):

@@ -284,11 +284,9 @@ def _make(architecture, sources, config, devices) -> BaseModel:
     lora_alpha=model.lora_alpha,
     lora_targets=model.lora_targets,
     remat=model.remat,
-    row_attention=on_mesh.row_attention(
+    placement=on_mesh.make_placement(
       model.attention, mesh, architecture.num_heads
     ),
-    gather_layer=on_mesh.gather_layer(mesh),
-    fuse_adapters=on_mesh.fuses_adapters(mesh),
   )
   fns = make_model()
   stored = _placed(mesh, fns.logical_axes, transformer.abstract_params(fns))

@@ -1,8 +1,4 @@
-"""What a layer of the model does where it runs on several devices, or on TPUs.
-
-The model knows no mesh; these functions are handed to it. They change nothing
-but the rounding.
-"""
+"""What the mesh of a run asks of the model: kernels, and what moves when."""
 
 from collections.abc import Callable
 import functools
@@ -12,7 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from tract_jax import types
-from tract_jax.models import attention, quantization, splash_attention
+from tract_jax.models import (
+  attention,
+  placement,
+  quantization,
+  splash_attention,
+)
 from tract_jax.parallel import gather, mapping, partition
 
 ATTENTION_KINDS = ('auto', 'plain', 'splash')
@@ -20,6 +21,33 @@ ATTENTION_KINDS = ('auto', 'plain', 'splash')
 _QUERIES = ('rows', 'length', 'heads', 'head_dim')
 _KEYS = ('rows', 'length', 'kv_heads', 'head_dim')
 _SEGMENTS = ('rows', 'length')
+
+
+def make_placement(
+  attention_kind: str, mesh: jax.sharding.Mesh, num_heads: int
+) -> placement.Placement:
+  """What a mesh asks of the model.
+
+  Args:
+    attention_kind: as `row_attention`.
+    mesh: of mesh.make_mesh.
+    num_heads: N.
+
+  Returns:
+    The functions that the model is given.
+
+  Raises:
+    types.InputError: as `row_attention`.
+  """
+  return placement.Placement(
+    row_attention=row_attention(attention_kind, mesh, num_heads),
+    split_rows=functools.partial(_split_rows, mesh),
+    gather=(
+      functools.partial(_gather, mesh) if mesh.shape['fsdp'] > 1 else None
+    ),
+    # Beside a weight that is split, an adapter would move it.
+    fuse_adapters=_is_tpu(mesh) and mesh.shape['tensor'] == 1,
+  )
 
 
 def row_attention(
@@ -75,41 +103,20 @@ def _splash(mesh, interpret, queries, keys, values, segment_ids, window):
   return attend(queries, keys, values, segment_ids)
 
 
-def gather_layer(
-  mesh: jax.sharding.Mesh,
-) -> Callable[[types.PyTree, types.PyTree], types.PyTree] | None:
-  """Gathers the weights of a layer that are split over "fsdp".
-
-  Args:
-    mesh: of mesh.make_mesh.
-
-  Returns:
-    (weights, their logical axes) -> weights; None where nothing is split.
-  """
-  if mesh.shape['fsdp'] == 1:
-    return None
-
-  def gathered(weights, logical_axes):
-    # Where weights are quantised, their codes and scales have axes.
-    axes = quantization.logical_axes(logical_axes, weights)
-    return jax.tree.map(
-      lambda weight, names: gather.gathered(mesh, names, weight), weights, axes
-    )
-
-  return gathered
+def _split_rows(mesh, x):
+  """[B, ...], each device's own rows on it; few rows stay together."""
+  if mapping.is_on_one_device() or x.shape[0] % partition.num_row_shards(mesh):
+    return x
+  return jax.lax.with_sharding_constraint(x, partition.batch_sharding(mesh))
 
 
-def fuses_adapters(mesh: jax.sharding.Mesh) -> bool:
-  """Whether a weight and its adapter are one product.
-
-  Args:
-    mesh: of mesh.make_mesh.
-
-  Returns:
-    True on TPUs. Not where weights are split over "tensor": putting an adapter
-    beside one would move the weight.
-  """
-  return _is_tpu(mesh) and mesh.shape['tensor'] == 1
+def _gather(mesh, weights, logical_axes):
+  """Weights that are split over "fsdp", whole."""
+  # Where weights are quantised, their codes and scales have axes.
+  axes = quantization.logical_axes(logical_axes, weights)
+  return jax.tree.map(
+    lambda weight, names: gather.gathered(mesh, names, weight), weights, axes
+  )
 
 
 def _is_tpu(mesh) -> bool:
