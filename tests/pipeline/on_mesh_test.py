@@ -44,8 +44,10 @@ def _mesh_of(platform, **sizes):
   return python_types.SimpleNamespace(devices=np.array([device]), shape=shape)
 
 
-@pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 4, 2), (2, 1, 4)])
-@pytest.mark.parametrize('num_kv_heads', [1, 2])
+@pytest.mark.parametrize(
+  ('sizes', 'num_kv_heads'),
+  [((8, 1, 1), 2), ((2, 2, 2), 2), ((1, 4, 2), 1), ((2, 1, 4), 2)],
+)
 def test_each_device_attends_on_its_rows_and_heads(sizes, num_kv_heads):
   mesh = mesh_lib.make_mesh(*sizes)
   attend = on_mesh.row_attention('splash', mesh, N)
