@@ -164,6 +164,27 @@ def test_a_gathered_layer_gives_the_same_hidden_states(kind):
   )
 
 
+def test_weights_are_gathered_over_fsdp_alone():
+  model = make_setup().model  # data 2, fsdp 2, tensor 2
+  gather = on_mesh.make_placement('auto', model.mesh, N).gather
+  params = model.fns.init(jax.random.key(0))
+  layer = jax.tree.map(lambda x: x[0], params['layers'])
+  axes = jax.tree.map(
+    lambda names: names[1:],
+    model.fns.logical_axes['layers'],
+    is_leaf=lambda node: isinstance(node, tuple),
+  )
+  gathered = jax.jit(functools.partial(gather, logical_axes=axes))(layer)
+  for name, spec in (
+    ('gate_proj', (None, 'tensor')),
+    ('down_proj', ('tensor',)),
+  ):
+    weight = gathered['mlp'][name]['weight']
+    wanted = jax.NamedSharding(model.mesh, jax.P(*spec))
+    assert weight.sharding.is_equivalent_to(wanted, 2)
+    np.testing.assert_array_equal(weight, layer['mlp'][name]['weight'])
+
+
 def test_nothing_is_gathered_where_nothing_is_split():
   mesh = mesh_lib.make_mesh(4, 1, 2)
   assert on_mesh.make_placement('auto', mesh, N).gather is None

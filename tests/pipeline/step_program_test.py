@@ -119,16 +119,18 @@ def _gathers(hlo: str) -> set[tuple[int, ...]]:
   }
 
 
-def test_a_layer_gathers_its_own_weights_and_no_more():
-  lowered, _ = _lowered(mesh={'data': 1, 'fsdp': 8, 'tensor': 1})
+@pytest.mark.parametrize('remat', ['none', 'dots'])
+def test_a_device_holds_its_rows_and_one_layers_weights(remat):
+  mesh = {'data': 1, 'fsdp': 8, 'tensor': 1}
+  lowered, _ = _lowered(mesh=mesh, remat=remat)
   hlo = lowered.compile().as_text()
-  gathers = _gathers(hlo)
+  gathers, shapes = _gathers(hlo), _shapes(hlo)
   assert {(WIDTH, MLP), (MLP, WIDTH)} <= gathers
-  # Neither the weights of all layers nor hidden states of all rows.
-  assert not {(2, WIDTH, MLP), (2, MLP, WIDTH)} & gathers
+  assert 'collective-permute' not in hlo
+  # Not the weights of all layers, nor are those that were gathered stored.
+  assert not {(2, WIDTH, MLP), (2, MLP, WIDTH)} & shapes
+  # Neither hidden states of all rows, nor what they leave in the MLPs.
   assert not [s for s in gathers if math.prod(s) >= ROWS * LENGTH * WIDTH]
-  # A device holds what its own row leaves in the MLPs, not that of all rows.
-  kept = {math.prod(s) // 2 for s in _shapes(hlo) if s[0] == 2 and s[-1] == MLP}
+  kept = {math.prod(s) // 2 for s in shapes if s[0] == 2 and s[-1] == MLP}
   assert LENGTH * MLP in kept
   assert ROWS * LENGTH * MLP not in kept
-  assert 'collective-permute' not in hlo
