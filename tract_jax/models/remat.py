@@ -13,23 +13,17 @@ from tract_jax.models import attention, layers
 
 _names = jax.checkpoint_policies.save_only_these_names
 
-
-def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-  """False for weights that were gathered from other devices."""
-  return primitive.name != 'sharding_constraint'
-
-
 # From the fastest to the smallest. Per token and layer there are stored, of a
 # layer with D = N H = 4096, K H = 1024, F = 14336 (Mistral-7B) in bfloat16:
 #
-#   none       everything but gathered weights
+#   none       everything, weights gathered from other devices included
 #   dots       results of projections and attention: 4 D + 2 K H + 2 F, 92 KiB
 #   inputs     attention's results and the MLP's input, 3 D, 24 KiB: projections
 #              are computed again, but not attention and o_proj
 #   attention  attention's results, 2 D, 16 KiB
 #   full       the layer's input alone, D, 8 KiB
 POLICIES: dict[str, Callable[..., bool]] = {
-  'none': _all_but_gathered,
+  'none': jax.checkpoint_policies.everything_saveable,
   'dots': jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     _names(attention.OUTPUT_NAME),
@@ -52,6 +46,8 @@ def rematerialised(
   Returns:
     A function with the same results and gradients.
   """
+  if policy == 'none':
+    return layer
   # Inside a scan nothing can be merged with the forward pass, and the barriers
   # against it would only cost time.
   return jax.checkpoint(layer, policy=POLICIES[policy], prevent_cse=False)

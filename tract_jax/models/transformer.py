@@ -304,8 +304,6 @@ class _Model:
 
   def _rematerialised(self, layer):
     """The loop's body, with what the backward pass finds stored."""
-    if self._remat == 'none' and self._placement.gather is None:
-      return layer
     return remat_lib.rematerialised(layer, self._remat)
 
   def _block(self, weights, x):
