@@ -54,8 +54,8 @@ def causal_attention(
     return jnp.pad(x, widths)
 
   # The kernel's scores are plain products.
-  heads = queries * head_dim**-0.5, keys, values
-  heads = [jnp.swapaxes(padded(x), 1, 2) for x in heads]
+  scaled = queries * head_dim**-0.5
+  heads = [jnp.swapaxes(padded(x), 1, 2) for x in (scaled, keys, values)]
   ids = padded(segment_ids)
   kernel = _make_kernel(num_heads, ids.shape[1], block, window, interpret)
   output = jax.vmap(kernel)(*heads, splash.SegmentIds(ids, ids))
