@@ -101,6 +101,7 @@ def test_values_of_another_type_are_named():
     ('model.lora_rank', -1),
     ('model.lora_alpha', 0.0),
     ('model.remat', 'some'),
+    ('model.attention', 'flash'),
     ('score.marker', ' So'),
     ('data.source', 'web'),
     ('data.held_out_fraction', 1.0),
