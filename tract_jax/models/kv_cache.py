@@ -128,7 +128,9 @@ def appended(
   """The cache with one more token in each row.
 
   One scatter writes all layers: an update inside the layer loop would copy the
-  whole cache in every layer.
+  whole cache in every layer. It says all indices but that of the head's
+  entries: with layers or heads left to it whole, the TPU compiler lays the cache
+  out in another way for it, and copies it there and back in each step.
 
   Args:
     cache: lengths below T; the token of a full row is dropped.
@@ -137,15 +139,13 @@ def appended(
   Returns:
     The cache, each row one longer.
   """
-  rows = jnp.arange(cache.lengths.shape[0])
   kind = 'int8' if isinstance(cache.keys, types.Int8Entries) else ''
 
   def written(old, new):
-    # Two index arrays apart from each other put their axis first: [B, layers,
-    # K, ...].
-    new = jnp.swapaxes(new, 0, 1).astype(old.dtype)
-    return old.at[:, rows, :, cache.lengths].set(
-      new, mode='drop', unique_indices=True
+    layers, rows, heads = jnp.indices(old.shape[:3], sparse=True)
+    places = cache.lengths[None, :, None]
+    return old.at[layers, rows, heads, places].set(
+      new.astype(old.dtype), mode='drop', unique_indices=True
     )
 
   return types.KVCache(
