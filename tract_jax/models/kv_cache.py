@@ -128,9 +128,9 @@ def appended(
   """The cache with one more token in each row.
 
   One scatter writes all layers: an update inside the layer loop would copy the
-  whole cache in every layer. It says all indices but that of the head's
-  entries: with layers or heads left to it whole, the TPU compiler lays the cache
-  out in another way for it, and copies it there and back in each step.
+  whole cache in every layer. It gives all indices but the last: with layers or
+  heads left whole, the TPU compiler lays the cache out in another way for it,
+  and copies it there and back in each step.
 
   Args:
     cache: lengths below T; the token of a full row is dropped.
