@@ -1,0 +1,87 @@
+"""TPU chips as numbers, and the names of their topologies.
+
+Peaks are the vendor's, for bfloat16. The clock turns the compiler's estimated
+cycles into seconds. Usable memory is less than the nominal: the rest belongs to
+the runtime, and a program that needs more is refused by the compiler.
+"""
+
+import dataclasses
+import math
+import re
+
+from tract_jax import types
+
+_GIB = 2**30
+_NAME = re.compile(r'(\w+):(\d+(?:x\d+){1,2})')
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One kind of chip.
+
+  Attributes:
+    peak_flops: bfloat16 operations per second.
+    hbm_bytes_per_sec: between memory and the chip.
+    ici_bytes_per_sec: from and to the neighbours on one axis of the torus,
+      both directions used, as a ring of all chips uses them.
+    clock_hz: cycles per second.
+    memory_bytes: usable by a program.
+  """
+
+  peak_flops: float
+  hbm_bytes_per_sec: float
+  ici_bytes_per_sec: float
+  clock_hz: float
+  memory_bytes: int
+
+
+CHIPS = {
+  'v5e': Chip(197e12, 819e9, 90e9, 1.5e9, int(15.75 * _GIB)),
+  'v5p': Chip(459e12, 2765e9, 180e9, 1.75e9, int(95.74 * _GIB)),
+  'v6e': Chip(918e12, 1640e9, 180e9, 1.75e9, int(31.25 * _GIB)),
+}
+# How a TPU VM of so many chips calls itself; v5p counts two cores a chip.
+_ACCELERATOR = {'v5e': ('v5litepod', 1), 'v5p': ('v5p', 2), 'v6e': ('v6e', 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """A slice, by name.
+
+  Attributes:
+    name: as libtpu knows it, such as "v5e:4x4".
+    chip: what it is made of.
+    num_chips: how many.
+    accelerator_type: what its machines call themselves, "v5litepod-16".
+  """
+
+  name: str
+  chip: Chip
+  num_chips: int
+  accelerator_type: str
+
+
+def topology(name: str) -> Topology:
+  """Reads a topology's name.
+
+  Args:
+    name: kind of chip and chips along each axis of the torus: v5e:4x4,
+      v5p:2x2x4.
+
+  Returns:
+    The topology; whether libtpu knows such a slice is not checked.
+
+  Raises:
+    types.InputError: another form, or a kind of chip that has no numbers.
+  """
+  match = _NAME.fullmatch(name)
+  if not match or match[1] not in CHIPS:
+    raise types.InputError(
+      f'topology {name!r}: is not one of {", ".join(CHIPS)} with the chips'
+      ' along each axis, such as v5e:4x4 or v5p:2x2x4'
+    )
+  num_chips = math.prod(int(size) for size in match[2].split('x'))
+  kind, units = _ACCELERATOR[match[1]]
+  return Topology(
+    name, CHIPS[match[1]], num_chips, f'{kind}-{num_chips * units}'
+  )
