@@ -9,8 +9,6 @@ import dataclasses
 import math
 import re
 
-from tract_jax import types
-
 _GIB = 2**30
 _NAME = re.compile(r'(\w+):(\d+(?:x\d+){1,2})')
 
@@ -61,6 +59,12 @@ class Topology:
   accelerator_type: str
 
 
+def is_topology(name: str) -> bool:
+  """Whether a topology has such a name, of a chip that has numbers here."""
+  match = _NAME.fullmatch(name)
+  return bool(match) and match[1] in CHIPS
+
+
 def topology(name: str) -> Topology:
   """Reads a topology's name.
 
@@ -72,14 +76,11 @@ def topology(name: str) -> Topology:
     The topology; whether libtpu knows such a slice is not checked.
 
   Raises:
-    types.InputError: another form, or a kind of chip that has no numbers.
+    ValueError: not `is_topology`.
   """
   match = _NAME.fullmatch(name)
-  if not match or match[1] not in CHIPS:
-    raise types.InputError(
-      f'topology {name!r}: is not one of {", ".join(CHIPS)} with the chips'
-      ' along each axis, such as v5e:4x4 or v5p:2x2x4'
-    )
+  if not match or not is_topology(name):
+    raise ValueError(f'{name!r} is no topology')
   num_chips = math.prod(int(size) for size in match[2].split('x'))
   kind, units = _ACCELERATOR[match[1]]
   return Topology(

@@ -131,17 +131,26 @@ def compiler_secs(costs: Costs, chip: chips.Chip) -> float:
     chip: that runs the program.
 
   Returns:
-    Seconds. What has no estimate counts as by the roofline.
+    Seconds.
   """
+  return costs.total(lambda step: step_secs(step, chip))
 
-  def secs(step: Step) -> float:
-    if step.is_kernel:
-      return 0.0
-    if step.cycles is None:
-      return _roofline(step, chip)
-    return step.cycles / chip.clock_hz
 
-  return costs.total(secs)
+def step_secs(step: Step, chip: chips.Chip) -> float:
+  """Seconds of one run of a step by the compiler's cycles.
+
+  Args:
+    step: of `measure`.
+    chip: that runs it.
+
+  Returns:
+    Seconds; 0 for a kernel. What has no estimate counts as by the roofline.
+  """
+  if step.is_kernel:
+    return 0.0
+  if step.cycles is None:
+    return _roofline(step, chip)
+  return step.cycles / chip.clock_hz
 
 
 def roofline_secs(costs: Costs, chip: chips.Chip) -> float:
