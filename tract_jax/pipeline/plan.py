@@ -55,6 +55,15 @@ def use_no_chips() -> None:
   jax.config.update('jax_platforms', 'cpu')
 
 
+def has_compiler() -> bool:
+  """Whether the TPU's compiler, libtpu, is at hand."""
+  return (
+    'TPU_LIBRARY_PATH' in os.environ
+    or importlib.util.find_spec('libtpu') is not None
+    or _LIBRARY.is_file()
+  )
+
+
 def plan(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
   """Compiles a run's programs for `config.plan.topology` and writes the plan.
 
@@ -63,8 +72,9 @@ def plan(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     workdir: plan/plan.json and plan/plan.txt are written under it.
 
   Raises:
-    types.InputError: no topology, or config.mapping is "pmap"; none that libtpu knows, no libtpu; a model
-      whose numbers are nowhere; a mesh that does not fit the chips.
+    types.InputError: no topology, or none that libtpu knows; no libtpu; a
+      mapping that is not planned; a model whose numbers are nowhere; a mesh
+      that does not fit the chips.
   """
   name = config.plan.topology
   if not name:
@@ -199,12 +209,12 @@ def _devices(topology: chips.Topology) -> list[jax.Device]:
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', topology.accelerator_type)
+  if not has_compiler():
+    raise types.InputError(
+      'config.plan.topology: compiling for TPUs needs libtpu, which is not'
+      ' installed; `make tpu` gets it'
+    )
   if importlib.util.find_spec('libtpu') is None:
-    if not _LIBRARY.is_file() and 'TPU_LIBRARY_PATH' not in os.environ:
-      raise types.InputError(
-        'config.plan.topology: compiling for TPUs needs libtpu, which is not'
-        ' installed; `make tpu` gets it'
-      )
     os.environ.setdefault('TPU_LIBRARY_PATH', str(_LIBRARY))
   try:
     found = topologies.get_topology_desc(topology.name, platform='tpu')
