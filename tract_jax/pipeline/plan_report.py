@@ -1,6 +1,6 @@
 """A plan as JSON, and as text for a person."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import os
 from typing import Any
@@ -25,22 +25,7 @@ _NOT_SEEN = (
   'memory beside the program: fragmentation, and what the run keeps from one '
   'program to the next; leave 1 GiB',
 )
-_COLUMNS = (
-  ('program', 14),
-  ('fits', 5),
-  ('peak GiB', 9),
-  ('arguments', 10),
-  ('temporary', 10),
-  ('aliased', 8),
-  ('FLOPs/ideal', 12),
-  ('moved GiB', 10),
-  ('gathered', 9),
-  ('step s', 9),
-  ('roofline', 9),
-  ('MFU', 6),
-  ('tokens/s/chip', 14),
-  ('compiled in', 12),
-)
+_LABEL_WIDTH, _WIDTH = 24, 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,11 +224,7 @@ def _lines(facts: Facts, outcomes: Sequence[Outcome]) -> Iterator[str]:
       f' chips, and a run of it is refused; planned with {train.batch_size}'
     )
   yield ''
-  yield ''.join(f'{name:>{width}}' for name, width in _COLUMNS)
-  for outcome in outcomes:
-    yield _row(outcome.figures, topology.chip, outcome.figures.name)
-    if outcome.fitting:
-      yield _row(outcome.fitting[1], topology.chip, 'would fit')
+  yield from _table(outcomes, topology.chip)
   yield ''
   for outcome in outcomes:
     yield from _notes(outcome)
@@ -272,34 +253,45 @@ def _notes(outcome: Outcome) -> Iterator[str]:
     yield f'{name}: nothing that was tried fits'
 
 
-def _row(figures: plan_figures.Figures, chip: chips.Chip, name: str) -> str:
-  known = not figures.problem
-  mfu = figures.mfu(chip)
-  cells = [
-    name,
-    'yes' if figures.fits else 'no',
-    _gib(figures.peak_bytes),
-    *(
-      (
-        _gib(figures.argument_bytes),
-        _gib(figures.temporary_bytes),
-        _gib(figures.alias_bytes),
-        f'{figures.flops_ratio:.2f}',
-        _gib(figures.moved_bytes),
-        _gib(figures.collective_bytes['all-gather']),
-        f'{figures.step_secs:.4g}',
-        f'{figures.roofline_secs:.4g}',
-        f'{mfu:.1%}',
-        f'{figures.tokens_per_second_per_chip:,.0f}',
-      )
-      if known
-      else ('',) * 10
-    ),
-    f'{figures.compile_secs:.0f} s',
-  ]
-  return ''.join(
-    f'{cell:>{width}}' for cell, (_, width) in zip(cells, _COLUMNS, strict=True)
+def _table(outcomes: Sequence[Outcome], chip: chips.Chip) -> Iterator[str]:
+  """A column for each program, and beside it one for what would fit."""
+  columns: list[tuple[str, plan_figures.Figures]] = []
+  for outcome in outcomes:
+    columns.append((outcome.figures.name, outcome.figures))
+    if outcome.fitting:
+      columns.append(('would fit', outcome.fitting[1]))
+
+  def row(label: str, cell: Callable[[plan_figures.Figures], str]) -> str:
+    cells = [cell(figures) for _, figures in columns]
+    return f'{label:<{_LABEL_WIDTH}}' + ''.join(f'{c:>{_WIDTH}}' for c in cells)
+
+  def compiled(label: str, cell: Callable[[plan_figures.Figures], str]) -> str:
+    return row(label, lambda f: '-' if f.problem else cell(f))
+
+  headings = ''.join(f'{name:>{_WIDTH}}' for name, _ in columns)
+  yield ' ' * _LABEL_WIDTH + headings
+  yield row('fits', lambda f: 'yes' if f.fits else 'no')
+  yield row('peak GiB', lambda f: _gib(f.peak_bytes))
+  yield row('  beside it GiB', lambda f: _gib(f.resident_bytes))
+  yield compiled('  arguments GiB', lambda f: _gib(f.argument_bytes))
+  yield compiled('  temporary GiB', lambda f: _gib(f.temporary_bytes))
+  yield compiled('  aliased GiB', lambda f: _gib(f.alias_bytes))
+  yield compiled('TFLOP', lambda f: f'{f.flops / 1e12:.4g}')
+  yield row('TFLOP needed', lambda f: f'{f.ideal_flops / 1e12:.4g}')
+  yield compiled('  ratio', lambda f: f'{f.flops_ratio:.2f}')
+  yield compiled('moved GiB', lambda f: _gib(f.moved_bytes))
+  yield compiled('  by copies', lambda f: _gib(f.copied_bytes))
+  yield compiled(
+    'collectives GiB', lambda f: _gib(sum(f.collective_bytes.values()))
   )
+  yield compiled('step seconds', lambda f: f'{f.step_secs:.4g}')
+  yield compiled('  roofline', lambda f: f'{f.roofline_secs:.4g}')
+  yield compiled('  collectives', lambda f: f'{f.traffic_secs:.4g}')
+  yield compiled('MFU', lambda f: f'{f.mfu(chip):.1%}')
+  yield compiled(
+    'tokens/s/chip', lambda f: f'{f.tokens_per_second_per_chip:,.0f}'
+  )
+  yield row('compiled in seconds', lambda f: f'{f.compile_secs:.0f}')
 
 
 def _shown(changes: plan_trials.Changes) -> str:
