@@ -125,7 +125,7 @@ class _Planner:
     self.config = config
     self._topology = topology
     self._devices = devices
-    self._host = [d for d in devices if d.process_index == 0]
+    self._host = _host_devices(topology, devices)
     self.num_hosts = len(devices) // len(self._host)
     self._found: dict[tuple, plan_figures.Figures] = {}
 
@@ -224,3 +224,18 @@ def _devices(topology: chips.Topology) -> list[jax.Device]:
       f'config.plan.topology: {topology.name!r}: {reason}'
     ) from error
   return list(found.devices)
+
+
+def _host_devices(
+  topology: chips.Topology, devices: Sequence[jax.Device]
+) -> list[jax.Device]:
+  """The chips of one host, as a slice of their own.
+
+  The compiler takes a program on some of a slice's chips for one on all.
+  """
+  kind, _, sizes = topology.name.partition(':')
+  places = [d.coords for d in devices if d.process_index == 0]
+  extents = [max(axis) + 1 for axis in zip(*places, strict=True)]
+  axes = len(sizes.split('x'))
+  host = f'{kind}:{"x".join(str(extent) for extent in extents[:axes])}'
+  return _devices(chips.topology(host))

@@ -17,7 +17,10 @@ from tract_jax.parallel import chips, hlo, hlo_cost
 from tract_jax.pipeline import plan_programs
 
 _NUM_LARGEST = 8
-_USED = re.compile(r'Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm')
+_USED = re.compile(
+  r'Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm'
+  r'|required for HLO temporaries \(([\d.]+)([KMG])\)'
+)
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
 # Products of queries with keys, or of probabilities with values, in each kernel
 # of splash attention, by the part of its name. Without a kernel for dq, that of
@@ -223,4 +226,7 @@ def _problem(text: str) -> str:
 
 def _used_bytes(text: str) -> float | None:
   used = _USED.search(text)
-  return float(used[1]) * _UNITS[used[2]] if used else None
+  if used is None:
+    return None
+  number, unit = (group for group in used.groups() if group)
+  return float(number) * _UNITS[unit]
