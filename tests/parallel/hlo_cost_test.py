@@ -1,4 +1,5 @@
 """Costs of short programs, computed by hand."""
+# ruff: noqa: E501 (a compiler writes long lines)
 
 import dataclasses
 
@@ -41,11 +42,9 @@ def test_costs_of_a_loop_are_those_of_its_rounds():
 def test_seconds_by_cycles_and_by_the_roofline():
   found = costs(hlo_programs.LOOP)
   layer = [s for s in found.steps if s.name == 'layer']
-  rest = [
-    s
-    for s in found.steps
-    if s.name not in ('layer', 'kernel') and s.cycles is None
-  ]
+  # The gather goes on beside the other steps.
+  apart = 'layer', 'kernel', 'all-gather-start.1'
+  rest = [s for s in found.steps if s.name not in apart]
   assert len(layer) == 1
   others = sum(s.hbm_bytes * s.times for s in rest) / 1e3
   assert hlo_cost.compiler_secs(found, CHIP) == pytest.approx(3 * 1.5 + others)
@@ -151,6 +150,44 @@ ENTRY %main (x: f32[100,8], y: f32[1,8], i: s32[]) -> f32[100,8] {
 """
   # Each reads [1, 8] and the place, and writes [1, 8].
   assert costs(text).hbm_bytes == 2 * (32 + 4 + 32)
+
+
+def test_gather_beside_a_product_moves_nothing_of_its_own():
+  text = """\
+HloModule m
+
+%end (p0: f32[4], p1: f32[16]) -> f32[16] {
+  %p0 = f32[4] parameter(0)
+  %p1 = f32[16] parameter(1)
+  %all-gather.2 = f32[16] all-gather(%p0), channel_id=7
+  ROOT %done = f32[16] custom-call(%p0, %p1, %all-gather.2), custom_call_target="AsyncCollectiveDone"
+}
+
+%beside (p0: f32[8,4], p1: f32[4,2], p2: f32[4], p3: f32[16]) -> (f32[8,2], f32[16]) {
+  %p0 = f32[8,4] parameter(0)
+  %p1 = f32[4,2] parameter(1)
+  %p2 = f32[4] parameter(2)
+  %p3 = f32[16] parameter(3)
+  %all-gather.1 = f32[16] all-gather(%p2), channel_id=7
+  %product = f32[8,2] convolution(%p0, %p1), dim_labels=bf_io->bf
+  ROOT %t = (f32[8,2], f32[16]) tuple(%product, %all-gather.1)
+}
+
+ENTRY %main (x: f32[8,4], w: f32[4,2], part: f32[4], whole: f32[16]) -> f32[16] {
+  %x = f32[8,4] parameter(0)
+  %w = f32[4,2] parameter(1)
+  %part = f32[4] parameter(2)
+  %whole = f32[16] parameter(3)
+  %fusion.1 = (f32[8,2], f32[16]) fusion(%x, %w, %part, %whole), kind=kOutput, output_to_operand_aliasing={{1}: (3, {})}, calls=%beside
+  %gte = f32[16] get-tuple-element(%fusion.1), index=1
+  ROOT %fusion.2 = f32[16] fusion(%part, %gte), kind=kCustom, calls=%end
+}
+"""
+  found = costs(text)
+  # [8, 4] x [4, 2], and the part of the gather that is its own.
+  assert found.hbm_bytes == 4 * (32 + 8 + 16 + 4)
+  assert found.collective_bytes['all-gather'] == 64
+  assert hlo_cost.roofline_secs(found, CHIP) == pytest.approx(4 * 60 / 1e3)
 
 
 def test_what_names_a_buffer_moves_nothing():

@@ -44,7 +44,9 @@ FileNames
   %all-gather-start.1 = (bf16[2,8]{1,0:T(8,128)(2,1)}, bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}, u32[]{:S(2)}) all-gather-start(%half), channel_id=1, replica_groups={{0,1}}, dimensions={0}
   %all-gather-done.1 = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} all-gather-done(%all-gather-start.1)
   %layer = bf16[4,16]{1,0:T(8,128)(2,1)S(1)} fusion(%get-tuple-element.3, %get-tuple-element.4, %get-tuple-element.2), kind=kOutput, calls=%fused_layer, metadata={op_name="jit(step)/layer/dot_general"}, backend_config={"flag_configs":[],"window_config":{"estimated_cycles":"1500","iteration_bounds":["1"]}}
-  %kernel = bf16[4,8]{1,0:T(8,128)(2,1)} custom-call(%get-tuple-element.3), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/splash_mha_fwd"}, backend_config={"custom_call_config":{"body":"TUzvUg"}}
+  %kernel = bf16[4,8]{1,0:T(8,128)(2,1)} custom-call(%get-tuple-element.3), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(step)/splash_mha_fwd"}, backend_config={"custom_call_config":{"body":"TUzvUg"}}
   ROOT %tuple.2 = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}, bf16[6,8,16]{2,1,0:T(8,128)(2,1)}) tuple(%add.1, %kernel, %get-tuple-element.4)
 }
 

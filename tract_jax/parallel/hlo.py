@@ -149,14 +149,16 @@ def parse(text: str) -> Module:
   """
   computations: dict[str, Computation] = {}
   entry, name = '', ''
-  found: list[Instruction] = []
+  lines: list[str] = []
   for line in text.splitlines():
     if name:
-      if line.startswith('}'):
-        computations[name] = Computation(name, found)
-        name, found = '', []
-      elif instruction := _instruction(line):
-        found.append(instruction)
+      if line == '}':
+        computations[name] = Computation(name, [_instruction(x) for x in lines])
+        name, lines = '', []
+      elif _INSTRUCTION.match(line):
+        lines.append(line)
+      elif lines:  # Attributes of a kernel may go over several lines.
+        lines[-1] += line
     elif match := _COMPUTATION.match(line):
       name = match[2]
       entry = name if match[1] else entry
@@ -184,10 +186,9 @@ def within(
     yield from within(module, inside, inner)
 
 
-def _instruction(line: str) -> Instruction | None:
+def _instruction(line: str) -> Instruction:
   head = _INSTRUCTION.match(line)
-  if not head:
-    return None
+  assert head
   rest = line[head.end() :]
   if rest.startswith('('):
     type_text, rest = _balanced(rest[1:])

@@ -6,7 +6,11 @@ Its operands are read and its results written once, but for
   an operand that is only sliced      its slices are read: a layer's weights out
                                       of the stacked ones
   an operand that is updated in place only what is put into it is written
+  an operand that is passed through    costs nothing: a gather that goes on
+                                      while a product is computed
 """
+
+import re
 
 from tract_jax.parallel import hlo
 
@@ -17,6 +21,9 @@ _FREE = frozenset((
     'opt-barrier', 'optimization-barrier', 'parameter', 'partition-id',
     'replica-id', 'tuple', 'while',
 ))  # fmt: skip
+# The start and the end of a gather, beside which other work is done.
+_ENDS = ('AsyncCollectiveStart', 'AsyncCollectiveDone')
+_ALIASES = re.compile(r'\{(\d*)\}: \((\d+), \{')
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 _UPDATES = ('dynamic-update-slice', 'scatter')
 
@@ -39,6 +46,8 @@ def hbm_bytes(
     return 0.0
   if opcode == 'custom-call' and not instruction.operands:
     return 0.0  # It only names a buffer.
+  if is_end_of_gather(module, instruction):
+    return 0.0
   if opcode == 'async-start':
     inside = module.computations.get(instruction.inside)
     # A slice or a collective: it reads as much as it gives.
@@ -53,6 +62,29 @@ def hbm_bytes(
   return read + _written(module, computation, instruction)
 
 
+def is_end_of_gather(module: hlo.Module, instruction: hlo.Instruction) -> bool:
+  """Whether it only starts or ends a gather that goes on beside other work.
+
+  Args:
+    module: the program.
+    instruction: any.
+  """
+  inside = module.computations.get(instruction.inside)
+  return inside is not None and any(
+    target in inner.attributes
+    for inner in inside.values()
+    if inner.opcode == 'custom-call'
+    for target in _ENDS
+  )
+
+
+def _aliases(instruction: hlo.Instruction) -> dict[int, int]:
+  """Results that are operands, by number."""
+  _, _, text = instruction.attributes.partition('output_to_operand_aliasing=')
+  text = text.partition('}}')[0]
+  return {int(i or 0): int(j) for i, j in _ALIASES.findall(text)}
+
+
 def _read(
   module: hlo.Module,
   computation: hlo.Computation,
@@ -62,7 +94,7 @@ def _read(
 ) -> float:
   """What an instruction reads of one operand."""
   whole = _size(computation[name])
-  if not whole:
+  if not whole or place in _aliases(instruction).values():
     return 0.0
   opcode = instruction.opcode
   if opcode in _SLICES and place == 0:
@@ -118,13 +150,16 @@ def _written(
     if root.opcode == 'tuple'
     else [root]
   )
+  aliases = _aliases(instruction)
   total = 0.0
-  for part, shape in zip(parts, instruction.shapes, strict=False):
+  for i, shape in enumerate(instruction.shapes[: len(parts)]):
     if not _in_hbm(shape):
       continue
-    place, maker = _maker(module, inside, part)
-    updates = maker.opcode in _UPDATES
-    total += _update(place, maker) if updates else shape.num_bytes
+    place, maker = _maker(module, inside, parts[i])
+    if maker.opcode in _UPDATES:
+      total += _update(place, maker)
+    elif i not in aliases:
+      total += shape.num_bytes
   return total
 
 

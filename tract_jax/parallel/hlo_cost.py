@@ -44,6 +44,8 @@ class Step:
     flops: of its products, in one run.
     hbm_bytes: read and written in one run.
     is_kernel: whether it was written by hand (Pallas).
+    is_async: whether it only starts what goes on beside other steps, or waits
+      for that; it takes no time of its own.
   """
 
   name: str
@@ -54,6 +56,7 @@ class Step:
   flops: float
   hbm_bytes: float
   is_kernel: bool
+  is_async: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +149,8 @@ def step_secs(step: Step, chip: chips.Chip) -> float:
   Returns:
     Seconds; 0 for a kernel. What has no estimate counts as by the roofline.
   """
-  if step.is_kernel:
-    return 0.0
   if step.cycles is None:
-    return _roofline(step, chip)
+    return roofline_step_secs(step, chip)
   return step.cycles / chip.clock_hz
 
 
@@ -163,9 +164,7 @@ def roofline_secs(costs: Costs, chip: chips.Chip) -> float:
   Returns:
     Seconds.
   """
-  return costs.total(
-    lambda step: 0.0 if step.is_kernel else _roofline(step, chip)
-  )
+  return costs.total(lambda step: roofline_step_secs(step, chip))
 
 
 def kernel_secs(flops: float, chip: chips.Chip) -> float:
@@ -191,7 +190,18 @@ def traffic_secs(costs: Costs, chip: chips.Chip) -> float:
   return total / chip.ici_bytes_per_sec
 
 
-def _roofline(step: Step, chip: chips.Chip) -> float:
+def roofline_step_secs(step: Step, chip: chips.Chip) -> float:
+  """Seconds of one run of a step by the roofline.
+
+  Args:
+    step: of `measure`.
+    chip: that runs it.
+
+  Returns:
+    Seconds; 0 for a kernel, and for what goes on beside other steps.
+  """
+  if step.is_kernel or step.is_async:
+    return 0.0
   return max(
     step.flops / chip.peak_flops, step.hbm_bytes / chip.hbm_bytes_per_sec
   )
@@ -210,6 +220,8 @@ def _step(module: hlo.Module, visit: hlo_loops.Visit) -> Step:
     flops=hlo_flops.matmul_flops(module, place, instruction),
     hbm_bytes=hlo_bytes.hbm_bytes(module, place, instruction),
     is_kernel=_KERNEL in instruction.attributes,
+    is_async=instruction.opcode.endswith('-start')
+    or hlo_bytes.is_end_of_gather(module, instruction),
   )
 
 
