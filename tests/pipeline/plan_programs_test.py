@@ -16,7 +16,7 @@ STAGE = methods_lib.METHODS['tract'].stages[0]
 def make_config(**changes):
   config = config_lib.merge(
     {
-      'data': {'source': 'synthetic', 'max_length': 100},
+      'data': {'source': 'synthetic', 'max_length': 100, 'length_multiple': 16},
       'model': {'lora_rank': 0},
       'train': {'batch_size': 16, 'micro_batch_size': 8},
       'sampling': {
@@ -87,9 +87,9 @@ def test_sampler_is_given_what_a_run_gives_it(programs):
     lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), state, real
   )
   assert all(jax.tree.leaves(same))
-  # 100 tokens and 20 more, in entries of 256; prompts of 90 in a bucket of 128.
-  assert cache_length == 128 or cache_length == 256
-  assert prefill.args[1].shape[1] == 120 or prefill.args[1].shape[1] == 128
+  # Rows of 100 and 20 tokens; prompts of 90 in a bucket of 96.
+  assert cache_length == 128
+  assert prefill.args[1].shape[1] == 96
   assert decode.num_rows == 16
   assert decode.num_steps == make_config().sampling.steps_per_call
 
@@ -97,12 +97,12 @@ def test_sampler_is_given_what_a_run_gives_it(programs):
 def test_plan_keys_change_the_programs(programs):
   train, prefill, decode = programs
   _, longer, fuller = make_programs(plan__prompt_tokens=30)
-  assert longer.num_tokens < prefill.num_tokens
+  assert (longer.args[1].shape[1], prefill.args[1].shape[1]) == (32, 96)
   assert fuller.ideal_bytes < decode.ideal_bytes
   _, _, more = make_programs(plan__cot_tokens=30)
   assert more.ideal_bytes > decode.ideal_bytes
   packed, *_ = make_programs(data__packing=True, plan__prompt_tokens=30)
-  assert packed.args[2].target_probs.shape[2] == 3
+  assert packed.args[2].target_probs.shape[2] == 2
   assert train.args[2].target_probs.shape[2] == 1
 
 
@@ -110,9 +110,9 @@ def test_tokens_and_operations_are_of_all_rows(programs):
   train, _, _ = programs
   half, *_ = make_programs(train__batch_size=8)
   assert train.num_rows == 16
-  assert train.num_tokens == 16 * 128
+  assert train.num_tokens == 16 * 112
   assert train.ideal_flops == 2 * half.ideal_flops
-  assert train.args[2].inputs.shape == (2, 8, 128)
+  assert train.args[2].inputs.shape == (2, 8, 112)
 
 
 def test_8_bit_weights_are_planned_as_such(programs):
@@ -137,7 +137,8 @@ def test_model_of_a_known_name_needs_no_file():
   size = sum(x.size for x in jax.tree.leaves(setup.model.stored))
   assert 7.24e9 < size < 7.28e9
   weights = plan_programs.device_bytes(setup.model.abstract)
-  assert weights == pytest.approx(7.24e9 * 2 / 8, rel=0.02)
+  # The adapters' second halves are not split.
+  assert weights == pytest.approx(7.24e9 * 2 / 8, rel=0.04)
 
 
 def test_model_of_a_folder_has_its_numbers(tmp_path):

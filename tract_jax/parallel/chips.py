@@ -62,7 +62,7 @@ class Topology:
 def is_topology(name: str) -> bool:
   """Whether a topology has such a name, of a chip that has numbers here."""
   match = _NAME.fullmatch(name)
-  return bool(match) and match[1] in CHIPS
+  return match is not None and match[1] in CHIPS
 
 
 def topology(name: str) -> Topology:

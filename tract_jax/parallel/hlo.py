@@ -182,8 +182,9 @@ def within(
   """
   yield computation, instruction
   inside = module.computations.get(instruction.inside)
-  for inner in inside.values() if inside else ():
-    yield from within(module, inside, inner)
+  if inside is not None:
+    for inner in inside.values():
+      yield from within(module, inside, inner)
 
 
 def _instruction(line: str) -> Instruction:

@@ -12,6 +12,7 @@ itself.
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import json
@@ -132,34 +133,32 @@ class _Planner:
   def training(self, method: str) -> list[plan_report.Outcome]:
     """The training step of each stage."""
 
-    def programs(config, name, stage):
+    def program(name, stage, config):
       setup = plan_programs.make_setup(config, self._devices)
       num_steps = plan_hours.num_steps(config)
       return plan_programs.training(setup, name, stage, num_steps)
 
-    outcomes = []
-    for index, stage in enumerate(methods_lib.METHODS[method].stages):
-      name = f'train_stage{index + 1}'
-      outcomes.append(
-        self._outcome(
-          lambda config, name=name, stage=stage: programs(config, name, stage),
-          plan_trials.lighter_training(self.config, len(self._devices)),
-        )
+    return [
+      self._outcome(
+        functools.partial(program, f'train_stage{number}', stage),
+        plan_trials.lighter_training(self.config, len(self._devices)),
       )
-    return outcomes
+      for number, stage in enumerate(methods_lib.METHODS[method].stages, 1)
+    ]
 
   def sampling(self, method: str) -> list[plan_report.Outcome]:
     """Reading prompts and writing CoTs, on one host."""
     if not methods_lib.any_with_cot([method]):
       return []
 
-    def programs(config):
+    def program(place, config):
       setup = plan_programs.make_setup(config, self._devices)
-      return plan_programs.sampling(build.for_sampling(setup, self._host))
+      setup = build.for_sampling(setup, self._host)
+      return plan_programs.sampling(setup)[place]
 
     return [
       self._outcome(
-        lambda config, place=place: programs(config)[place],
+        functools.partial(program, place),
         plan_trials.lighter_sampling(self.config),
       )
       for place in range(2)

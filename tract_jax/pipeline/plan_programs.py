@@ -37,6 +37,7 @@ from tract_jax.pipeline import base_model, build, finetune
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import objective as objective_lib
 from tract_jax.sampling import decode_loop
+from tract_jax.sampling import engine as engine_lib
 from tract_jax.text import prompts
 from tract_jax.text import tokenizer as tokenizer_lib
 
@@ -164,8 +165,6 @@ def training(
   micro = train.micro_batch_size or train.batch_size
   batch = _batch(setup, train.batch_size // micro, micro, length)
   row = flops.row_flops(model.config, length, num_targets)
-  pairs = flops.num_pairs(length, model.config.sliding_window)
-  heads = model.config.num_heads * model.config.head_dim
   of_row = flops.training_flops(row, train_base=model.train_base)
   return Program(
     name=name,
@@ -176,7 +175,7 @@ def training(
     num_rows=train.batch_size,
     num_tokens=train.batch_size * length,
     ideal_flops=train.batch_size * of_row,
-    pair_flops=2.0 * pairs * heads * micro / model.mesh.size,
+    pair_flops=micro * _pair_flops(model, length),
   )
 
 
@@ -196,72 +195,48 @@ def sampling(setup: build.Setup) -> list[Program]:
   config, model = setup.config, setup.model
   engine = build.make_engine(setup, with_cot=True)
   params = _cot_params(model, config.sampling.weights)
-  rows_sharding = partition.batch_sharding(model.mesh)
-  longest = min(
-    config.data.max_length + config.sampling.max_new_tokens,
-    model.config.longest_row,
-  )
-  cache_length = engine.cache_length(longest)
-  control = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows_sharding),
-    engine.make_tracker().control,
-  )
-  num_slots = len(control.starts)
-  state = jax.eval_shape(
-    lambda p: engine.fns.empty_state(p, num_slots, cache_length), params
-  )
-  placement = row_placement.RowPlacement(model.mesh, config.mapping)
-  state = jax.tree.map(
-    lambda x, sharding: x.update(sharding=sharding),
-    state,
-    placement.shardings(state, decode_loop.STATE_AXES),
-  )
+  state, control = _slots(setup, engine, params)
   length = engine.buckets.length(config.plan.prompt_tokens)
   num_prompts = engine.buckets.num_rows(length)
-  prompts_read = tuple(
-    jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows_sharding)
+  rows = partition.batch_sharding(model.mesh)
+  tokens, lengths = (
+    jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
     for shape in ((num_prompts, length), (num_prompts,))
   )
   row = flops.row_flops(model.config, length, 0)
+  prefill = Program(
+    name='prefill',
+    fn=engine.fns.prefill,
+    args=(params, tokens, lengths),
+    key=('prefill',),
+    num_devices=model.mesh.size,
+    num_rows=num_prompts,
+    num_tokens=num_prompts * length,
+    ideal_flops=num_prompts * row.total,
+    pair_flops=num_prompts * _pair_flops(model, length),
+    resident_bytes=device_bytes(state),
+  )
+  num_slots, cache_length = len(control.starts), state.cache.length
   filled = config.plan.prompt_tokens + config.plan.cot_tokens
   token = flops.token_flops(model.config, filled)
-  heads = model.config.num_heads * model.config.head_dim
-  pairs = flops.num_pairs(length, model.config.sliding_window)
-  size = model.mesh.size
-  cache_bytes = device_bytes(state.cache)
-  return [
-    Program(
-      name='prefill',
-      fn=engine.fns.prefill,
-      args=(params, *prompts_read),
-      key=('prefill',),
-      num_devices=size,
-      num_rows=num_prompts,
-      num_tokens=num_prompts * length,
-      ideal_flops=num_prompts * row.total,
-      pair_flops=2.0 * pairs * heads * num_prompts / size,
-      resident_bytes=device_bytes(state),
-    ),
-    Program(
-      name='decode',
-      fn=engine.fns.decode_steps,
-      args=(params, state, control),
-      key=('decode',),
-      num_devices=size,
-      num_rows=num_slots,
-      num_tokens=num_slots,
-      ideal_flops=num_slots * token.total,
-      pair_flops=2.0 * filled * heads * num_slots / size,
-      num_steps=config.sampling.steps_per_call,
-      ideal_bytes=device_bytes(params) + cache_bytes * filled / cache_length,
-      # Prompts that were read and wait for a slot.
-      resident_bytes=cache_bytes
-      * num_prompts
-      * length
-      / (num_slots * cache_length),
-      dynamic_trips=-(-filled // kv_cache.block_length(cache_length)),
-    ),
-  ]
+  entry_bytes = device_bytes(state.cache) / cache_length
+  decode = Program(
+    name='decode',
+    fn=engine.fns.decode_steps,
+    args=(params, state, control),
+    key=('decode',),
+    num_devices=model.mesh.size,
+    num_rows=num_slots,
+    num_tokens=num_slots,
+    ideal_flops=num_slots * token.total,
+    pair_flops=0.0,
+    num_steps=config.sampling.steps_per_call,
+    ideal_bytes=device_bytes(params) + entry_bytes * filled,
+    # Prompts that were read and wait for a slot.
+    resident_bytes=entry_bytes / num_slots * num_prompts * length,
+    dynamic_trips=-(-filled // kv_cache.block_length(cache_length)),
+  )
+  return [prefill, decode]
 
 
 def row_length(config: ml_collections.ConfigDict) -> int:
@@ -290,6 +265,40 @@ def device_bytes(tree: types.PyTree) -> float:
       )
     )
   )
+
+
+def _slots(
+  setup: build.Setup, engine: engine_lib.Engine, params: types.PyTree
+) -> tuple[decode_loop.DecodeState, decode_loop.Control]:
+  """Shapes of the slots, and of what the host asks of them."""
+  config, model = setup.config, setup.model
+  longest = min(
+    config.data.max_length + config.sampling.max_new_tokens,
+    model.config.longest_row,
+  )
+  rows = partition.batch_sharding(model.mesh)
+  control = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
+    engine.make_tracker().control,
+  )
+  num_slots, cache_length = len(control.starts), engine.cache_length(longest)
+  state = jax.eval_shape(
+    lambda p: engine.fns.empty_state(p, num_slots, cache_length), params
+  )
+  placement = row_placement.RowPlacement(model.mesh, config.mapping)
+  state = jax.tree.map(
+    lambda x, sharding: x.update(sharding=sharding),
+    state,
+    placement.shardings(state, decode_loop.STATE_AXES),
+  )
+  return state, control
+
+
+def _pair_flops(model: base_model.BaseModel, length: int) -> float:
+  """Of one product of a row's queries with its keys, on one of the devices."""
+  pairs = flops.num_pairs(length, model.config.sliding_window)
+  width = model.config.num_heads * model.config.head_dim
+  return 2.0 * pairs * width / model.mesh.size
 
 
 def _cot_params(model: base_model.BaseModel, kind: str) -> types.PyTree:
