@@ -54,7 +54,8 @@ def test_seconds_by_cycles_and_by_the_roofline():
   )
   slow = dataclasses.replace(CHIP, peak_flops=1024.0)
   assert hlo_cost.roofline_secs(found, slow) == pytest.approx(3 * 1.0 + others)
-  assert hlo_cost.traffic_secs(found, CHIP) == pytest.approx(3 * 64 / 100)
+  traffic = {'all-gather': 200.0, 'all-reduce': 100.0}
+  assert hlo_cost.traffic_secs(traffic, CHIP) == pytest.approx(2 + 2 * 1)
   assert hlo_cost.kernel_secs(6e5, CHIP) == pytest.approx(1.0)
 
 
@@ -83,8 +84,11 @@ def test_zero_cycles_are_no_estimate():
 )
 def test_bytes_of_collectives(kind, line, num_bytes):
   text = hlo_programs.entry('%x = bf16[8] parameter(0)', f'%y = {line}')
-  found = {k: v for k, v in costs(text).collective_bytes.items() if v}
+  all_bytes = costs(text)
+  found = {k: v for k, v in all_bytes.collective_bytes.items() if v}
   assert found == {kind: num_bytes}
+  blocking = sum(all_bytes.blocking_bytes.values())
+  assert blocking == (0 if '-start' in line else num_bytes)
 
 
 def test_reduce_scatter_that_is_a_fusion_counts_what_it_takes():
@@ -126,7 +130,13 @@ ENTRY %main (x: f32[8]) -> f32[4] {
   ROOT %fusion.2 = f32[16] fusion(%x), kind=kCustom, calls=%end
 }
 """
-  assert costs(text).collective_bytes['all-gather'] == 64
+  found = costs(text)
+  assert found.collective_bytes['all-gather'] == 64
+  # Without work beside it, it holds up the rest; with work, it does not.
+  assert found.blocking_bytes['all-gather'] == 64
+  beside = costs(text.replace('%start', '%async_collective_fusion.1'))
+  assert beside.collective_bytes['all-gather'] == 64
+  assert beside.blocking_bytes['all-gather'] == 0
 
 
 def test_update_in_place_moves_what_is_put_in():

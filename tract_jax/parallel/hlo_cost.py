@@ -8,11 +8,15 @@ from the chip's memory (HBM); then, for a chip, two estimates of seconds:
   roofline   the larger of operations / peak and bytes / bandwidth of each step,
              times its runs
 
-To both the kernels written by hand are added (Pallas), of which the compiler
-knows nothing: their operations at `KERNEL_EFFICIENCY` of the peak.
+To both are added, since the compiler estimates neither:
+
+  kernels      written by hand (Pallas): their operations at `KERNEL_EFFICIENCY`
+               of the peak
+  collectives  their bytes on one ring of the torus, where nothing else is done
+               meanwhile; those that go on beside other work take no time
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import re
 
@@ -29,6 +33,8 @@ _COLLECTIVES = (
   'all-to-all',
   'collective-permute',
 )
+# A product, and a part of a collective that goes on meanwhile.
+_BESIDE = 'async_collective_fusion'
 _KERNEL = 'custom_call_target="tpu_custom_call"'
 
 
@@ -67,10 +73,12 @@ class Costs:
     steps: what runs and costs anything.
     collective_bytes: of each kind, the arrays that it gives (of a
       reduce-scatter: takes), times its runs.
+    blocking_bytes: of these, what nothing else is done beside.
   """
 
   steps: tuple[Step, ...]
   collective_bytes: dict[str, float]
+  blocking_bytes: dict[str, float]
 
   def total(self, value: Callable[[Step], float]) -> float:
     """The sum over all steps and their runs."""
@@ -110,24 +118,28 @@ def measure(module: hlo.Module, dynamic_trips: int = 1) -> Costs:
     Its costs.
   """
   steps: list[Step] = []
-  traffic: dict[tuple[str, str], float] = {}
+  traffic: dict[tuple[str, str], tuple[float, bool]] = {}
   for visit in hlo_loops.visits(module, dynamic_trips):
     place, instruction = visit.computation, visit.instruction
     for kind, channel, num_bytes in _collectives(module, place, instruction):
       # Start and end of one collective may be fused with work apart.
-      key = kind, channel
-      traffic[key] = max(traffic.get(key, 0), num_bytes * visit.times)
+      known, blocks = traffic.get((kind, channel), (0.0, True))
+      blocks &= not _goes_on_beside(module, instruction)
+      size = max(known, num_bytes * visit.times)
+      traffic[kind, channel] = size, blocks
     step = _step(module, visit)
     if step.cycles or step.flops or step.hbm_bytes or step.is_kernel:
       steps.append(step)
   collective_bytes = dict.fromkeys(_COLLECTIVES, 0.0)
-  for (kind, _), num_bytes in traffic.items():
+  blocking_bytes = dict.fromkeys(_COLLECTIVES, 0.0)
+  for (kind, _), (num_bytes, blocks) in traffic.items():
     collective_bytes[kind] += num_bytes
-  return Costs(tuple(steps), collective_bytes)
+    blocking_bytes[kind] += num_bytes * blocks
+  return Costs(tuple(steps), collective_bytes, blocking_bytes)
 
 
 def compiler_secs(costs: Costs, chip: chips.Chip) -> float:
-  """Seconds by the compiler's own cycles, without kernels.
+  """Seconds by the compiler's own cycles, without kernels and collectives.
 
   Args:
     costs: of `measure`.
@@ -155,7 +167,7 @@ def step_secs(step: Step, chip: chips.Chip) -> float:
 
 
 def roofline_secs(costs: Costs, chip: chips.Chip) -> float:
-  """Seconds below which the program cannot run as it is, without kernels.
+  """Seconds by the roofline, without kernels and collectives.
 
   Args:
     costs: of `measure`.
@@ -172,11 +184,13 @@ def kernel_secs(flops: float, chip: chips.Chip) -> float:
   return flops / (KERNEL_EFFICIENCY * chip.peak_flops)
 
 
-def traffic_secs(costs: Costs, chip: chips.Chip) -> float:
-  """Seconds that the collectives' bytes take on one ring of the torus.
+def traffic_secs(
+  collective_bytes: Mapping[str, float], chip: chips.Chip
+) -> float:
+  """Seconds that bytes of collectives take on one ring of the torus.
 
   Args:
-    costs: of `measure`.
+    collective_bytes: of each kind, as `Costs` has them.
     chip: that runs the program.
 
   Returns:
@@ -185,7 +199,7 @@ def traffic_secs(costs: Costs, chip: chips.Chip) -> float:
   weights = {'all-reduce': 2.0}
   total = sum(
     num_bytes * weights.get(kind, 1.0)
-    for kind, num_bytes in costs.collective_bytes.items()
+    for kind, num_bytes in collective_bytes.items()
   )
   return total / chip.ici_bytes_per_sec
 
@@ -222,6 +236,15 @@ def _step(module: hlo.Module, visit: hlo_loops.Visit) -> Step:
     is_kernel=_KERNEL in instruction.attributes,
     is_async=instruction.opcode.endswith('-start')
     or hlo_bytes.is_end_of_gather(module, instruction),
+  )
+
+
+def _goes_on_beside(module: hlo.Module, instruction: hlo.Instruction) -> bool:
+  """Whether other work is done while an instruction's collective goes on."""
+  return (
+    instruction.opcode.endswith('-start')
+    or instruction.inside.startswith(_BESIDE)
+    or hlo_bytes.is_end_of_gather(module, instruction)
   )
 
 

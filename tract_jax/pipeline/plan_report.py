@@ -16,7 +16,8 @@ _NOT_SEEN = (
   'seconds are estimates for comparing programs that were compiled alike, not '
   'promises: +-15 % where products rule, up to 2 times too slow where memory '
   'rules',
-  'collectives are taken to overlap with all other work, on one ring',
+  'collectives are taken to go at the speed of one ring, in no time where '
+  'other work is done beside them',
   f'kernels are taken to reach {hlo_cost.KERNEL_EFFICIENCY:.0%} of the peak',
   'loops that end as the data says are counted for slots of the assumed '
   'lengths',
