@@ -39,9 +39,16 @@ os.environ['OMP_NUM_THREADS'] = str(_threads_per_worker())
 
 import pytest  # noqa: E402
 
-# Without these, tests of parity with PyTorch or with real tokenizers skip. A
-# developer may lack them; a run that decides what lands may not.
-_REQUIRED_IN_CI = ('torch', 'mistral_common', 'llama_models')
+# Without these, tests of parity with PyTorch, with real tokenizers or of
+# manifests skip. A developer may lack them; a run that decides what lands may
+# not.
+_REQUIRED_IN_CI = (
+  'torch',
+  'mistral_common',
+  'llama_models',
+  'jsonschema',
+  'kubernetes_validate',
+)
 
 
 def _missing_in_ci() -> list[str]:

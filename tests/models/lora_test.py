@@ -7,7 +7,7 @@ import pytest
 
 from tests.models import small_models
 from tract_jax import types
-from tract_jax.models import lora, quantization, transformer
+from tract_jax.models import lora, placement, quantization, transformer
 
 CONFIG = dataclasses.replace(
   small_models.CONFIG,
@@ -61,6 +61,84 @@ def test_merged_equals_unmerged():
   np.testing.assert_allclose(plain.hidden(merged, *_rows()), hidden, atol=1e-5)
   unadapted = plain.hidden(lora.merge_adapters(params, 0.0), *_rows())
   assert jnp.abs(hidden - unadapted).max() > 0.1
+
+
+def _product_of(form):
+  """(x, weight, a, b) -> the adapted product, and a random sum's gradients."""
+  keys = jax.random.split(jax.random.key(0), 5)
+  shapes = (64, 24), (24, 40), (24, RANK), (RANK, 40), (64, 40)
+  *arrays, weights = (
+    jax.random.normal(key, shape)
+    for key, shape in zip(keys, shapes, strict=True)
+  )
+
+  def loss(arrays):
+    output = form(ALPHA / RANK, *arrays)
+    return jnp.sum(output * weights), output
+
+  return arrays, loss
+
+
+def _naive(scaling, x, weight, a, b):
+  return x @ weight + scaling * ((x @ a) @ b)
+
+
+def test_one_product_equals_two_and_so_do_the_gradients():
+  results = []
+  for form in (lora.adapted_matmul, _naive):
+    arrays, loss = _product_of(form)
+    results.append(jax.grad(loss, has_aux=True)(arrays))
+  jax.tree.map(
+    lambda got, wanted: np.testing.assert_allclose(
+      got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max()
+    ),
+    *results,
+  )
+
+
+def test_the_gradient_of_a_frozen_weight_is_not_computed():
+  (x, weight, a, b), loss = _product_of(lora.adapted_matmul)
+
+  def flops(fn, *args):
+    grad = jax.jit(
+      jax.grad(lambda *args: fn(*args)[0], tuple(range(len(args))))
+    )
+    return grad.lower(*args).compile().cost_analysis()['flops']
+
+  trained = flops(
+    lambda x, weight, a, b: loss((x, weight, a, b)), x, weight, a, b
+  )
+  frozen = flops(lambda x, a, b: loss((x, weight, a, b)), x, a, b)
+  assert trained - frozen >= 2 * x.size * weight.shape[1]
+
+
+def test_a_model_with_fused_adapters_is_the_same():
+  _, params = _adapted()
+  tokens = jax.random.randint(jax.random.key(9), (4, 16), 0, 64)
+  positions = jnp.broadcast_to(jnp.arange(16)[None], (4, 16))
+  rows = tokens, positions, jnp.ones_like(tokens)
+  results = []
+  for fuse in (False, True):
+    fns = transformer.make_model(
+      CONFIG,
+      lora_rank=RANK,
+      lora_alpha=ALPHA,
+      placement=placement.Placement(fuse_adapters=fuse),
+    )
+
+    def loss(params, fns=fns):
+      hidden = fns.hidden(params, *rows)
+      return jnp.sum(jnp.sin(hidden)), hidden
+
+    results.append(jax.jit(jax.grad(loss, has_aux=True))(params))
+    text = str(jax.make_jaxpr(loss)(params))
+    assert ('adapted_matmul' in text) == fuse
+  jax.tree.map(
+    lambda got, wanted: np.testing.assert_allclose(
+      got, wanted, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(wanted).max())
+    ),
+    *results,
+  )
 
 
 def test_merging_is_float32_and_rounds_once():

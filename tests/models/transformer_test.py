@@ -8,7 +8,7 @@ import pytest
 
 from tests.models import small_models
 from tract_jax import types
-from tract_jax.models import transformer
+from tract_jax.models import placement, transformer
 
 CONFIG = small_models.CONFIG
 WINDOW = dataclasses.replace(CONFIG, sliding_window=4)
@@ -237,7 +237,7 @@ def _loss(fns, tokens, params):
   return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
 
 
-def test_remat_policies_store_less_and_less_and_give_one_gradient():
+def test_remat_policies_take_less_and_less_memory_and_give_one_gradient():
   config = dataclasses.replace(CONFIG, num_layers=6)
   params = _random_params(transformer.make_model(config))
   tokens = _tokens(4, 64)
@@ -255,11 +255,6 @@ def test_remat_policies_store_less_and_less_and_give_one_gradient():
       grads[remat],
       grads['none'],
     )
-
-
-def test_an_unknown_remat_policy_is_refused():
-  with pytest.raises(types.InputError, match="remat='some'"):
-    transformer.make_model(CONFIG, remat='some')
 
 
 def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits():
@@ -325,22 +320,33 @@ def test_sharded_params_give_the_same_numbers():
   )
 
 
-def test_gather_layer_sees_one_layer_at_a_time():
+def test_weights_are_gathered_one_layer_at_a_time():
   seen = []
 
-  def doubled(weights):
-    seen.append(jax.tree.map(jnp.shape, weights))
+  def doubled(weights, logical_axes):
+    seen.append((jax.tree.map(jnp.shape, weights), logical_axes))
     return jax.tree.map(lambda weight: 2 * weight, weights)
 
   fns, params = _model()
-  gathering = transformer.make_model(CONFIG, gather_layer=doubled)
-  tokens = _tokens(2, 8)
-  expected = _full(fns, {**params, 'layers': doubled(params['layers'])}, tokens)
+  gathering = transformer.make_model(
+    CONFIG, placement=placement.Placement(gather=doubled)
+  )
+  tokens = _tokens(2, 16)
+  twice = {**params, 'layers': doubled(params['layers'], None)}
+  expected = _full(fns, twice, tokens)
   seen.clear()
   np.testing.assert_allclose(
     _full(gathering, params, tokens), expected, atol=1e-5
   )
-  assert seen[0]['mlp']['up_proj']['weight'] == (32, 48)
+  shapes, axes = (tree['mlp']['up_proj']['weight'] for tree in seen[0])
+  assert (shapes, axes) == ((32, 48), ('embed', 'mlp'))
+  # Fewer tokens than the model is wide go to the weights.
+  seen.clear()
+  few = tokens[:, :15]
+  np.testing.assert_allclose(
+    _full(gathering, params, few), _full(fns, params, few), atol=1e-5
+  )
+  assert not seen
 
 
 def test_the_program_does_not_grow_with_depth():

@@ -101,6 +101,7 @@ def test_values_of_another_type_are_named():
     ('model.lora_rank', -1),
     ('model.lora_alpha', 0.0),
     ('model.remat', 'some'),
+    ('model.attention', 'flash'),
     ('score.marker', ' So'),
     ('data.source', 'web'),
     ('data.held_out_fraction', 1.0),
@@ -182,6 +183,37 @@ def test_variants_of_the_demo():
     config_lib.read_config(f'{CONFIGS / "demo.py"}:rafd')
 
 
+def read(name):
+  config = config_lib.read_config(f'{CONFIGS / name}')
+  config.data.train_path = 'rows.json'
+  config_check.check(config)
+  return config
+
+
+@pytest.mark.parametrize('name', ['mistral', 'llama'])
+def test_configs_of_the_paper_are_its_recipe_on_a_larger_batch_if_fast(name):
+  paper, fast = read(f'{name}.py'), read(f'{name}.py:fast')
+  recipe = config_lib.default_config()
+  for key in ('lora_rank', 'lora_alpha', 'lora_targets'):
+    assert paper.model[key] == fast.model[key] == recipe.model[key]
+  own = {'batch_size', 'lr', 'log_every', 'checkpoint_every'}
+  for key in set(recipe.train) - own:
+    assert paper.train[key] == fast.train[key] == recipe.train[key], key
+  assert (paper.train.batch_size, paper.train.lr) == (8, 1e-5)
+  assert not paper.data.packing
+  # 16 chips of 8 rows.
+  assert fast.train.batch_size % (16 * 8) == 0
+  assert (fast.train.lr, fast.data.packing) == (6e-5, True)
+  # No step of sampling gathers weights.
+  for config in (paper, fast):
+    assert (config.sampling.mesh.fsdp, config.sampling.mesh.tensor) == (1, -1)
+  # Their default workdirs: one does not go on with the other's.
+  assert (paper.name, fast.name) == (name, f'{name}_fast')
+  assert paper.model.path == fast.model.path
+  with pytest.raises(types.InputError, match='\'fats\': there is only "fast"'):
+    config_lib.read_config(f'{CONFIGS / name}.py:fats')
+
+
 def test_candidate_lambdas_need_validation_rows():
   config = valid_config()
   config.train.lambda_candidates = (0.2, 1)
@@ -212,16 +244,24 @@ def test_benchmarks_are_named_by_key_or_file():
 
 def test_every_key_is_read():
   package = pathlib.Path(config_lib.__file__).parent
+  files = [package.parent / 'main.py', *package.glob('*.py')]
   text = '\n'.join(
     path.read_text()
-    for path in package.glob('*.py')
+    for path in files
     if path.name not in ('config.py', 'config_check.py')
   )
   # These are handed on as a whole, under the names of their takers' fields.
   whole = {
     f'train.{f.name}' for f in dataclasses.fields(optimizer.OptimizerConfig)
   }
-  whole |= {'mesh.data', 'mesh.fsdp', 'mesh.tensor', 'name'}
+  sections = ('mesh', 'sampling.mesh', 'hosts')
+  whole |= {
+    f'{section}.{key}'
+    for section in sections
+    for key in config_lib.get(config_lib.default_config(), section)
+  }
+  assert all(re.search(rf'config\.{section}\b', text) for section in sections)
+  whole |= {'name'}
   unread = {
     key
     for key in config_lib.keys(config_lib.default_config()) - whole

@@ -36,6 +36,13 @@ def test_numbers_that_change_the_result_are_in_it_and_speed_is_not():
     assert differs != without_effect, key
 
 
+def test_how_the_model_is_computed_is_not_in_it():
+  setup = make_setup()
+  for key in ('attention', 'remat'):
+    other = changed(setup, 'model', key, 'other')
+    assert fingerprint.model_fields(other) == fingerprint.model_fields(setup)
+
+
 def test_numbers_that_change_cots_are_in_it_by_name_and_speed_is_not():
   setup = make_setup()
   speed = {'slots', 'steps_per_call', 'prefill_tokens'}

@@ -27,6 +27,8 @@ TINY = {
   'model.num_kv_heads': 2,
   'hosts.heartbeat_secs': 10,
 }
+# So long that there is time to be stopped in.
+LONG = {'train.num_epochs': 15}
 # Phase -> (what shows that it is under way, what shows that it is over).
 PHASES = {
   'stage 1': (
@@ -156,29 +158,49 @@ def alone(tmp_path_factory):
   return workdir
 
 
+def assert_same_losses(workdir, alone, stage) -> None:
+  np.testing.assert_allclose(
+    losses(workdir, stage), losses(alone, stage), rtol=1e-5, atol=1e-5
+  )
+
+
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
   ('num_processes', 'num_devices', 'settings'),
   [
+    (1, 8, mesh_of(8, 1, 1)),
     (1, 8, mesh_of(2, 2, 2)),
     (1, 8, pmap_settings()),
     (2, 4, mesh_of(1, -1, 1)),
-    (2, 4, mesh_of(2, 2, 2) | mesh_of(1, 2, 2, 'sampling.')),
-    (2, 4, pmap_settings()),
-    (4, 2, mesh_of(-1, 1, 2) | mesh_of(-1, 1, 1, 'sampling.')),
+    (4, 2, mesh_of(2, 2, 2)),
+    (4, 2, pmap_settings()),
   ],
-  ids=['1x8', '1x8 pmap', '2x4 fsdp', '2x4 mixed', '2x4 pmap', '4x2 tensor'],
+  ids=['1x8 data', '1x8', '1x8 pmap', '2x4 fsdp', '4x2 mixed', '4x2 pmap'],
 )
-def test_a_run_is_the_same_on_any_processes_and_devices(
+def test_losses_are_those_of_one_device(
   alone, tmp_path, num_processes, num_devices, settings
 ):
-  finish(start(tmp_path, num_processes, num_devices, **settings))
+  settings = {'methods': '("cot_raft",)', **settings}
+  finish(start(tmp_path, num_processes, num_devices, 'train', **settings))
+  assert_same_losses(tmp_path, alone, 'cot_raft/stage1')
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+  'settings',
+  [mesh_of(2, 2, 2) | mesh_of(1, 2, 2, 'sampling.'), pmap_settings()],
+  ids=['mixed', 'pmap'],
+)
+def test_a_run_of_two_processes_is_that_of_one_device(
+  alone, tmp_path, settings
+):
+  finish(start(tmp_path, 2, 4, **settings))
   for stage in ('cot_raft/stage1', 'tract/stage2'):
-    np.testing.assert_allclose(
-      losses(tmp_path, stage), losses(alone, stage), rtol=1e-5, atol=1e-5
-    )
+    assert_same_losses(tmp_path, alone, stage)
   for found, wanted in zip(cots(tmp_path), cots(alone), strict=True):
     assert found.example_id == wanted.example_id
     assert found.tokens.tolist() == wanted.tokens.tolist()
@@ -193,7 +215,7 @@ def test_a_run_is_the_same_on_any_processes_and_devices(
 def both(tmp_path_factory):
   """A run of two processes that nothing disturbs."""
   workdir = tmp_path_factory.mktemp('both')
-  finish(start(workdir, 2, 1))
+  finish(start(workdir, 2, 1, **LONG))
   return workdir
 
 
@@ -210,14 +232,14 @@ def wait_for(path: pathlib.Path, processes) -> None:
 @pytest.mark.timeout(900)
 def test_one_is_killed_in_each_phase_and_the_rest_is_done(both, tmp_path):
   for number, (phase, (begun, over)) in enumerate(PHASES.items()):
-    processes = start(tmp_path, 2, 1)
+    processes = start(tmp_path, 2, 1, **LONG)
     wait_for(tmp_path / begun, processes)
     victim = processes[number % 2]
     victim.send_signal(signal.SIGKILL)
     # The other one leaves by itself.
     finish(processes, None)
     assert not (tmp_path / over).exists(), f'{phase} was over before the kill'
-  finish(start(tmp_path, 2, 1))
+  finish(start(tmp_path, 2, 1, **LONG))
   assert resume_test.results(tmp_path) == resume_test.results(both)
   for stage in ('cot_raft/stage1', 'tract/stage2'):
     assert losses(tmp_path, stage) == losses(both, stage)
@@ -228,13 +250,13 @@ def test_one_is_killed_in_each_phase_and_the_rest_is_done(both, tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize('phase', ['stage 1', 'sampling'])
 def test_sigterm_to_one_stops_both_and_loses_nothing(both, tmp_path, phase):
-  processes = start(tmp_path, 2, 1)
+  processes = start(tmp_path, 2, 1, **LONG)
   wait_for(tmp_path / PHASES[phase][0], processes)
   processes[1].send_signal(signal.SIGTERM)
   outputs = finish(processes, 75)
   assert all('the same command continues' in output for output in outputs)
   assert not (tmp_path / PHASES[phase][1]).exists()
-  output, _ = finish(start(tmp_path, 2, 1))
+  output, _ = finish(start(tmp_path, 2, 1, **LONG))
   if phase == 'stage 1':
     assert 'cot_raft stage 1 seed 0: continues from step' in output
   assert resume_test.results(tmp_path) == resume_test.results(both)

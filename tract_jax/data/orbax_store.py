@@ -14,25 +14,28 @@ that a step depends neither on the classes of the tree (optax's change) nor on
 how many devices or processes wrote it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import functools
+import itertools
 import json
-import multiprocessing
 from typing import Any, Self, TypeVar
 
 from etils import epath
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint._src.futures import synchronization
 
 from tract_jax import types
-from tract_jax.data import checksum, leaf_names, manifest
+from tract_jax.data import checksum, leaf_names, manifest, saving_process
 
 _FORMAT = 1
 _NAMES = ocp.path.step.standard_name_format()
 _MAX_PROBLEMS = 8
 _MAX_CAUSE_CHARS = 400
 _Result = TypeVar('_Result')
+_OWN_NUMBERS = itertools.count()
 
 
 class DamagedError(types.InputError):
@@ -68,9 +71,11 @@ class Store:
     # Orbax takes absolute paths alone.
     self.folder = epath.Path(folder).resolve()
     # Orbax writes host arrays on process 0 alone, and compares all processes'
-    # paths: one of several processes can save by itself only by a child.
+    # paths: one of several processes can save by itself only by another one.
     alone = local and jax.process_count() > 1
-    self._start = _ChildSave if alone else _save_async
+    self._helper = saving_process.SavingProcess() if alone else None
+    self._start = self._helper.start if self._helper else _save_async
+    self._numbering = _own_numbering if alone else contextlib.nullcontext
     self._max_to_keep = max_to_keep
     self._context = _make_context(local)
     self._pending: tuple[int, Any] | None = None
@@ -198,7 +203,11 @@ class Store:
 
   def close(self) -> None:
     """Waits for the save under way; see `wait` for what it raises."""
-    self.wait()
+    try:
+      self.wait()
+    finally:
+      if self._helper:
+        self._helper.close()
 
   def _path(self, step: int) -> epath.Path:
     return self.folder / _NAMES.build_name(step)
@@ -216,7 +225,7 @@ class Store:
   ) -> _Result:
     """Calls Orbax; whatever it raises becomes one line."""
     try:
-      with self._context:
+      with self._context, self._numbering():
         return call()
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise
@@ -299,6 +308,22 @@ def _make_context(local: bool) -> ocp.Context:
   return context
 
 
+@contextlib.contextmanager
+def _own_numbering() -> Iterator[None]:
+  """Numbers what one of several processes does by itself apart.
+
+  Orbax counts its operations in each process, and processes meet at barriers
+  that are named by these numbers: those that not all do must not be among them.
+  """
+  ids = synchronization.OperationIdGenerator
+  of_all = ids._operation_id_counter, ids._operation_id
+  ids._operation_id_counter = _OWN_NUMBERS
+  try:
+    yield
+  finally:
+    ids._operation_id_counter, ids._operation_id = of_all
+
+
 def _save_async(
   path: epath.Path, leaves: dict[str, Any], record: dict[str, Any]
 ) -> Any:
@@ -306,48 +331,25 @@ def _save_async(
   return ocp.save_async(path, leaves, custom_metadata=record)
 
 
-class _ChildSave:
-  """A save in a child process, which does not belong to the job of many.
+def problem_of_save(
+  path: epath.Path, leaves: dict[str, Any], record: dict[str, Any]
+) -> str:
+  """Saves a step as `Store.save` does, for a process that cannot.
 
-  The child ends with its one save, so that none is left when we are killed.
+  Args:
+    path: of the step.
+    leaves: {name: numpy array}.
+    record: what stands beside them.
+
+  Returns:
+    What went wrong; empty if nothing did.
   """
-
-  def __init__(
-    self, path: epath.Path, leaves: dict[str, Any], record: dict[str, Any]
-  ):
-    spawn = multiprocessing.get_context('spawn')
-    self._answer, answer = spawn.Pipe(duplex=False)
-    hosted = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    self._process = spawn.Process(
-      target=_save_in_child, args=(str(path), hosted, record, answer)
-    )
-    self._process.start()
-    answer.close()
-
-  def result(self) -> None:
-    """Waits for the child; raises what it could not do."""
-    try:
-      problem = self._answer.recv()
-    except EOFError:
-      problem = 'the process that saves was killed'
-    self._process.join()
-    if problem:
-      raise OSError(problem)
-
-
-def _save_in_child(
-  path: str, leaves: dict[str, Any], record: dict[str, Any], answer: Any
-) -> None:
-  """Saves and answers with what went wrong, or with nothing."""
-  # The accelerator belongs to the parent.
-  jax.config.update('jax_platforms', 'cpu')
   try:
     with _make_context(local=False):
       ocp.save(path, leaves, custom_metadata=record)
   except Exception as error:
-    answer.send(_cause(error))
-  else:
-    answer.send('')
+    return _cause(error)
+  return ''
 
 
 def _cause(error: BaseException) -> str:

@@ -11,11 +11,15 @@ from typing import Any
 
 from flax import nnx
 import jax
+from jax import ad_checkpoint
 import jax.numpy as jnp
 
 from tract_jax import types
 from tract_jax.models import config as config_lib
 from tract_jax.models import lora, quantization, rope
+
+# Name under which rematerialisation may keep the stream behind attention.
+MLP_INPUT_NAME = 'mlp_input'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +30,13 @@ class Spec:
     config: the architecture.
     lora: the adapters.
     dtype: of the weights made, and of hidden states.
+    fuse_adapters: whether weight and adapter are one product.
   """
 
   config: config_lib.ModelConfig
   lora: lora.LoraConfig
   dtype: Any
+  fuse_adapters: bool = False
 
 
 class RMSNorm(nnx.Module):
@@ -63,6 +69,7 @@ class Linear(nnx.Module):
     bias: bool = False,
   ):
     self.scaling = spec.lora.scaling
+    self.fuse = spec.fuse_adapters
     self.weight = nnx.Param(_normal(spec, rngs, sizes), logical_axes=axes)
     # Each attribute is assigned once: NNX fixes then whether it holds arrays.
     self.bias = (
@@ -81,13 +88,23 @@ class Linear(nnx.Module):
     """[..., in] -> [..., out]."""
     # One flat matmul: a batch dimension would make the CPU loop over rows.
     flat = x.reshape(-1, x.shape[-1])
-    y = quantization.matmul(flat, self.weight.get_value())
-    if self.lora_a is not None and self.lora_b is not None:
-      low = flat @ self.lora_a[...].astype(x.dtype)
-      y += self.scaling * (low @ self.lora_b[...].astype(x.dtype))
+    y = self._product(flat)
     if self.bias is not None:
       y += self.bias[...].astype(x.dtype)[None, :]
     return y.reshape(x.shape[:-1] + y.shape[-1:])
+
+  def _product(self, x):
+    """[rows, in] -> [rows, out], without bias."""
+    weight = self.weight.get_value()
+    if self.lora_a is None or self.lora_b is None:
+      return quantization.matmul(x, weight)
+    a, b = (leaf[...].astype(x.dtype) for leaf in (self.lora_a, self.lora_b))
+    # With fewer rows, putting weight and B together would cost the most.
+    is_worth_it = self.fuse and x.shape[0] >= x.shape[1]
+    if is_worth_it and not quantization.is_quantized(weight):
+      weight = weight.astype(x.dtype)
+      return lora.adapted_matmul(self.scaling, x, weight, a, b)
+    return quantization.matmul(x, weight) + self.scaling * ((x @ a) @ b)
 
 
 @jax.custom_jvp
@@ -193,7 +210,7 @@ class Block(nnx.Module):
     attended, keys_values = self.self_attn(
       self.input_layernorm(x), rotation, attend
     )
-    x = x + attended
+    x = ad_checkpoint.checkpoint_name(x + attended, MLP_INPUT_NAME)
     return x + self.mlp(self.post_attention_layernorm(x)), keys_values
 
 

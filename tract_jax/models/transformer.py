@@ -24,7 +24,7 @@ Hugging Face's; linear weights are transposed, [in, out]. Layers run in a
 `jax.lax.scan`, so compile time does not grow with depth. Axes as in types.py.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 import functools
 from typing import Any
 
@@ -43,18 +43,8 @@ from tract_jax.models import (
   tree_rows,
 )
 from tract_jax.models import config as config_lib
-
-# What the backward pass finds stored, layer by layer. 'dots' keeps the results
-# of projections and of attention, and recomputes scores, norms and
-# activations; 'full' keeps a layer's input alone.
-_REMAT_POLICIES = {
-  'none': None,
-  'full': jax.checkpoint_policies.nothing_saveable,
-  'dots': jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(attention.OUTPUT_NAME),
-  ),
-}
+from tract_jax.models import placement as placement_lib
+from tract_jax.models import remat as remat_lib
 
 
 def make_model(
@@ -66,7 +56,7 @@ def make_model(
   lora_targets: tuple[str, ...] = lora.TARGETS,
   remat: str = 'dots',
   cache_quantization: str = '',
-  gather_layer: Callable[[types.PyTree], types.PyTree] | None = None,
+  placement: placement_lib.Placement = placement_lib.ONE_DEVICE,
 ) -> types.ModelFns:
   """A model of the family as pure functions.
 
@@ -78,12 +68,10 @@ def make_model(
       makes. Adapters are made in float32 whatever it is.
     lora_rank, lora_alpha: R, 0 for none; adapters count alpha / R times.
     lora_targets: names of the adapted layers; all linear layers of a block.
-    remat: what the backward pass finds stored: 'none' (everything), 'dots'
-      (results of projections and attention) or 'full' (layer inputs alone).
+    remat: what the backward pass finds stored, a name of remat.POLICIES.
     cache_quantization: how prefill and decode keep keys and values: '' (as
       they are) or 'int8'.
-    gather_layer: applied to one layer's weights inside the loop over layers,
-      for example to gather what is sharded over devices; None for nothing.
+    placement: of arrays on several devices, or for other ones.
 
   Returns:
     The functions. Rows and caches longer than `config.longest_row` raise
@@ -98,25 +86,15 @@ def make_model(
     hidden = fns.hidden(params, inputs, positions, segment_ids)
     logits = fns.project(params, hidden[:, -1])
   """
-  _check_choice('remat', remat, _REMAT_POLICIES)
+  _check_choice('remat', remat, remat_lib.POLICIES)
   _check_choice('cache_quantization', cache_quantization, kv_cache.KINDS)
   spec = layers.Spec(
     config=config,
     lora=lora.LoraConfig(lora_rank, lora_alpha, tuple(lora_targets)),
     dtype=jnp.dtype(dtype),
+    fuse_adapters=placement.fuse_adapters,
   )
-  model = _Model(spec, remat, cache_quantization, gather_layer)
-  return types.ModelFns(
-    init=model.init,
-    hidden=model.hidden,
-    project=model.project,
-    prefill=model.prefill,
-    decode=model.decode,
-    hidden_and_tree=model.hidden_and_tree,
-    decode_tree=model.decode_tree,
-    logical_axes=model.logical_axes,
-    vocab_size=config.vocab_size,
-  )
+  return _Model(spec, remat, cache_quantization, placement).fns()
 
 
 def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
@@ -133,11 +111,11 @@ def abstract_params(fns: types.ModelFns) -> types.PyTree:
 class _Model:
   """The functions of `make_model`; holds structure, never arrays."""
 
-  def __init__(self, spec, remat, cache_quantization, gather_layer):
+  def __init__(self, spec, remat, cache_quantization, placement):
     self._spec = spec
     self._remat = remat
     self._cache_quantization = cache_quantization
-    self._gather_layer = gather_layer
+    self._placement = placement
     self._rotations = functools.partial(
       rope.rotations,
       frequencies=rope.inverse_frequencies(spec.config),
@@ -147,8 +125,23 @@ class _Model:
     block = nnx.eval_shape(lambda: layers.Block(spec, nnx.Rngs(0)))
     self._frame_graph, frame_state = nnx.split(frame)
     self._block_graph, block_state = nnx.split(block)
-    self.logical_axes = _logical_axes(frame_state, ())
-    self.logical_axes['layers'] = _logical_axes(block_state, (None,))
+    self._frame_axes = _logical_axes(frame_state, ())
+    self._block_axes = _logical_axes(block_state, ())
+    stacked_axes = _logical_axes(block_state, (None,))
+    self.logical_axes = {**self._frame_axes, 'layers': stacked_axes}
+
+  def fns(self):
+    return types.ModelFns(
+      init=self.init,
+      hidden=self.hidden,
+      project=self.project,
+      prefill=self.prefill,
+      decode=self.decode,
+      hidden_and_tree=self.hidden_and_tree,
+      decode_tree=self.decode_tree,
+      logical_axes=self.logical_axes,
+      vocab_size=self._spec.config.vocab_size,
+    )
 
   def init(self, key):
     frame_key, layers_key = jax.random.split(key)
@@ -166,10 +159,13 @@ class _Model:
   def hidden(self, params, inputs, positions, segment_ids):
     self._check_length('row', inputs.shape[1])
     x, _ = self._rows(params, inputs, positions, segment_ids, keep=False)
-    return self._frame(params).norm(x)
+    return self._placement.split_rows(self._frame(params).norm(x))
 
   def project(self, params, hidden):
-    return self._frame(params).logits(hidden)
+    weights = self._placement.gathered(
+      _frame_weights(params), self._frame_axes, hidden
+    )
+    return nnx.merge(self._frame_graph, weights).logits(hidden)
 
   def prefill(self, params, tokens, lengths, cache_length):
     self._check_length('cache', cache_length)
@@ -213,7 +209,7 @@ class _Model:
       sees_own=nodes.sees_own,
     )
     attend = functools.partial(
-      attention.causal_attention, segment_ids=segment_ids, window=window
+      self._placement.row_attention, segment_ids=segment_ids, window=window
     )
     rotation = self._rotations(positions)
     node_rotation = self._rotations(
@@ -221,8 +217,8 @@ class _Model:
     )
 
     def layer(streams, weights):
-      x, z = streams
-      block = self._block(weights)
+      x, z = (self._placement.split_rows(stream) for stream in streams)
+      block = self._block(weights, x)
       x, keys_values = block(x, rotation, attend)
       keys, values = (jnp.swapaxes(y, 1, 2) for y in keys_values)
       past = functools.partial(see, past_keys=keys, past_values=values)
@@ -235,7 +231,10 @@ class _Model:
       (frame.embed(inputs), frame.embed(nodes.tokens)),
       params['layers'],
     )
-    return frame.norm(x), nodes.split(frame.norm(z))
+    hidden, of_nodes = (
+      self._placement.split_rows(frame.norm(stream)) for stream in (x, z)
+    )
+    return hidden, nodes.split(of_nodes)
 
   def decode_tree(self, params, tokens, tree, cache):
     starts = cache.lengths[:, None]
@@ -274,7 +273,7 @@ class _Model:
       read_block = functools.partial(
         kv_cache.read, cache, number, dtype=x.dtype
       )
-      return self._block(weights)(
+      return self._block(weights, x)(
         x, rotation, functools.partial(attend, read_block=read_block)
       )
 
@@ -288,13 +287,14 @@ class _Model:
     """
     rotation = self._rotations(positions)
     attend = functools.partial(
-      attention.causal_attention,
+      self._placement.row_attention,
       segment_ids=segment_ids,
       window=self._spec.config.sliding_window,
     )
 
     def layer(x, weights):
-      x, keys_values = self._block(weights)(x, rotation, attend)
+      x = self._placement.split_rows(x)
+      x, keys_values = self._block(weights, x)(x, rotation, attend)
       if not keep:
         return x, None
       return x, tuple(jnp.swapaxes(y, 1, 2) for y in keys_values)
@@ -304,22 +304,15 @@ class _Model:
 
   def _rematerialised(self, layer):
     """The loop's body, with what the backward pass finds stored."""
-    if self._remat == 'none':
-      return layer
-    # Inside a scan nothing can be merged with the forward pass, and the
-    # barriers against it would only cost time.
-    return jax.checkpoint(
-      layer, policy=_REMAT_POLICIES[self._remat], prevent_cse=False
-    )
+    return remat_lib.rematerialised(layer, self._remat)
 
-  def _block(self, weights):
-    if self._gather_layer is not None:
-      weights = self._gather_layer(weights)
+  def _block(self, weights, x):
+    """One layer as a function of the stream x [B, L, D]."""
+    weights = self._placement.gathered(weights, self._block_axes, x)
     return nnx.merge(self._block_graph, weights)
 
   def _frame(self, params):
-    rest = {name: leaf for name, leaf in params.items() if name != 'layers'}
-    return nnx.merge(self._frame_graph, rest)
+    return nnx.merge(self._frame_graph, _frame_weights(params))
 
   def _check_length(self, name, length):
     config = self._spec.config
@@ -335,6 +328,10 @@ class _Model:
         'its tokens, which cached keys cannot follow'
       )
     raise types.InputError(f'{name} of {length} tokens: longer than {limit}')
+
+
+def _frame_weights(params):
+  return {name: leaf for name, leaf in params.items() if name != 'layers'}
 
 
 def _logical_axes(state, leading):

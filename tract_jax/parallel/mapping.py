@@ -18,7 +18,7 @@ ways, which give the same numbers:
 training, `map_slots` those that sample.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 
 import jax
@@ -222,6 +222,42 @@ def map_slots(
     return along(_join, out_axes, result)
 
   return mapped
+
+
+def per_shard(
+  fn: Callable[..., types.Array],
+  mesh: jax.sharding.Mesh,
+  arguments: Sequence[partition.LogicalAxes],
+  result: partition.LogicalAxes,
+) -> Callable[..., types.Array]:
+  """Runs a function on each device's own part of its arguments.
+
+  For kernels, which the compiler cannot split; inside `jit`, where arrays are
+  whole.
+
+  Args:
+    fn: (*arrays) -> array, the same for parts as for wholes.
+    mesh: of mesh.make_mesh.
+    arguments: for each argument the names of its dimensions.
+    result: the names of the result's dimensions.
+
+  Returns:
+    A function like `fn`. Every named dimension must be divisible by its mesh
+    axes.
+  """
+  return jax.shard_map(
+    fn,
+    mesh=mesh,
+    in_specs=tuple(partition.partition_spec(axes) for axes in arguments),
+    out_specs=partition.partition_spec(result),
+    # Kernels do not say over which axes their results vary.
+    check_vma=False,
+  )
+
+
+def is_on_one_device() -> bool:
+  """Whether what is traced runs on each device's own part: inside pmap."""
+  return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def along(

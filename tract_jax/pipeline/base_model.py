@@ -30,7 +30,7 @@ from tract_jax.models import (
   transformer,
 )
 from tract_jax.parallel import partition
-from tract_jax.pipeline import model_source, progress
+from tract_jax.pipeline import model_source, on_mesh, progress
 
 # Of a model from scratch; its rotary angles would serve any length.
 _LONGEST_ROW = 1 << 15
@@ -132,11 +132,14 @@ def from_scratch(
   return _make(architecture, None, config, mesh)
 
 
-def on_mesh(model: BaseModel, mesh: jax.sharding.Mesh) -> BaseModel:
-  """The same model elsewhere, such as on one host's devices to sample there.
+def elsewhere(
+  model: BaseModel, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> BaseModel:
+  """The same model on another mesh, such as one host's, to sample there.
 
   Args:
     model: of `from_source` or `from_scratch`.
+    config: that it was made with.
     mesh: where it is to lie.
 
   Returns:
@@ -145,13 +148,7 @@ def on_mesh(model: BaseModel, mesh: jax.sharding.Mesh) -> BaseModel:
   Raises:
     types.InputError: the mesh cannot split it.
   """
-  stored = _placed(mesh, model.fns.logical_axes, model.stored)
-  abstract = stored
-  if model.quantization:
-    shapes = quantization.abstract(stored, model.quantization)
-    axes = quantization.logical_axes(model.fns.logical_axes, shapes)
-    abstract = _placed(mesh, axes, shapes)
-  return dataclasses.replace(model, mesh=mesh, stored=stored, abstract=abstract)
+  return _make(model.config, model.sources, config, mesh)
 
 
 def from_architecture(
@@ -325,21 +322,28 @@ def _make(architecture, sources, config, mesh) -> BaseModel:
     lora_alpha=model.lora_alpha,
     lora_targets=model.lora_targets,
     remat=model.remat,
+    placement=on_mesh.make_placement(
+      model.attention, mesh, architecture.num_heads
+    ),
   )
   fns = make_model()
-  shapes = transformer.abstract_params(fns)
-  nowhere = BaseModel(
+  stored = _placed(mesh, fns.logical_axes, transformer.abstract_params(fns))
+  abstract = stored
+  if model.base_quantization:
+    shapes = quantization.abstract(stored, model.base_quantization)
+    axes = quantization.logical_axes(fns.logical_axes, shapes)
+    abstract = _placed(mesh, axes, shapes)
+  return BaseModel(
     config=architecture,
     fns=fns,
     cot_fns=make_model(cache_quantization=config.sampling.kv_cache),
     mesh=mesh,
-    stored=shapes,
-    abstract=shapes,
+    stored=stored,
+    abstract=abstract,
     sources=sources,
     quantization=model.base_quantization,
     train_base=model.lora_rank == 0,
   )
-  return on_mesh(nowhere, mesh)
 
 
 def _placed(mesh, logical_axes, shapes) -> types.PyTree:

@@ -120,7 +120,7 @@ def for_sampling(
   mesh = sampling_mesh(setup.config, devices)
   if mesh == setup.model.mesh:
     return setup
-  model = base_model.on_mesh(setup.model, mesh)
+  model = base_model.elsewhere(setup.model, setup.config, mesh)
   return dataclasses.replace(setup, model=model)
 
 

@@ -48,8 +48,12 @@ _MODEL: dict[str, Any] = {
   # or "nf4". Needs lora_rank.
   'base_quantization': '',
   # What backward recomputes: "none" (nothing), "dots" (all but matmul
-  # results), "full" (every layer).
+  # results), "inputs" (all but attention's results and MLPs' inputs),
+  # "attention" (all but attention's results), "full" (every layer).
   'remat': 'dots',
+  # How training and prompts attend: "splash" (the kernel for TPUs), "plain",
+  # or "auto" (the kernel where the devices are TPUs).
+  'attention': 'auto',
   # The model from scratch.
   'hidden_size': 64,
   'intermediate_size': 128,

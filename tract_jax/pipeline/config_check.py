@@ -8,12 +8,12 @@ import ml_collections
 
 from tract_jax import types
 from tract_jax.data import encoding
-from tract_jax.models import lora, quantization
+from tract_jax.models import lora, quantization, remat
 from tract_jax.objectives import losses, predictors, score_losses, targets
 from tract_jax.parallel import chips, mapping
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import row_settings
+from tract_jax.pipeline import on_mesh, row_settings
 from tract_jax.text import prompt_template
 
 
@@ -137,7 +137,8 @@ _RULES = {
   'model.lora_alpha': _above(0),
   'model.lora_targets': _some_of(lora.TARGETS),
   'model.base_quantization': _one_of('', *quantization.KINDS),
-  'model.remat': _one_of('none', 'dots', 'full'),
+  'model.remat': _one_of(*remat.POLICIES),
+  'model.attention': _one_of(*on_mesh.ATTENTION_KINDS),
   'model.hidden_size': _AT_LEAST_1,
   'model.intermediate_size': _AT_LEAST_1,
   'model.num_layers': _AT_LEAST_1,

@@ -69,48 +69,40 @@ def make_slot_fns(
   Returns:
     The functions.
   """
-  state_axes = decode_loop.STATE_AXES
-  plain_prefill = decode_loop.make_prefill(fns)
-  prefill = placement.map(plain_prefill, (0, 0), state_axes)
-  decode_steps = placement.map(
-    decode_loop.make_decode_steps(
-      fns,
-      sampling,
-      cot_format,
-      num_steps=steps_per_call,
-      num_valid_tokens=num_valid_tokens,
-    ),
-    (state_axes, 0),
-    (state_axes, decode_loop.RECORD_AXES),
+  slots = decode_loop.STATE_AXES
+  new_prompts = decode_loop.make_prefill(fns)
+  decode_steps = decode_loop.make_decode_steps(
+    fns,
+    sampling,
+    cot_format,
+    num_steps=steps_per_call,
+    num_valid_tokens=num_valid_tokens,
   )
+  records = decode_loop.RECORD_AXES
+  decode_steps = placement.map(decode_steps, (slots, 0), (slots, records))
   read_tree = None
   if cot_format.score_tree is not None:
-    read_tree = jax.jit(
-      placement.map(
-        score_reading.make_read_tree(
-          fns, cot_format.score_tree, num_valid_tokens
-        ),
-        (state_axes.cache, 0, 0),
-        0,
-      )
+    read_tree = score_reading.make_read_tree(
+      fns, cot_format.score_tree, num_valid_tokens
     )
-  make_empty = decode_loop.make_empty_state(plain_prefill)
+    read_tree = jax.jit(placement.map(read_tree, (slots.cache, 0, 0), 0))
+  make_empty = decode_loop.make_empty_state(new_prompts)
 
   # Split alike before and after each call: no device ever holds all slots, and
   # each function is compiled once.
   def empty_state(*args):
-    return placement.split(make_empty(*args), state_axes)
+    return placement.split(make_empty(*args), slots)
 
   def insert(*args):
-    return placement.split(decode_loop.insert(*args), state_axes)
+    return placement.split(decode_loop.insert(*args), slots)
 
   def decode(*args):
-    state, records = decode_steps(*args)
-    return placement.split(state, state_axes), records
+    state, recorded = decode_steps(*args)
+    return placement.split(state, slots), recorded
 
   return SlotFns(
     empty_state=jax.jit(empty_state, static_argnums=(1, 2)),
-    prefill=jax.jit(prefill),
+    prefill=jax.jit(placement.map(new_prompts, (0, 0), slots)),
     insert=jax.jit(insert, donate_argnums=0),
     decode_steps=jax.jit(decode, donate_argnums=1),
     read_tree=read_tree,

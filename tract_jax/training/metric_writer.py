@@ -21,8 +21,6 @@ from typing import Any, IO, Self
 
 from etils import epath
 import numpy as np
-from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
 
 from tract_jax.data import manifest
 
@@ -150,6 +148,12 @@ class _TensorBoard:
   """
 
   def __init__(self, folder: epath.Path, start_step: int):
+    # Imports PyTorch wherever that is: a second and 240 MB, spared who only
+    # samples.
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
+
+    self._make_event, self._scalar = event_pb2.Event, summary.scalar
     folder = folder / _TENSORBOARD
     folder.mkdir(parents=True, exist_ok=True)
     self._writer = event_file_writer.EventsWriter(
@@ -163,7 +167,7 @@ class _TensorBoard:
   def write(self, step: int, row: Mapping[str, Any]) -> None:
     for name, value in row.items():
       if isinstance(value, int | float):
-        self._event(step, summary=summary.scalar(name, float(value)))
+        self._event(step, summary=self._scalar(name, float(value)))
     if time.monotonic() - self._flushed > _FLUSH_SECS:
       self._flush()
 
@@ -172,7 +176,7 @@ class _TensorBoard:
 
   def _event(self, step: int, **content: Any) -> None:
     self._writer.write_event(
-      event_pb2.Event(wall_time=time.time(), step=step, **content)
+      self._make_event(wall_time=time.time(), step=step, **content)
     )
 
   def _flush(self) -> None:

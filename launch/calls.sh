@@ -1,0 +1,66 @@
+# What the scripts beside it share: --dry-run, and errors by name. They source
+# it with their own arguments, after `set -euo pipefail`.
+# shellcheck shell=bash
+
+# Where a dry run prints, also while an answer is captured.
+exec 3>&1
+
+dry_run=
+if [[ ${1:-} == --dry-run ]]; then
+  dry_run=1
+  shift
+fi
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+fail() { # fail TEXT [EXIT_CODE]: 2, a mistake of the caller's, if none is given
+  say "error: $1"
+  exit "${2:-2}"
+}
+
+usage() { # the comment at the head of the script
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "launch/${0##*/}" >&2
+  exit 2
+}
+
+need() { # need VARIABLE...: all that are missing are named
+  local variable missing=()
+  for variable; do [[ -n ${!variable:-} ]] || missing+=("$variable"); done
+  [[ ${#missing[@]} == 0 ]] || fail "set ${missing[*]}"
+}
+
+need_workdir() { # need_workdir ARGUMENT...: of tract_jax.main
+  local argument
+  for argument; do
+    [[ $argument != --workdir=?* ]] || return 0
+  done
+  fail 'give --workdir=gs://BUCKET/RUN: all hosts write into one folder'
+}
+
+quoted() { # quoted WORD...: as a shell reads them again
+  local word line=()
+  for word; do
+    [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word=${word@Q}
+    line+=("$word")
+  done
+  printf '%s\n' "${line[*]}"
+}
+
+call() { # call COMMAND...: runs it; a dry run prints it
+  if [[ $dry_run ]]; then
+    quoted "$@" >&3
+  else
+    "$@"
+  fi
+}
+
+ask() { # ask ANSWER COMMAND...: as call, where a dry run takes ANSWER for its
+  local answer=$1
+  shift
+  call "$@"
+  [[ ! $dry_run ]] || printf '%s\n' "$answer"
+}
+
+pause() { # between two looks at what takes its time
+  [[ $dry_run ]] || sleep "${POLL_SECS:-30}"
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# A run on a slice of TPU VMs, as a managed job of SkyPilot (launch/sky.yaml).
+#
+#   NAME=judge INFRA=gcp/us-west4 \
+#     launch/sky.sh [--dry-run] create --config=... --workdir=gs://... [...]
+#   NAME=judge launch/sky.sh [--dry-run] logs|delete
+#
+# SkyPilot brings the working tree to each host, and gets a new slice for one
+# that is taken away. ON_DEMAND=1 asks for capacity that is not.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/calls.sh
+
+create() {
+  need INFRA
+  need_workdir "$@"
+  call sky jobs launch --yes --detach-run --name="$NAME" --infra="$INFRA" \
+    ${ON_DEMAND:+--no-use-spot} --env="ARGS=$(quoted "$@")" launch/sky.yaml
+}
+
+need NAME
+case "${1:-}" in
+  create) create "${@:2}" ;;
+  logs) call sky jobs logs --name="$NAME" --follow ;;
+  delete) call sky jobs cancel --yes --name="$NAME" ;;
+  *) usage ;;
+esac

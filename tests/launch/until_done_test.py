@@ -1,0 +1,192 @@
+"""launch/until_done.sh against a stand-in of gcloud: order and restarts."""
+
+import subprocess
+import time
+
+import pytest
+
+from tests.launch import stand_ins
+
+ARGUMENTS = ('--config=configs/mistral.py', '--workdir=gs://bucket/run')
+BEGIN = ['describe', 'create', 'describe']
+SETUP = ['scp', 'setup']
+CHECK = ['describe', 'describe slice']
+
+
+@pytest.fixture
+def gcloud(tmp_path):
+  made = stand_ins.StandIns(tmp_path, 'gcloud', 'git', 'mkdir')
+  made.env |= {'TPU_NAME': 'judge', 'ZONE': 'z', 'PROJECT': 'p', 'SPOT': '1'}
+  return made
+
+
+def answer(gcloud, *codes, requests=(), slices=(), **others):
+  """Exit codes of the runs, and states that are answered before the usual."""
+  gcloud.answer(
+    {
+      'worker.sh run': [(code, '') for code in codes],
+      'queued-resources describe': [
+        *[(0 if state else 1, f'{state}\n') for state in ('', *requests)],
+        (0, 'ACTIVE\n'),
+      ],
+      'tpu-vm describe': [
+        *[(0, f'{state}\n') for state in slices],
+        (0, 'READY\n'),
+      ],
+      **others,
+    }
+  )
+
+
+def steps(gcloud):
+  """What gcloud was called for, in order."""
+  found = []
+  for call in gcloud.calls():
+    if call[0] != 'gcloud':
+      continue
+    kind, verb, name = call[3:6]
+    if verb == 'ssh':
+      (command,) = [a for a in call if a.startswith('--command=')]
+      found.append('run' if 'worker.sh run' in command else 'setup')
+    else:
+      found.append(
+        f'{verb} slice' if (kind, verb) == ('tpu-vm', 'describe') else verb
+      )
+    assert name == 'judge' or verb == 'scp'
+  return found
+
+
+def until_done(gcloud, *arguments):
+  return gcloud.run('until_done.sh', *(arguments or ARGUMENTS))
+
+
+def test_a_run_from_nothing_to_its_end(gcloud):
+  answer(gcloud, 0)
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert steps(gcloud) == [*BEGIN, *SETUP, 'run', 'delete']
+  assert '--spot' in gcloud.calls()[1]
+
+
+def test_dry_run_prints_the_calls_that_are_made(gcloud):
+  answer(gcloud, 0)
+  printed = gcloud.dry_run('until_done.sh', *ARGUMENTS)
+  assert until_done(gcloud).returncode == 0
+  assert printed == gcloud.calls()
+
+
+@pytest.mark.parametrize('code', [75, 137, 255])
+def test_what_was_interrupted_runs_again_on_the_same_slice(gcloud, code):
+  answer(gcloud, code, code, 0)
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert steps(gcloud) == [
+    *BEGIN,
+    *[*SETUP, 'run', *CHECK] * 2,
+    *[*SETUP, 'run', 'delete'],
+  ]
+  runs = [c for c in gcloud.calls() if any('worker.sh run' in a for a in c)]
+  assert runs[0] == runs[1] == runs[2]
+  assert f'exit code {code}: running it again (2)' in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('code', 'request_state', 'slice_state'),
+  [
+    (75, 'ACTIVE', 'PREEMPTED'),
+    (255, 'SUSPENDING', 'READY'),
+    # gcloud's own exit code where the slice cannot be reached.
+    (1, 'SUSPENDED', 'TERMINATED'),
+  ],
+)
+def test_a_slice_that_was_taken_away_is_made_anew(
+  gcloud, code, request_state, slice_state
+):
+  answer(
+    gcloud,
+    code,
+    0,
+    # Before, while it is waited for, after; then there is none again.
+    requests=('ACTIVE', request_state, ''),
+    slices=(slice_state,),
+  )
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert 'judge: was taken away' in done.stderr
+  assert steps(gcloud) == [
+    *[*BEGIN, *SETUP, 'run', *CHECK, 'delete'],
+    *[*BEGIN, *SETUP, 'run', 'delete'],
+  ]
+
+
+@pytest.mark.parametrize('code', [1, 2, 130])
+def test_what_failed_for_good_is_not_run_again(gcloud, code):
+  answer(gcloud, code)
+  done = until_done(gcloud)
+  assert done.returncode == code
+  assert f'error: exit code {code}' in done.stderr
+  check = CHECK if code == 1 else []
+  assert steps(gcloud) == [*BEGIN, *SETUP, 'run', *check, 'delete']
+
+
+def test_restarts_have_a_limit(gcloud):
+  gcloud.env['MAX_RESTARTS'] = '2'
+  answer(gcloud, 137)
+  assert until_done(gcloud).returncode == 137
+  assert steps(gcloud).count('run') == 3
+  assert steps(gcloud)[-1] == 'delete'
+
+
+def test_a_setup_that_fails_costs_no_slice(gcloud):
+  answer(gcloud, 0, **{'tpu-vm scp': [(1, '')]})
+  assert until_done(gcloud).returncode == 1
+  assert steps(gcloud) == [*BEGIN, 'scp', *CHECK, 'delete']
+
+
+def test_keep_keeps_the_slice(gcloud):
+  gcloud.env['KEEP'] = '1'
+  answer(gcloud, 2)
+  assert until_done(gcloud).returncode == 2
+  assert 'delete' not in steps(gcloud)
+
+
+def test_ctrl_c_leaves_run_and_slice(gcloud, tmp_path):
+  answer(gcloud, 0)
+  # In the middle of the run.
+  patient = tmp_path / 'bin' / 'gcloud'
+  patient.write_text(
+    f'{patient.read_text()}\n'
+    "if 'worker.sh run' in ' '.join(argv):\n"
+    "  __import__('time').sleep(50)\n"
+  )
+  gcloud.answer({'queued-resources describe': [(0, 'ACTIVE\n')]})
+  process = subprocess.Popen(
+    gcloud.command('until_done.sh', *ARGUMENTS),
+    env=gcloud.env,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  limit = time.monotonic() + 30
+  while 'run' not in steps(gcloud) and time.monotonic() < limit:
+    time.sleep(0.05)
+  # As a terminal does: to all processes of the group.
+  subprocess.run(['kill', '-INT', '--', f'-{process.pid}'], check=True)
+  _, said = process.communicate(timeout=30)
+  assert process.returncode == 130
+  assert 'the run goes on' in said
+  assert 'delete' not in steps(gcloud)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'problem'),
+  [
+    ((), 'until_done.sh [--dry-run]'),
+    (('--config=c.py',), 'give --workdir=gs://BUCKET/RUN'),
+  ],
+)
+def test_bad_arguments_cost_nothing(gcloud, arguments, problem):
+  done = gcloud.run('until_done.sh', *arguments)
+  assert done.returncode == 2
+  assert problem in done.stderr
+  assert not gcloud.calls()

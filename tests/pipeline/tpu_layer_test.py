@@ -1,0 +1,88 @@
+"""A layer of the built model, compiled for TPUs where there is none."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tract_jax.models import lora
+from tract_jax.parallel import partition
+from tract_jax.pipeline import base_model
+from tract_jax.pipeline import config as config_lib
+
+pytestmark = pytest.mark.slow
+pytest.importorskip('libtpu', reason='needs libtpu, the compiler for TPUs')
+
+# Keeps libtpu from looking for the machine that it would run on.
+ENVIRONMENT = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_WORKER_ID': '0',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  'TPU_LOG_DIR': 'disabled',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
+ROWS, LENGTH, WIDTH, MLP = 4, 512, 512, 1024
+
+
+@pytest.fixture(scope='module', name='devices')
+def _devices():
+  topologies = pytest.importorskip('jax.experimental.topologies')
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in ENVIRONMENT.items():
+      patch.setenv(name, value)
+    yield topologies.get_topology_desc('v5e:2x2', platform='tpu').devices
+
+
+def _compiled(devices, lora_rank, num_heads, **mesh):
+  """The text of the gradient of a sum of hidden states."""
+  config = config_lib.merge(
+    {
+      'model': {
+        'dtype': 'bfloat16',
+        'lora_rank': lora_rank,
+        'hidden_size': WIDTH,
+        'intermediate_size': MLP,
+        'num_heads': num_heads,
+        'num_kv_heads': 4,
+        'remat': 'attention',
+      },
+      'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1, **mesh},
+    }
+  )
+  model = base_model.from_scratch(config, 512, devices)
+  trainable, frozen = lora.split_trainable(model.abstract, model.train_base)
+
+  def loss(trainable, frozen, *rows):
+    params = lora.merge(trainable, frozen)
+    return model.fns.hidden(params, *rows).astype(jnp.float32).sum()
+
+  rows = jax.ShapeDtypeStruct(
+    (ROWS, LENGTH), jnp.int32, sharding=partition.batch_sharding(model.mesh)
+  )
+  shardings = jax.tree.map(lambda x: x.sharding, trainable)
+  grad = jax.jit(jax.grad(loss), out_shardings=shardings)
+  return grad.lower(trainable, frozen, rows, rows, rows).compile().as_text()
+
+
+def _kernels(hlo: str, phase: str) -> list[str]:
+  """The first shape, after scratch memory, of each kernel's results."""
+  pattern = rf'%splash_mha_{phase}\S* = \((?:f32\S* )*(\S+?)\{{.* custom-call\('
+  return re.findall(pattern, hlo)
+
+
+@pytest.mark.parametrize('lora_rank', [0, 8])
+def test_a_layer_runs_the_kernel_and_gathers_its_weights(devices, lora_rank):
+  hlo = _compiled(devices, lora_rank, num_heads=4, fsdp=4)
+  # Each once: what the forward pass gave is kept by the policy.
+  for phase in ('fwd', 'dq', 'dkv'):
+    assert len(_kernels(hlo, phase)) == 1, phase
+  assert 'collective-permute' not in hlo
+  assert re.search(rf'bf16\[(1,)?{WIDTH},{MLP}\]\S* all-gather', hlo)
+
+
+def test_heads_are_split_over_devices(devices):
+  hlo = _compiled(devices, 0, num_heads=8, fsdp=2, tensor=2)
+  part = f'{ROWS // 2},{8 // 2},{LENGTH},{WIDTH // 8}'
+  assert _kernels(hlo, 'fwd') == [f'bf16[{part}]']

@@ -1,0 +1,100 @@
+"""A process beside one of several joined ones, that saves with Orbax for it.
+
+Among joined processes Orbax writes host arrays on the first one alone, and all
+must save the same. One that saves what only it has, such as its share of a
+dataset, does so through a process that is not joined. That is started with the
+first save and serves all of them; it ends when its pipe is closed, so also when
+the process that it serves is killed.
+"""
+
+import multiprocessing
+from multiprocessing import connection
+import subprocess
+import sys
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+
+class SavingProcess:
+  """The process and the pipe to it; one save at a time."""
+
+  def __init__(self):
+    """Starts nothing yet."""
+    self._process: subprocess.Popen | None = None
+    self._pipe: connection.Connection | None = None
+
+  def start(
+    self, path: epath.Path, leaves: dict[str, Any], record: dict[str, Any]
+  ) -> 'SavingProcess':
+    """Starts to save; `result()` ends it.
+
+    Args:
+      path: of the step.
+      leaves: {name: array}; copied to the process at once.
+      record: JSON object to be saved with them.
+
+    Returns:
+      Itself.
+    """
+    if self._pipe is None:
+      self._pipe = self._connected()
+    hosted = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    self._pipe.send((str(path), hosted, record))
+    return self
+
+  def result(self) -> None:
+    """Waits for the end of the save.
+
+    Raises:
+      OSError: what it could not do.
+    """
+    assert self._pipe is not None
+    try:
+      problem = self._pipe.recv()
+    except (EOFError, ConnectionError):
+      self.close()
+      problem = 'the process that saves was killed'
+    if problem:
+      raise OSError(problem)
+
+  def close(self) -> None:
+    """Ends the process, where there is one."""
+    if self._pipe is not None and self._process is not None:
+      self._pipe.close()
+      self._process.wait()
+    self._pipe = self._process = None
+
+  def _connected(self) -> connection.Connection:
+    ours, its = multiprocessing.Pipe()
+    with its:
+      self._process = subprocess.Popen(
+        [sys.executable, '-m', __name__, str(its.fileno())],
+        pass_fds=[its.fileno()],
+      )
+    return ours
+
+
+def serve(pipe: connection.Connection) -> None:
+  """Saves what comes, and answers with what went wrong, or with nothing.
+
+  Args:
+    pipe: to the process that is served.
+  """
+  import jax
+
+  # The accelerator belongs to the process that is served.
+  jax.config.update('jax_platforms', 'cpu')
+  from tract_jax.data import orbax_store
+
+  while True:
+    try:
+      path, leaves, record = pipe.recv()
+    except EOFError:
+      return
+    pipe.send(orbax_store.problem_of_save(epath.Path(path), leaves, record))
+
+
+if __name__ == '__main__':
+  serve(connection.Connection(int(sys.argv[1])))

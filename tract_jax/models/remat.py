@@ -1,0 +1,53 @@
+"""What the backward pass finds stored of each layer, by name.
+
+What is not stored is computed again from the layer's input, which always is.
+Axes as in types.py.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from tract_jax.models import attention, layers
+
+_names = jax.checkpoint_policies.save_only_these_names
+
+# From the fastest to the smallest. Per token and layer there are stored, of a
+# layer with D = N H = 4096, K H = 1024, F = 14336 (Mistral-7B) in bfloat16:
+#
+#   none       everything, weights gathered from other devices included
+#   dots       results of projections and attention: 4 D + 2 K H + 2 F, 92 KiB
+#   inputs     attention's results and the MLP's input, 3 D, 24 KiB: projections
+#              are computed again, but not attention and o_proj
+#   attention  attention's results, 2 D, 16 KiB
+#   full       the layer's input alone, D, 8 KiB
+POLICIES: dict[str, Callable[..., bool]] = {
+  'none': jax.checkpoint_policies.everything_saveable,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    _names(attention.OUTPUT_NAME),
+  ),
+  'inputs': _names(attention.OUTPUT_NAME, layers.MLP_INPUT_NAME),
+  'attention': _names(attention.OUTPUT_NAME),
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def rematerialised(
+  layer: Callable[..., Any], policy: str
+) -> Callable[..., Any]:
+  """The body of a loop over layers, storing what the policy says.
+
+  Args:
+    layer: (carry, weights) -> (carry, result).
+    policy: of `POLICIES`.
+
+  Returns:
+    A function with the same results and gradients.
+  """
+  if policy == 'none':
+    return layer
+  # Inside a scan nothing can be merged with the forward pass, and the barriers
+  # against it would only cost time.
+  return jax.checkpoint(layer, policy=POLICIES[policy], prevent_cse=False)
