@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tract_jax.models import lora
+from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.parallel import partition
 from tract_jax.pipeline import base_model
 from tract_jax.pipeline import config as config_lib
@@ -51,7 +52,8 @@ def _compiled(devices, lora_rank, num_heads, **mesh):
       'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1, **mesh},
     }
   )
-  model = base_model.from_scratch(config, 512, devices)
+  mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
+  model = base_model.from_scratch(config, 512, mesh)
   trainable, frozen = lora.split_trainable(model.abstract, model.train_base)
 
   def loss(trainable, frozen, *rows):

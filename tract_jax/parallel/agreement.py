@@ -118,6 +118,7 @@ class Agreement:
       stop = self._look(True)
       self._client.key_value_set(point, _word(stop))
       return stop
+    self._look(False)
     return self._waited_for(point) == _word(True)
 
   def _are_all_here(self, point: str) -> bool:
