@@ -10,7 +10,7 @@ STAMP := $(VENV)/.locked
 # ARGS='-k packing', ARGS=--runs=1 or ARGS=--upgrade.
 ARGS ?=
 
-.PHONY: help venv demo test test-fast check bench-sampling lock
+.PHONY: help venv demo test test-fast check bench-sampling lock tpu
 
 help:  ## Lists these targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +52,13 @@ check: venv  ## Checks format, lint and types.
 
 bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.sampling $(ARGS)
+
+tpu: venv  ## Gets the TPU's compiler, for --task=plan (200 MB).
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+	  --no-deps --upgrade --target $(VENV)/tpu -r requirements/tpu.txt \
+	  2>$(VENV)/tpu.log || \
+	  echo 'libtpu could not be had: --task=plan does not work, and its test' \
+	    'will be skipped. The reason stands in $(VENV)/tpu.log.'
 
 lock: venv  ## Pins what setup.py and requirements/lock.in ask for.
 	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet \

@@ -33,6 +33,7 @@ from tract_jax.pipeline import (
   config_check,
   inspect_data,
   interruption,
+  plan,
   progress,
   read_data,
   tasks,
@@ -48,7 +49,9 @@ _ONE_CONFIG = (
   'give one --config=FILE, such as configs/demo.py; only a model that is used '
   'as it is needs none'
 )
-TASKS = (*tasks.TASKS, 'inspect')
+TASKS = (*tasks.TASKS, 'inspect', 'plan')
+# They work without rows, too.
+_NEED_NO_ROWS = ('inspect', 'plan')
 _TRAIN_NOTHING = ('predict', 'evaluate', 'inspect')
 
 
@@ -109,7 +112,7 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
   if not files and not as_judge:
     raise types.InputError(_ONE_CONFIG)
   config_check.check(
-    config, as_judge=as_judge, needs_rows=values.task != 'inspect'
+    config, as_judge=as_judge, needs_rows=values.task not in _NEED_NO_ROWS
   )
   workdir = values.workdir or f'runs/{config.name}'
   return values.task, workdir, config
@@ -182,6 +185,10 @@ def _run(
   if task == 'evaluate' and host.is_alone and host.index:
     progress.say(f'{host}: the first one makes the report')
     return
+  if task == 'plan':
+    with workdir_lib.use(folder, host):
+      plan.plan(config, folder)
+    return
   with workdir_lib.use(folder, host):
     workdir_lib.check_shared(folder, host, stop)
     progress.say(f'workdir: {folder}')
@@ -207,6 +214,9 @@ def _setup_and_data(
 def _start(task: str, limits) -> distributed.Host:
   """Starts jax, joined with the other processes of the run, or alone."""
   host = distributed.ONLY_HOST
+  if task == 'plan':
+    plan.use_no_chips()
+    return host
   if task in tasks.ON_SEVERAL_HOSTS:
     host = distributed.find_alone()
   if host.is_alone:

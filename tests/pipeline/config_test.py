@@ -137,6 +137,10 @@ def test_values_of_another_type_are_named():
     ('sampling.slots', 0),
     ('sampling.prefill_tokens', 0),
     ('evaluation.num_resamples', 10),
+    ('plan.topology', 'v5e'),
+    ('plan.rows_per_chip', -1),
+    ('plan.prompt_tokens', 0),
+    ('plan.cot_tokens', 0),
   ],
 )
 def test_bad_value_is_named_with_its_key(key, value):

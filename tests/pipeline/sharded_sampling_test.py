@@ -82,8 +82,8 @@ def test_several_devices_sample_what_one_does(
     return watching
 
   names = ('empty_state', 'insert', 'decode_steps')
-  fns = engine._fns
-  engine._fns = dataclasses.replace(
+  fns = engine.fns
+  engine.fns = dataclasses.replace(
     fns, **{name: watched(getattr(fns, name)) for name in names}
   )
   cots, scores = sampled(sampler)

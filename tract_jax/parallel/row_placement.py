@@ -49,17 +49,23 @@ class RowPlacement:
     """
     if self.mesh is None:
       return slots
-    shardings = {
+    return jax.lax.with_sharding_constraint(slots, self.shardings(slots, axes))
+
+  def shardings(self, slots: types.PyTree, axes: types.PyTree) -> types.PyTree:
+    """How `split` splits slots on a mesh.
+
+    Args:
+      slots: arrays as for `split`, or their shapes.
+      axes: as for `split`.
+
+    Returns:
+      Tree like `slots` of shardings.
+    """
+    by_axis = {
       axis: partition.named_sharding(self.mesh, names)
       for axis, names in _LOGICAL_AXES.items()
     }
-    return mapping.along(
-      lambda axis, leaf: jax.lax.with_sharding_constraint(
-        leaf, shardings[axis]
-      ),
-      axes,
-      slots,
-    )
+    return mapping.along(lambda axis, _: by_axis[axis], axes, slots)
 
   def map(
     self,

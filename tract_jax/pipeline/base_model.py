@@ -151,6 +151,27 @@ def elsewhere(
   return _make(model.config, model.sources, config, mesh)
 
 
+def from_architecture(
+  architecture: model_config_lib.ModelConfig,
+  config: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
+) -> BaseModel:
+  """A model without weights to read, for what works on shapes alone.
+
+  Args:
+    architecture: its numbers.
+    config: checked, with every key.
+    mesh: where it lies.
+
+  Returns:
+    The model.
+
+  Raises:
+    types.InputError: the mesh cannot split it.
+  """
+  return _make(architecture, None, config, mesh)
+
+
 def init_params(
   model: BaseModel, seed: int
 ) -> tuple[types.PyTree, types.PyTree]:

@@ -89,7 +89,7 @@ def build(
   if as_judge and sources:
     config, method = judge_file.applied(config, sources.judge_folder)
   trains = trains and not as_judge
-  mesh = _training_mesh(config, devices) if trains else None
+  mesh = training_mesh(config, devices) if trains else None
   mesh = mesh or sampling_mesh(config, devices)
   if sources:
     tokenizer = tokenizer_lib.load_tokenizer(str(sources.folder))
@@ -122,6 +122,29 @@ def for_sampling(
     return setup
   model = base_model.elsewhere(setup.model, setup.config, mesh)
   return dataclasses.replace(setup, model=model)
+
+
+def training_mesh(
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+) -> jax.sharding.Mesh:
+  """The mesh of all processes, over which the batch can be split.
+
+  Args:
+    config: checked.
+    devices: of all processes; None: those of this run.
+
+  Returns:
+    The mesh.
+
+  Raises:
+    types.InputError: the mesh does not fit the devices, or the batch the mesh.
+  """
+  mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
+  mapping.check_mode(config.mapping, mesh)
+  train = config.train
+  partition.check_rows(mesh, train.micro_batch_size or train.batch_size)
+  return mesh
 
 
 def sampling_mesh(
@@ -314,15 +337,6 @@ def _check_vocabulary(tokenizer, model: base_model.BaseModel) -> None:
       f'{place}: the tokenizer has {tokenizer.vocab_size} tokens, the '
       f'embedding only {model.config.vocab_size}'
     )
-
-
-def _training_mesh(config, devices) -> jax.sharding.Mesh:
-  """The mesh of all processes, over which the batch can be split."""
-  mesh = mesh_lib.make_mesh(**config.mesh, devices=devices)
-  mapping.check_mode(config.mapping, mesh)
-  train = config.train
-  partition.check_rows(mesh, train.micro_batch_size or train.batch_size)
-  return mesh
 
 
 def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:

@@ -240,6 +240,17 @@ _HOSTS: dict[str, Any] = {
   'notice_secs': 30,
   'heartbeat_secs': 100,
 }
+_PLAN: dict[str, Any] = {
+  # Of --task=plan: the TPU slice to compile for, such as v5e:4x4, v5p:2x2x4 or
+  # v6e:4x4.
+  'topology': '',
+  # Rows of a pass through the model for each chip; 0: train.micro_batch_size,
+  # or train.batch_size, over the chips.
+  'rows_per_chip': 0,
+  # What a row is assumed to have: tokens of the prompt and of a sampled CoT.
+  'prompt_tokens': 1200,
+  'cot_tokens': 256,
+}
 
 
 # What a key was called before.
@@ -263,6 +274,7 @@ def default_config() -> ml_collections.ConfigDict:
     'export': _EXPORT,
     'mesh': _MESH,
     'hosts': _HOSTS,
+    'plan': _PLAN,
   }
   return ml_collections.ConfigDict({**_RUN, **sections}).lock()
 

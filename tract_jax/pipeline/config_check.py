@@ -10,7 +10,7 @@ from tract_jax import types
 from tract_jax.data import encoding
 from tract_jax.models import lora, quantization, remat
 from tract_jax.objectives import losses, predictors, score_losses, targets
-from tract_jax.parallel import mapping
+from tract_jax.parallel import chips, mapping
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import on_mesh, row_settings
@@ -34,7 +34,7 @@ def check(
     types.InputError: one line for each bad value.
   """
   problems = list(_problems(config))
-  problems += list(_joint_problems(config, as_judge))
+  problems += list(_joint_problems(config, as_judge, needs_rows))
   problems += list(_length_problems(config))
   data = config.data
   has_rows = data.source != 'files' or data.train_path or data.benchmarks
@@ -220,10 +220,18 @@ _RULES = {
   'evaluation.num_resamples': _numbers(100, kind=int),
   'evaluation.tempered_temperature': _above(0),
   'evaluation.gap_examples': _NOT_NEGATIVE,
+  'plan.topology': (
+    lambda v: not v or chips.is_topology(v),
+    f'is not one of {", ".join(chips.CHIPS)} with the chips along each axis, '
+    'such as v5e:4x4 or v5p:2x2x4',
+  ),
+  'plan.rows_per_chip': _NOT_NEGATIVE,
+  'plan.prompt_tokens': _numbers(1, _MAX_TOKENS, kind=int),
+  'plan.cot_tokens': _numbers(1, _MAX_TOKENS, kind=int),
 }
 
 
-def _joint_problems(config, as_judge: bool) -> Iterator[str]:
+def _joint_problems(config, as_judge: bool, needs_rows: bool) -> Iterator[str]:
   """Problems of several keys together."""
   train, data = config.train, config.data
   micro = train.micro_batch_size or train.batch_size
@@ -238,8 +246,8 @@ def _joint_problems(config, as_judge: bool) -> Iterator[str]:
       'config.train.lambda_candidates: are compared on validation rows, but '
       'config.data.validation_fraction is 0'
     )
-  if data.source == 'files' and not data.train_path and not as_judge:
-    if any(
+  if needs_rows and data.source == 'files' and not data.train_path:
+    if not as_judge and any(
       methods_lib.METHODS[m].stages
       for m in config.methods
       if m in methods_lib.METHODS

@@ -91,6 +91,10 @@ class Engine:
     placement: how slots and prompts are spread over devices. Default: where
       JAX puts them.
 
+  Attributes:
+    buckets: the shapes in which prompts are read.
+    fns: what works on the slots, compiled when it is used.
+
   Raises:
     ValueError: a token that the model does not have, a size below 1, or an
       unknown word for `unfinished`.
@@ -144,7 +148,7 @@ class Engine:
     self._max_retries = max_retries if sampling.temperature else 0
     self._unfinished = unfinished
     self._placement = placement
-    self._buckets = prompt_queue.Buckets(
+    self.buckets = prompt_queue.Buckets(
       length_multiple,
       max_length,
       prefill_tokens,
@@ -154,7 +158,7 @@ class Engine:
     self._filter = cot_end.MarkerFilter(cot_format.marker, decode_text)
     score = score_reading.make_score(fns, cot_format, num_valid_tokens)
     self._score = jax.jit(placement.map(score, (0, 0), 0))
-    self._fns = slot_pool.make_slot_fns(
+    self.fns = slot_pool.make_slot_fns(
       fns, sampling, cot_format, steps_per_call, num_valid_tokens, placement
     )
 
@@ -288,7 +292,7 @@ class Engine:
     greedy_indices = np.full(len(sequences), -1, np.int32)
     lengths = _lengths(sequences)
     for batch in self._batches(lengths):
-      rows = self._buckets.padded([sequences[i] for i in batch])
+      rows = self.buckets.padded([sequences[i] for i in batch])
       probs, greedy, finite = jax.device_get(
         self._score(params, *self._placement.place(rows))
       )
@@ -302,10 +306,10 @@ class Engine:
     order = np.argsort(lengths, kind='stable')
     order = order[lengths[order] <= self.longest_context]
     by_bucket = itertools.groupby(
-      order.tolist(), key=lambda i: self._buckets.length(int(lengths[i]))
+      order.tolist(), key=lambda i: self.buckets.length(int(lengths[i]))
     )
     for bucket, group in by_bucket:
-      numbers, size = list(group), self._buckets.num_rows(bucket)
+      numbers, size = list(group), self.buckets.num_rows(bucket)
       for start in range(0, len(numbers), size):
         yield numbers[start : start + size]
 
@@ -316,11 +320,9 @@ class Engine:
     num_added = len(self._format.lead_ids) + self._format.longest_score
     is_wanted = limits > 0
     room = int((lengths + limits)[is_wanted].max()) + num_added
-    longest = max(room, self._buckets.length(int(lengths[is_wanted].max())))
-    multiple = min(_CACHE_MULTIPLE, 1 << (self._max_length - 1).bit_length())
-    tile = math.lcm(_TILE, self._buckets.row_multiple)
+    longest = max(room, self.buckets.length(int(lengths[is_wanted].max())))
     return slot_pool.SlotPool(
-      self._fns,
+      self.fns,
       params,
       requests=requests,
       limits=limits,
@@ -331,19 +333,29 @@ class Engine:
         attempt.num_retries == self._max_retries
         and self._unfinished == 'complete'
       ),
-      buckets=self._buckets,
-      tracker=slot_tracker.SlotTracker(
-        num_slots=-(-self._num_slots // tile) * tile,
-        max_new_tokens=self._max_new_tokens,
-        cot_format=self._format,
-        marker_filter=self._filter,
-        encode_text=self._encode_text,
-        decode_text=self._decode_text,
-      ),
+      buckets=self.buckets,
+      tracker=self.make_tracker(),
       num_slots=self._num_slots,
-      cache_length=-(-longest // multiple) * multiple,
+      cache_length=self.cache_length(longest),
       placement=self._placement,
     )
+
+  def make_tracker(self) -> slot_tracker.SlotTracker:
+    """Empty slots, as many as are computed together."""
+    tile = math.lcm(_TILE, self.buckets.row_multiple)
+    return slot_tracker.SlotTracker(
+      num_slots=-(-self._num_slots // tile) * tile,
+      max_new_tokens=self._max_new_tokens,
+      cot_format=self._format,
+      marker_filter=self._filter,
+      encode_text=self._encode_text,
+      decode_text=self._decode_text,
+    )
+
+  def cache_length(self, longest: int) -> int:
+    """Entries of a cache that is to hold rows of so many tokens."""
+    multiple = min(_CACHE_MULTIPLE, 1 << (self._max_length - 1).bit_length())
+    return -(-longest // multiple) * multiple
 
 
 def _check_sizes(**sizes: int) -> None:

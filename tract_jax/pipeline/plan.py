@@ -1,0 +1,240 @@
+"""What a run on a TPU slice will need, compiled ahead of time, no TPU there.
+
+    the slice's chips (libtpu knows them by the topology's name)
+      -> the programs of the run, with shapes in place of arrays
+      -> compiled -> figures -> where one does not fit, the same with changes
+      -> plan/plan.json and plan/plan.txt
+
+Training is planned on `config.mesh` over all chips; sampling on
+`config.sampling.mesh` over the chips of one host, since every host samples by
+itself.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+import functools
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import sys
+
+from etils import epath
+import jax
+from jax.experimental import topologies
+import ml_collections
+
+from tract_jax import types
+from tract_jax.parallel import chips
+from tract_jax.pipeline import (
+  build,
+  plan_figures,
+  plan_hours,
+  plan_programs,
+  plan_report,
+  plan_trials,
+  progress,
+)
+from tract_jax.pipeline import methods as methods_lib
+
+# What libtpu asks for on a TPU's machine, and what keeps it quiet elsewhere.
+_ENVIRONMENT = {
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_LOG_DIR': 'disabled',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_WORKER_ID': '0',
+}
+# Where `make tpu` puts libtpu: apart from the packages, since jax looks for
+# TPUs as soon as it finds it there.
+_LIBRARY = pathlib.Path(sys.prefix, 'tpu', 'libtpu', 'libtpu.so')
+
+
+def use_no_chips() -> None:
+  """Keeps jax to this machine's CPU; to be called before any device is used."""
+  jax.config.update('jax_platforms', 'cpu')
+
+
+def has_compiler() -> bool:
+  """Whether the TPU's compiler, libtpu, is at hand."""
+  return (
+    'TPU_LIBRARY_PATH' in os.environ
+    or importlib.util.find_spec('libtpu') is not None
+    or _LIBRARY.is_file()
+  )
+
+
+def plan(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+  """Compiles a run's programs for `config.plan.topology` and writes the plan.
+
+  Args:
+    config: checked.
+    workdir: plan/plan.json and plan/plan.txt are written under it.
+
+  Raises:
+    types.InputError: no topology, or none that libtpu knows; no libtpu; a
+      mapping that is not planned; a model whose numbers are nowhere; a mesh
+      that does not fit the chips.
+  """
+  name = config.plan.topology
+  if not name:
+    raise types.InputError(
+      'config.plan.topology: is empty; name a TPU slice, such as v5e:4x4'
+    )
+  if config.mapping != 'jit':
+    raise types.InputError(
+      f'config.mapping: {config.mapping!r} is not planned; "jit" is'
+    )
+  topology = chips.topology(name)
+  devices = _devices(topology)
+  planner = _Planner(plan_trials.asked(config, len(devices)), topology, devices)
+  method = max(config.methods, key=_num_stages)
+  outcomes = [*planner.training(method), *planner.sampling(method)]
+  facts = plan_report.Facts(
+    config=planner.config,
+    asked_rows=config.train.batch_size,
+    topology=topology,
+    method=method,
+    num_hosts=planner.num_hosts,
+    hours=plan_hours.hours(planner.config, method, planner.num_hosts, outcomes),
+  )
+  folder = workdir / 'plan'
+  folder.mkdir(parents=True, exist_ok=True)
+  content = plan_report.as_json(facts, outcomes)
+  (folder / 'plan.json').write_text(json.dumps(content, indent=1) + '\n')
+  table = plan_report.as_text(facts, outcomes)
+  (folder / 'plan.txt').write_text(table)
+  progress.say(table)
+  progress.say(f'plan: {folder / "plan.json"}')
+
+
+class _Planner:
+  """Compiles programs, and lighter ones where they do not fit.
+
+  Attributes:
+    config: that is planned.
+    num_hosts: of the slice.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    topology: chips.Topology,
+    devices: Sequence[jax.Device],
+  ):
+    self.config = config
+    self._topology = topology
+    self._devices = devices
+    self._host = _host_devices(topology, devices)
+    self.num_hosts = len(devices) // len(self._host)
+    self._found: dict[tuple, plan_figures.Figures] = {}
+
+  def training(self, method: str) -> list[plan_report.Outcome]:
+    """The training step of each stage."""
+
+    def program(name, stage, config):
+      setup = plan_programs.make_setup(config, self._devices)
+      num_steps = plan_hours.num_steps(config)
+      return plan_programs.training(setup, name, stage, num_steps)
+
+    return [
+      self._outcome(
+        functools.partial(program, f'train_stage{number}', stage),
+        plan_trials.lighter_training(self.config, len(self._devices)),
+      )
+      for number, stage in enumerate(methods_lib.METHODS[method].stages, 1)
+    ]
+
+  def sampling(self, method: str) -> list[plan_report.Outcome]:
+    """Reading prompts and writing CoTs, on one host."""
+    if not methods_lib.any_with_cot([method]):
+      return []
+
+    def program(place, config):
+      setup = plan_programs.make_setup(config, self._devices)
+      setup = build.for_sampling(setup, self._host)
+      return plan_programs.sampling(setup)[place]
+
+    return [
+      self._outcome(
+        functools.partial(program, place),
+        plan_trials.lighter_sampling(self.config),
+      )
+      for place in range(2)
+    ]
+
+  def _outcome(
+    self,
+    make: Callable[[ml_collections.ConfigDict], plan_programs.Program],
+    lighter: Iterable[plan_trials.Changes],
+  ) -> plan_report.Outcome:
+    """Figures of a program; with changes, where as it is it does not fit."""
+    asked = self._compiled(make, {})
+    figures = asked
+    tried: list[tuple[plan_trials.Changes, plan_figures.Figures]] = []
+    for changes in itertools.islice(lighter, plan_trials.MAX_TRIALS):
+      if figures.fits:
+        break
+      figures = self._compiled(make, changes)
+      tried.append((changes, figures))
+    return plan_report.Outcome(asked, tuple(tried))
+
+  def _compiled(self, make, changes) -> plan_figures.Figures:
+    """Figures of one program, compiled once for stages that are alike."""
+    program = make(plan_trials.changed(self.config, changes))
+    key = (*program.key, *sorted(changes.items()))
+    if key in self._found:
+      return dataclasses.replace(
+        self._found[key], name=program.name, compile_secs=0.0
+      )
+    shown = ', '.join(f'{k}={v}' for k, v in changes.items())
+    progress.say(
+      f'plan: compiling {program.name} for {self._topology.name}'
+      + (f' with {shown}' if shown else '')
+    )
+    figures = plan_figures.compile_program(program, self._topology.chip)
+    progress.say(f'plan: {plan_report.one_line(figures)}')
+    self._found[key] = figures
+    return figures
+
+
+def _num_stages(method: str) -> int:
+  return len(methods_lib.METHODS[method].stages)
+
+
+def _devices(topology: chips.Topology) -> list[jax.Device]:
+  """The chips of a slice, as far as the compiler needs them."""
+  for name, value in _ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  os.environ.setdefault('TPU_ACCELERATOR_TYPE', topology.accelerator_type)
+  if not has_compiler():
+    raise types.InputError(
+      'config.plan.topology: compiling for TPUs needs libtpu, which is not'
+      ' installed; `make tpu` gets it'
+    )
+  if importlib.util.find_spec('libtpu') is None:
+    os.environ.setdefault('TPU_LIBRARY_PATH', str(_LIBRARY))
+  try:
+    found = topologies.get_topology_desc(topology.name, platform='tpu')
+  except Exception as error:  # libtpu raises several kinds.
+    reason = ' '.join(str(error).split())
+    raise types.InputError(
+      f'config.plan.topology: {topology.name!r}: {reason}'
+    ) from error
+  return list(found.devices)
+
+
+def _host_devices(
+  topology: chips.Topology, devices: Sequence[jax.Device]
+) -> list[jax.Device]:
+  """The chips of one host, as a slice of their own.
+
+  The compiler takes a program on some of a slice's chips for one on all.
+  """
+  kind, _, sizes = topology.name.partition(':')
+  places = [d.coords for d in devices if d.process_index == 0]
+  extents = [max(axis) + 1 for axis in zip(*places, strict=True)]
+  axes = len(sizes.split('x'))
+  host = f'{kind}:{"x".join(str(extent) for extent in extents[:axes])}'
+  return _devices(chips.topology(host))

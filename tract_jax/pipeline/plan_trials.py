@@ -1,0 +1,147 @@
+"""What a plan tries where a program does not fit, from mild to drastic.
+
+Each trial keeps what those before it changed. Which of them fits is found by
+compiling them.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from tract_jax.parallel import mesh as mesh_lib
+from tract_jax.pipeline import config as config_lib
+
+# Compiling takes up to minutes.
+MAX_TRIALS = 6
+
+_LORA_RANK = 8
+_FEWEST_SLOTS = 16
+
+Changes = dict[str, Any]
+
+
+def changed(
+  config: ml_collections.ConfigDict, changes: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """A copy of a configuration with other values.
+
+  Args:
+    config: with every key.
+    changes: {dotted key: value}.
+
+  Returns:
+    The copy.
+  """
+  copy = config_lib.merge(config)
+  copy.update_from_flattened_dict(dict(changes))
+  return copy
+
+
+def asked(
+  config: ml_collections.ConfigDict, num_chips: int
+) -> ml_collections.ConfigDict:
+  """The configuration with a batch that can be planned.
+
+  Args:
+    config: checked.
+    num_chips: of the slice.
+
+  Returns:
+    A copy, with the rows that `plan.rows_per_chip` means in one pass through
+    the model; or with the batch as it is, but for micro-batches that the mesh
+    cannot split, which get the next larger number of rows.
+
+  Raises:
+    types.InputError: a mesh that does not fit the chips.
+  """
+  num_rows = config.plan.rows_per_chip * num_chips
+  if num_rows:
+    config = changed(
+      config, {'train.batch_size': num_rows, 'train.micro_batch_size': 0}
+    )
+  return changed(config, _whole_rows(config, num_chips))
+
+
+def lighter_training(
+  config: ml_collections.ConfigDict, num_chips: int
+) -> Iterator[Changes]:
+  """Changes that make a training step smaller.
+
+  Weights split over all chips; then every layer computed again in backward;
+  then half the rows at a time, down to one a chip; then adapters only.
+
+  Args:
+    config: of `asked`.
+    num_chips: of the slice.
+
+  Yields:
+    Changes, those before included.
+  """
+  changes: Changes = {}
+  sizes = mesh_lib.resolve_sizes(**config.mesh, num_devices=num_chips)
+  if sizes != (1, num_chips, 1):
+    changes |= {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1}
+    changes |= _whole_rows(changed(config, changes), num_chips)
+    config = changed(config, changes)
+    yield dict(changes)
+  if config.model.remat != 'full':
+    changes['model.remat'] = 'full'
+    yield dict(changes)
+  micro = config.train.micro_batch_size or config.train.batch_size
+  while micro % 2 == 0 and micro > num_chips:
+    micro //= 2
+    changes['train.micro_batch_size'] = micro
+    yield dict(changes)
+  if not config.model.lora_rank and config.model.path:
+    changes['model.lora_rank'] = _LORA_RANK
+    yield dict(changes)
+
+
+def lighter_sampling(config: ml_collections.ConfigDict) -> Iterator[Changes]:
+  """Changes that make the sampler's programs smaller.
+
+  Weights split by heads and hidden units over all chips of a host; then half
+  the slots, and prompts read at a time; then the cache in 8 bits, and the
+  weights.
+
+  Args:
+    config: of `asked`.
+
+  Yields:
+    Changes, those before included.
+  """
+  changes: Changes = {}
+  if config.sampling.mesh.tensor != -1:
+    sizes = {'data': 1, 'fsdp': 1, 'tensor': -1}
+    changes |= {f'sampling.mesh.{axis}': n for axis, n in sizes.items()}
+    yield dict(changes)
+  slots, tokens = config.sampling.slots, config.sampling.prefill_tokens
+  while slots // 2 >= _FEWEST_SLOTS:
+    slots, tokens = slots // 2, max(tokens // 2, 1)
+    changes |= {'sampling.slots': slots, 'sampling.prefill_tokens': tokens}
+    yield dict(changes)
+  is_8_bits = {
+    'sampling.kv_cache': config.sampling.kv_cache,
+    'sampling.weights': (
+      config.sampling.weights or config.model.base_quantization
+    ),
+  }
+  for key, kind in is_8_bits.items():
+    if not kind:
+      changes[key] = 'int8'
+      yield dict(changes)
+
+
+def _whole_rows(config: ml_collections.ConfigDict, num_chips: int) -> Changes:
+  """What makes each micro-batch one that the mesh can split."""
+  train = config.train
+  data, fsdp, _ = mesh_lib.resolve_sizes(**config.mesh, num_devices=num_chips)
+  micro = train.micro_batch_size or train.batch_size
+  whole = -(-micro // (data * fsdp)) * data * fsdp
+  if whole == micro:
+    return {}
+  return {
+    'train.batch_size': train.batch_size // micro * whole,
+    'train.micro_batch_size': whole,
+  }
