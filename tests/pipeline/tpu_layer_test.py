@@ -7,33 +7,28 @@ import jax.numpy as jnp
 import pytest
 
 from tract_jax.models import lora
+from tract_jax.parallel import chips, partition
 from tract_jax.parallel import mesh as mesh_lib
-from tract_jax.parallel import partition
-from tract_jax.pipeline import base_model
+from tract_jax.pipeline import base_model, plan
 from tract_jax.pipeline import config as config_lib
 
-pytestmark = pytest.mark.slow
-pytest.importorskip('libtpu', reason='needs libtpu, the compiler for TPUs')
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    not plan.has_compiler(),
+    reason='libtpu is not installed; `make tpu` gets it',
+  ),
+]
 
-# Keeps libtpu from looking for the machine that it would run on.
-ENVIRONMENT = {
-  'TPU_SKIP_MDS_QUERY': '1',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-  'TPU_WORKER_ID': '0',
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
-  'TPU_LOG_DIR': 'disabled',
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-}
 ROWS, LENGTH, WIDTH, MLP = 4, 512, 512, 1024
 
 
 @pytest.fixture(scope='module', name='devices')
 def _devices():
-  topologies = pytest.importorskip('jax.experimental.topologies')
   with pytest.MonkeyPatch.context() as patch:
-    for name, value in ENVIRONMENT.items():
-      patch.setenv(name, value)
-    yield topologies.get_topology_desc('v5e:2x2', platform='tpu').devices
+    # Set for each kind of slice.
+    patch.delenv('TPU_ACCELERATOR_TYPE', raising=False)
+    yield plan.slice_devices(chips.topology('v5e:2x2'))
 
 
 def _compiled(devices, lora_rank, num_heads, **mesh):

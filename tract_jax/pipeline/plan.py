@@ -87,7 +87,7 @@ def plan(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
       f'config.mapping: {config.mapping!r} is not planned; "jit" is'
     )
   topology = chips.topology(name)
-  devices = _devices(topology)
+  devices = slice_devices(topology)
   planner = _Planner(plan_trials.asked(config, len(devices)), topology, devices)
   method = max(config.methods, key=_num_stages)
   outcomes = [*planner.training(method), *planner.sampling(method)]
@@ -203,8 +203,18 @@ def _num_stages(method: str) -> int:
   return len(methods_lib.METHODS[method].stages)
 
 
-def _devices(topology: chips.Topology) -> list[jax.Device]:
-  """The chips of a slice, as far as the compiler needs them."""
+def slice_devices(topology: chips.Topology) -> list[jax.Device]:
+  """The chips of a slice, as far as the compiler needs them.
+
+  Args:
+    topology: of the slice.
+
+  Returns:
+    Devices to compile for; nothing can be put on them.
+
+  Raises:
+    types.InputError: no libtpu, or a slice that it does not know.
+  """
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', topology.accelerator_type)
@@ -237,4 +247,4 @@ def _host_devices(
   extents = [max(axis) + 1 for axis in zip(*places, strict=True)]
   axes = len(sizes.split('x'))
   host = f'{kind}:{"x".join(str(extent) for extent in extents[:axes])}'
-  return _devices(chips.topology(host))
+  return slice_devices(chips.topology(host))
