@@ -356,12 +356,4 @@ def test_the_demo_is_planned_for_four_chips(tmp_path):
   # Weights are gathered; the state is written where it was.
   assert first['collective_bytes']['all-gather'] > 0
   assert first['alias_bytes_per_chip'] > 0
-  # A chip has two heads of the cache: new entries are written where it lies,
-  # and it is not laid out anew.
-  decode = programs['decode']
-  assert decode['alias_bytes_per_chip'] > 1e6
-  assert decode['copied_bytes_per_chip'] < 0.1 * decode['alias_bytes_per_chip']
-  assert (
-    decode['temporary_bytes_per_chip'] < 0.25 * decode['alias_bytes_per_chip']
-  )
   assert content['hours_100k_rows'] > 0

@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from tract_jax import types
-from tract_jax.parallel import partition, tpu_options
+from tract_jax.parallel import partition
 
 MODES = ('jit', 'pmap')
 OUTPUTS = ('rows', 'sums')
@@ -96,6 +96,7 @@ def map_updates(
   *,
   mode: str = 'jit',
   updates_first: bool = False,
+  compiler_options: dict[str, str] | None = None,
 ) -> Callable[..., types.PyTree]:
   """Maps a function of parameters and micro-batches, such as a training step.
 
@@ -109,6 +110,7 @@ def map_updates(
     mode: "jit" or "pmap".
     updates_first: whether the result is (the first of params, updated, more).
       Its memory is then used again: what was given must not be read any more.
+    compiler_options: of tpu_options; "pmap" takes none.
 
   Returns:
     A function like the one made, of global arrays; the batch comes from
@@ -132,7 +134,7 @@ def map_updates(
       in_shardings=(*param_shardings, partition.micro_batch_sharding(mesh)),
       out_shardings=(param_shardings[0], same) if updates_first else same,
       donate_argnums=donated,
-      compiler_options=tpu_options.for_training(mesh),
+      compiler_options=compiler_options,
     )
   parallel = jax.pmap(
     make(lambda sums: jax.lax.psum(sums, _PMAP_AXIS)),

@@ -16,7 +16,12 @@ from tract_jax import types
 from tract_jax.data import synthetic
 from tract_jax.models import lora
 from tract_jax.objectives import losses, score_tree
-from tract_jax.parallel import mapping, partition, row_placement
+from tract_jax.parallel import (
+  mapping,
+  partition,
+  row_placement,
+  tpu_options,
+)
 from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.pipeline import (
   base_model,
@@ -88,9 +93,8 @@ def build(
   method = methods_lib.METHODS['zero_shot']
   if as_judge and sources:
     config, method = judge_file.applied(config, sources.judge_folder)
-  trains = trains and not as_judge
-  mesh = training_mesh(config, devices) if trains else None
-  mesh = mesh or sampling_mesh(config, devices)
+  make_mesh = training_mesh if trains and not as_judge else sampling_mesh
+  mesh = make_mesh(config, devices)
   if sources:
     tokenizer = tokenizer_lib.load_tokenizer(str(sources.folder))
     model = base_model.from_source(sources, config, mesh)
@@ -251,6 +255,7 @@ def make_trainer(
     step_lib.make_step, loss_fn, objective, optimizer, schedule
   )
   make_evaluate = functools.partial(step_lib.make_evaluate, loss_fn)
+  options = tpu_options.for_training(mesh, train_base=setup.model.train_base)
   train = setup.config.train
   micro_rows = train.micro_batch_size or train.batch_size
   return Trainer(
@@ -259,7 +264,12 @@ def make_trainer(
       out_shardings=shardings,
     ),
     step=mapping.map_updates(
-      make_step, mesh, (shardings, params[1]), mode=mode, updates_first=True
+      make_step,
+      mesh,
+      (shardings, params[1]),
+      mode=mode,
+      updates_first=True,
+      compiler_options=options,
     ),
     evaluate=mapping.map_updates(make_evaluate, mesh, params, mode=mode),
     to_device=lambda batch: mapping.place_micro_batches(
