@@ -12,7 +12,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from tract_jax import types
 
@@ -273,7 +273,7 @@ def pearson(scores: np.ndarray, predictions: np.ndarray) -> Figure:
   Returns:
     r in [-1, 1]; None for fewer than 3 rows or a constant side.
   """
-  return _correlation(stats.pearsonr, scores, predictions)
+  return _correlation(scipy.stats.pearsonr, scores, predictions)
 
 
 def spearman(scores: np.ndarray, predictions: np.ndarray) -> Figure:
@@ -282,7 +282,7 @@ def spearman(scores: np.ndarray, predictions: np.ndarray) -> Figure:
   Returns:
     rho in [-1, 1]; None as for `pearson`.
   """
-  return _correlation(stats.spearmanr, scores, predictions)
+  return _correlation(scipy.stats.spearmanr, scores, predictions)
 
 
 def kendall(scores: np.ndarray, predictions: np.ndarray) -> Figure:
@@ -291,7 +291,7 @@ def kendall(scores: np.ndarray, predictions: np.ndarray) -> Figure:
   Returns:
     tau-b in [-1, 1]; None as for `pearson`.
   """
-  return _correlation(stats.kendalltau, scores, predictions)
+  return _correlation(scipy.stats.kendalltau, scores, predictions)
 
 
 def rmse(scores: np.ndarray, predictions: np.ndarray) -> Figure:
