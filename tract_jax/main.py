@@ -19,10 +19,12 @@ Exit codes: 0 done, 2 bad config or data, 75 interrupted and resumable,
 130 Ctrl-C, 1 other.
 """
 
+import contextlib
 import sys
 
 from absl import flags
 from etils import epath
+import jax
 import ml_collections
 from ml_collections import config_flags
 
@@ -149,24 +151,31 @@ def _execute(task: str, folder: epath.Path, config) -> int:
   """Runs a task on a checked config; gives the exit code."""
   signals = interruption.StopSignal()
   try:
-    host = _start(task, config.hosts)
+    host = _start(task, config.hosts, signals)
   except types.InputError as error:
     return _fail(error)
-  signals.install()
   stop = agreement.Agreement(signals.requested, host)
   try:
     _run(task, folder, config, host, stop)
     return 0
   except BaseException as error:
-    stop.leave()
+    interrupted = isinstance(error, loop.Interrupted | KeyboardInterrupt)
+    other_failed = False
+    # Where the first process is gone, nobody is told.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      other_failed = interrupted and stop.has_failed()
+      stop.leave(failed=not interrupted)
     if isinstance(error, types.InputError):
       return _fail(error)
     if isinstance(error, loop.NonFiniteError):
       print(f'error: {error}', file=sys.stderr)
       return 1
-    if not isinstance(error, loop.Interrupted | KeyboardInterrupt):
+    if not interrupted:
       raise
     reason = str(error) or 'stopped at once'
+    if other_failed:
+      print(f'{reason}: another host failed; see its error', file=sys.stderr)
+      return 1
     print(f'{reason}; the same command continues', file=sys.stderr)
     return signals.exit_code or interruption.SIGTERM_EXIT
 
@@ -211,7 +220,9 @@ def _setup_and_data(
   return setup, read_data.read_data(setup, as_judge=as_judge)
 
 
-def _start(task: str, limits) -> distributed.Host:
+def _start(
+  task: str, limits, signals: interruption.StopSignal
+) -> distributed.Host:
   """Starts jax, joined with the other processes of the run, or alone."""
   host = distributed.ONLY_HOST
   if task == 'plan':
@@ -221,8 +232,12 @@ def _start(task: str, limits) -> distributed.Host:
     host = distributed.find_alone()
   if host.is_alone:
     distributed.initialize_alone()
+    signals.install()
     return host
   distributed.initialize(**limits)
+  # Before devices are looked for, which takes long on a pod: jax has its own
+  # way with SIGTERM until then.
+  signals.install()
   return distributed.joined_host()
 
 

@@ -171,3 +171,30 @@ def test_one_process_agrees_with_itself(quick):
   assert agreed.asked() and agreed.stop_here() and agreed.meet()
   agreed.leave()
   assert not quick.values
+
+
+@pytest.mark.parametrize('fails', [0, 1])
+def test_who_stops_for_a_failure_knows_it(fails):
+  def work(index, agreed, unused_signal):
+    assert not agreed.meet()
+    if index == fails:
+      agreed.leave(failed=True)
+      return None
+    assert agreed.meet()
+    return agreed.has_failed()
+
+  wanted = [True, True, True]
+  wanted[fails] = None
+  assert run_all(3, work) == wanted
+
+
+def test_who_stops_because_it_was_asked_has_not_failed():
+  def work(index, agreed, signal):
+    if index == 1:
+      signal.set()
+    while not agreed.stop_here():
+      time.sleep(0.001)
+    agreed.leave()
+    return agreed.has_failed()
+
+  assert run_all(2, work) == [False, False]

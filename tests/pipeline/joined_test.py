@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 
+from etils import epath
 import numpy as np
 import pytest
 
 from tests.pipeline import resume_test
 from tract_jax.data import self_cot
+from tract_jax.pipeline import workdir as workdir_lib
 
 TIMEOUT_SECS = 240
 # Twenty updates a stage: 60 rows of 64 train, 3 are for validation.
@@ -248,12 +250,24 @@ def test_one_is_killed_in_each_phase_and_the_rest_is_done(both, tmp_path):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize('phase', ['stage 1', 'sampling'])
-def test_sigterm_to_one_stops_both_and_loses_nothing(both, tmp_path, phase):
+@pytest.mark.parametrize(
+  ('phase', 'victim', 'sent', 'codes'),
+  [
+    ('stage 1', 1, signal.SIGTERM, (75, 75)),
+    ('sampling', 0, signal.SIGINT, (130, 75)),
+  ],
+)
+def test_a_signal_to_one_stops_both_and_loses_nothing(
+  both, tmp_path, phase, victim, sent, codes
+):
   processes = start(tmp_path, 2, 1, **LONG)
   wait_for(tmp_path / PHASES[phase][0], processes)
-  processes[1].send_signal(signal.SIGTERM)
-  outputs = finish(processes, 75)
+  processes[victim].send_signal(sent)
+  outputs = [
+    output
+    for process, code in zip(processes, codes, strict=True)
+    for output in finish([process], code)
+  ]
   assert all('the same command continues' in output for output in outputs)
   assert not (tmp_path / PHASES[phase][1]).exists()
   output, _ = finish(start(tmp_path, 2, 1, **LONG))
@@ -266,6 +280,38 @@ def test_sigterm_to_one_stops_both_and_loses_nothing(both, tmp_path, phase):
 @pytest.mark.multiprocess
 def test_hosts_without_a_common_workdir_are_told(tmp_path):
   folders = [tmp_path / 'a', tmp_path / 'b']
-  outputs = finish(start(folders, 2, 1), None)
-  assert 'host 2 of 2 does not see what the first host wrote' in outputs[1]
+  first, second = start(folders, 2, 1)
+  (output,) = finish([second], 2)
+  assert 'host 2 of 2 does not see what the first host wrote' in output
+  (output,) = finish([first], 1)
+  assert 'another host failed' in output
   assert not (folders[0] / 'cot_raft').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_first_host_that_cannot_begin_keeps_nobody_waiting(tmp_path):
+  with workdir_lib.use(epath.Path(tmp_path)):
+    first, second = start(tmp_path, 2, 1)
+    (output,) = finish([first], 2)
+    assert 'another run is in it' in output
+    (output,) = finish([second], 1)
+    assert 'another host failed' in output
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_one_process_goes_on_where_two_were_killed(both, tmp_path):
+  processes = start(tmp_path, 2, 1, **LONG)
+  wait_for(tmp_path / PHASES['stage 1'][0], processes)
+  for process in processes:
+    process.send_signal(signal.SIGKILL)
+  finish(processes, None)
+  (output,) = finish(start(tmp_path, 1, 1, **LONG))
+  assert 'cot_raft stage 1 seed 0: continues from step' in output
+  np.testing.assert_allclose(
+    losses(tmp_path, 'cot_raft/stage1'),
+    losses(both, 'cot_raft/stage1'),
+    rtol=1e-4,
+    atol=1e-4,
+  )

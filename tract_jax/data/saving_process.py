@@ -16,6 +16,8 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+_KILLED = 'the process that saves was killed'
+
 
 class SavingProcess:
   """The process and the pipe to it; one save at a time."""
@@ -41,7 +43,11 @@ class SavingProcess:
     if self._pipe is None:
       self._pipe = self._connected()
     hosted = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    self._pipe.send((str(path), hosted, record))
+    try:
+      self._pipe.send((str(path), hosted, record))
+    except ConnectionError:
+      self.close()
+      raise OSError(_KILLED) from None
     return self
 
   def result(self) -> None:
@@ -55,7 +61,7 @@ class SavingProcess:
       problem = self._pipe.recv()
     except (EOFError, ConnectionError):
       self.close()
-      problem = 'the process that saves was killed'
+      problem = _KILLED
     if problem:
       raise OSError(problem)
 
@@ -72,6 +78,8 @@ class SavingProcess:
       self._process = subprocess.Popen(
         [sys.executable, '-m', __name__, str(its.fileno())],
         pass_fds=[its.fileno()],
+        # Signals to all of a group ask the process that is served alone.
+        start_new_session=True,
       )
     return ours
 

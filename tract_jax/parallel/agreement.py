@@ -25,6 +25,7 @@ from jax._src import distributed as jax_distributed
 from tract_jax.parallel import distributed
 
 _STOP = 'tract_jax/stop'
+_FAILED = 'tract_jax/failed'
 _WAIT_SECS = 0.2
 _SECS_BETWEEN_LOOKS = 1.0
 
@@ -94,16 +95,27 @@ class Agreement:
       self._client.key_value_set(point, text)
     return self._waited_for(point)
 
-  def leave(self) -> None:
+  def leave(self, *, failed: bool = False) -> None:
     """Says that this process stops now, between points.
 
     Who waits for process 0 at the next point then stops there.
+
+    Args:
+      failed: whether it cannot go on, so that the others should not, either.
     """
     if self._client is None:
       return
+    if failed:  # Before the stop: who sees that sees this.
+      self._client.key_value_set(f'{_FAILED}/{self._index}', '')
     self._tell_stop()
     if self._index == 0:
       self._client.key_value_set(self._next_point(), _word(True))
+
+  def has_failed(self) -> bool:
+    """Whether a process has left because it failed."""
+    return self._client is not None and bool(
+      self._client.key_value_dir_get(_FAILED)
+    )
 
   def _next_point(self) -> str:
     self._num_points += 1
@@ -148,8 +160,8 @@ class Agreement:
 
   def _tell_stop(self) -> None:
     if not self._has_told and self._client is not None:
-      self._has_told = True
       self._client.key_value_set(f'{_STOP}/{self._index}', '')
+      self._has_told = True
 
 
 def _word(stop: bool) -> str:

@@ -1,7 +1,7 @@
 """Start of a run's processes: one, or one for each host of a TPU pod.
 
-The distributed service is started for a single process, too: notices of
-preemption (SIGTERM) reach a run only through it.
+The distributed service is started for a single process, too, so that one is
+many of one.
 
 Processes that train are joined (`initialize`): what one of them computes, all
 do, and when one dies the service ends the others. Hosts that only sample may
@@ -165,6 +165,8 @@ def _initialize(
     cluster_detection_method='deactivate' if processes else None,
     initialization_timeout=timeout_secs + _JAX_MARGIN_SECS,
     heartbeat_timeout_seconds=heartbeat_secs,
+    # One that fails waits at its end for the others, who may wait for it.
+    shutdown_timeout_seconds=heartbeat_secs,
     coordinator_bind_address=bind_address,
   )
 

@@ -113,7 +113,10 @@ def predict(
     types.InputError: the folder holds chunks of other facts.
   """
   size = sampler.setup.config.sampling.chunk_size
-  manifest.write_manifest(run.folder, 'predictions', run.fields, finished=False)
+  if manifest.read_manifest(run.folder) is None:  # Else of the same fields.
+    manifest.write_manifest(
+      run.folder, 'predictions', run.fields, finished=False
+    )
   starts = range(0, len(run.examples), size)
   mine = starts[process_index::process_count]
   missing = [s for s in mine if not _chunk_path(run, s).exists()]

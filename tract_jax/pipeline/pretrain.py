@@ -19,11 +19,11 @@ from tract_jax.pipeline import (
   build,
   finetune,
   fingerprint,
+  hosts,
   objective,
   progress,
   read_data,
 )
-from tract_jax.training import loop
 
 FOLDER = 'seed_model'
 
@@ -70,7 +70,7 @@ def trained(
   encoded = read_data.encode_for_stage(
     setup, examples, 'none', [], run.label, stop.asked
   )
-  loop.stop_if(stop.meet, f'before {run.label}')
+  hosts.meet(stop, f'before {run.label}')
   finetune.finetune(
     setup,
     run,
@@ -79,7 +79,7 @@ def trained(
     lambda *args: build.make_trainer(setup, *args),
     stop.stop_here,
   )
-  loop.stop_if(stop.meet, f'after {run.label}')
+  hosts.meet(stop, f'after {run.label}')
   return run, True
 
 

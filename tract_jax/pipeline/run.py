@@ -4,9 +4,8 @@ Each part looks at its manifest first: finished parts are skipped, interrupted
 ones continue, and weights are read only when a part needs them. `tasks` says in
 which order a run has them.
 
-Joined processes train together, on the mesh of all; each samples its share, on
-the mesh of its own devices, and they meet before and after. What all of them
-read is written by the first one.
+Joined processes train together, on the mesh of all; each samples its share on
+its own devices; they meet before and after. The first writes what all read.
 """
 
 from collections.abc import Callable
@@ -49,9 +48,8 @@ class Run:
     setup: model, tokenizer, mesh.
     data: the examples.
     workdir: where artefacts lie.
-    host: which of the hosts that share the work this is. Where they are
-      several and not joined, they sample and predict, each its own chunks, and
-      train nothing.
+    host: which of the hosts that share the work this is. Those that are not
+      joined sample and predict, each its own chunks, and train nothing.
     num_worked: parts that were not finished before.
   """
 
@@ -82,8 +80,10 @@ class Run:
     self.num_worked = 0
     self._stop = stop
     self._sampling = build.for_sampling(setup)
-    self._weights = weights.Weights(setup, self._sampling, self._seed_model)
     self._sampler = sample.Sampler(self._sampling, stop.asked)
+    self._weights = weights.Weights(
+      setup, self._sampling, self._seed_model, self._sampler.forget
+    )
     self._together = functools.partial(hosts.together, host, stop)
     self._make_trainer = functools.cache(
       functools.partial(build.make_trainer, setup)

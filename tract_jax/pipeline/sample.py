@@ -24,6 +24,10 @@ class Sampler:
     self.should_stop = should_stop
     self._made: tuple[types.PyTree, types.PyTree] = (None, None)
 
+  def forget(self) -> None:
+    """Lets go of the last params, so that others have room."""
+    self._made = (None, None)
+
   def _cot_params(self, params: types.PyTree) -> types.PyTree:
     """The params as CoTs are written with; made once for the same params."""
     if self._made[0] is not params:

@@ -25,6 +25,7 @@ class Weights:
     training: build.Setup,
     sampling: build.Setup,
     seed_model: Callable[[int], finetune.StageRun | None],
+    forget: Callable[[], None],
   ):
     """Reads nothing yet.
 
@@ -33,10 +34,12 @@ class Weights:
       sampling: to sample with; of this one.
       seed_model: gives, for a seed, the stage that makes a model from scratch
         the seed model; None where it is as it was read or drawn.
+      forget: is called before weights are read, to let go of those before.
     """
     self.training = training
     self.sampling = sampling
     self._seed_model = seed_model
+    self._forget = forget
     self._held: tuple[Any, types.PyTree] = (None, None)
 
   def to_train(
@@ -81,6 +84,7 @@ class Weights:
 
   def _read(self, setup, seed, stage) -> tuple[types.PyTree, types.PyTree]:
     self._held = (None, None)
+    self._forget()
     stage = stage or self._seed_model(seed)
     trainable, frozen = base_model.init_params(setup.model, seed)
     if stage:

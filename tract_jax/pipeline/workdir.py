@@ -75,14 +75,19 @@ def check_shared(
   """
   if not host.joined:
     return
+  where = 'before anything was done'
+  # The first one may have left already, which is told at such points alone.
+  hosts.meet(stop, where)
   mark = folder / f'.shared_{stop.tell(secrets.token_hex(8))}'
-  if host.writes:
-    mark.write_text('')
-  hosts.meet(stop, 'before anything was done')
-  is_shared = mark.exists()
-  hosts.meet(stop, 'before anything was done')
-  if host.writes:
-    mark.unlink(missing_ok=True)
+  try:
+    if host.writes:
+      mark.write_text('')
+    hosts.meet(stop, where)
+    is_shared = mark.exists()
+    hosts.meet(stop, where)
+  finally:
+    if host.writes:
+      mark.unlink(missing_ok=True)
   if not is_shared:
     raise types.InputError(
       f'workdir {folder}: {host} does not see what the first host wrote there;'
