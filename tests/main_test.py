@@ -87,7 +87,7 @@ def write_rows(path, scores):
 @pytest.fixture
 def in_process(monkeypatch):
   # The devices of a process of many tests are in use already.
-  monkeypatch.setattr(distributed, 'initialize', lambda: None)
+  monkeypatch.setattr(distributed, 'initialize', lambda **limits: None)
   monkeypatch.setattr(interruption.StopSignal, 'install', lambda self: None)
 
 

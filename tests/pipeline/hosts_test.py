@@ -222,7 +222,7 @@ def second_host(monkeypatch):
   monkeypatch.chdir(resume_test.ROOT)
   host = distributed.Host(1, 2)
   monkeypatch.setattr(distributed, 'find_alone', lambda: host)
-  monkeypatch.setattr(distributed, 'initialize', lambda: None)
+  monkeypatch.setattr(distributed, 'initialize', lambda **limits: None)
   monkeypatch.setattr(interruption.StopSignal, 'install', lambda self: None)
   monkeypatch.setattr(distributed, 'initialize_alone', lambda: None)
 
