@@ -135,6 +135,29 @@ def test_a_host_that_samples_has_a_mesh_of_its_own_devices():
     build.build(config)
 
 
+@pytest.mark.parametrize(
+  ('sizes', 'sampling', 'expected'),
+  [
+    ({'fsdp': 8}, {}, (1, 8, 1)),
+    ({'fsdp': 2, 'data': 4}, {}, (4, 2, 1)),
+    ({'fsdp': -1}, {'fsdp': 1, 'tensor': 2, 'data': 4}, (4, 1, 2)),
+    ({'fsdp': -1}, {'fsdp': 1, 'data': -1}, (8, 1, 1)),
+  ],
+)
+def test_sampling_has_the_mesh_of_training_or_its_own(
+  sizes, sampling, expected
+):
+  overrides = {
+    'data': {'source': 'synthetic'},
+    'mesh': sizes,
+    'sampling': {'mesh': sampling},
+  }
+  setup = build.build(config_lib.merge(overrides))
+  sampler = build.for_sampling(setup)
+  assert tuple(sampler.model.mesh.shape.values()) == expected
+  assert (sampler is setup) == (not sampling)
+
+
 def test_system_prompt_is_part_of_the_tokenizer_and_its_place_is_said(capsys):
   overrides = {'data': {'source': 'synthetic'}, 'model': {'lora_rank': 0}}
   plain = build.build(config_lib.merge(overrides))

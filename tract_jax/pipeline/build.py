@@ -157,9 +157,8 @@ def sampling_mesh(
 ) -> jax.sharding.Mesh:
   """The mesh on which a process samples; arguments as for `for_sampling`."""
   devices = jax.local_devices() if devices is None else devices
-  mesh = mesh_lib.make_mesh(
-    **config.sampling.mesh, devices=devices, key='config.sampling.mesh'
-  )
+  sizes = [config.sampling.mesh[a] or config.mesh[a] for a in mesh_lib.AXES]
+  mesh = mesh_lib.make_mesh(*sizes, devices, 'config.sampling.mesh')
   mapping.check_mode(config.mapping, mesh, of_one_process=True)
   return mesh
 

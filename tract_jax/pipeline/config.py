@@ -202,9 +202,10 @@ _SAMPLING: dict[str, Any] = {
   'steps_per_call': 8,
   # Prompts are read in batches of about so many tokens.
   'prefill_tokens': 1024,
-  # As `mesh`, of one host's devices: each host samples by itself. Decoding is
-  # fastest where weights are not gathered: "tensor" for large models.
-  'mesh': {'data': 1, 'fsdp': -1, 'tensor': 1},
+  # As `mesh`, of one host's devices, since each host samples by itself; 0: the
+  # size that `mesh` says. Decoding is fastest where no weights are gathered:
+  # with "tensor" for large models.
+  'mesh': {'data': 0, 'fsdp': 0, 'tensor': 0},
 }
 _EVALUATION: dict[str, Any] = {
   'num_resamples': 2000,
