@@ -271,7 +271,7 @@ def test_judge_file_names_method_and_settings(
   command = judging(
     tmp_path, folder, rows, '--config=configs/mistral.py',
     '--config.evaluation.num_resamples=100', '--config.train.batch_size=3',
-    '--config.mesh.data=1', '--config.mesh.fsdp=-1',
+    '--config.sampling.mesh.fsdp=-1', '--config.sampling.mesh.tensor=1',
   )  # fmt: skip
   assert main_lib.main(['--task=predict', *command]) == 0
   assert 'raft, predictor rail, without CoT' in capsys.readouterr().out

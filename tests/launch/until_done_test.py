@@ -1,5 +1,6 @@
 """launch/until_done.sh against a stand-in of gcloud: order and restarts."""
 
+import signal
 import subprocess
 import time
 
@@ -166,6 +167,8 @@ def test_ctrl_c_leaves_run_and_slice(gcloud, tmp_path):
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
+    # Where the tests run in the background, it is ignored from birth.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   limit = time.monotonic() + 30
   while 'run' not in steps(gcloud) and time.monotonic() < limit:
