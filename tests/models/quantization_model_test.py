@@ -241,8 +241,11 @@ def test_sharded_steps_equal_single_ones(kind):
   shardings = jax.tree.map(
     lambda x: x.sharding if x.sharding.num_devices > 1 else everywhere, state
   )
-  step = mapping.jit_step(
-    step, mesh, shardings, jax.tree.map(lambda x: x.sharding, frozen)
+  step = mapping.map_updates(
+    lambda add_up, step=step: step,
+    mesh,
+    (shardings, jax.tree.map(lambda x: x.sharding, frozen)),
+    updates_first=True,
   )
   batch = jax.device_put(_micro_batches(), partition.micro_batch_sharding(mesh))
   state = jax.device_put(state, shardings)

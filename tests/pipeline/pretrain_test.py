@@ -58,9 +58,9 @@ def test_every_stage_starts_from_the_pretrained_model(tmp_path, starts):
 
 def test_seed_model_is_trained_once(tmp_path, capsys):
   first = make(tmp_path)
-  first._seed_params(0)
+  first._weights.to_train(0)
   again = make(tmp_path)
-  again._seed_params(0)
+  again._weights.to_train(0)
   assert (first.num_worked, again.num_worked) == (1, 0)
   assert 'seed model seed 0: done before' in capsys.readouterr().out
   assert manifest.is_finished(tmp_path / pretrain.FOLDER / 'seed0')
@@ -69,7 +69,7 @@ def test_seed_model_is_trained_once(tmp_path, capsys):
 def test_without_rows_the_model_is_as_it_was_drawn(tmp_path):
   run = make(tmp_path, pretrain={'num_rows': 0})
   drawn = base_model.init_params(run.setup.model, 0)[0]
-  assert equal(run._seed_params(0)[0], drawn)
+  assert equal(run._weights.to_train(0)[0], drawn)
   assert not (tmp_path / pretrain.FOLDER).exists()
 
 
@@ -77,10 +77,10 @@ def test_without_rows_the_model_is_as_it_was_drawn(tmp_path):
   ('key', 'value'), [('num_rows', 24), ('lr', 2e-2), ('num_epochs', 1)]
 )
 def test_other_pretraining_is_refused_in_the_same_workdir(tmp_path, key, value):
-  make(tmp_path)._seed_params(0)
+  make(tmp_path)._weights.to_train(0)
   changed = make(tmp_path, pretrain={**PRETRAIN, key: value})
   with pytest.raises(types.InputError, match='train'):
-    changed._seed_params(0)
+    changed._weights.to_train(0)
 
 
 def test_a_stage_of_another_seed_model_is_refused(tmp_path):
