@@ -156,7 +156,7 @@ def test_completed_ones_are_those_that_ended_at_once_and_the_others(
   }
   self_cot.sample_self_cots(
     sample.Sampler(setup, lambda: False),
-    lambda: dropped.run._params(stage, 0),
+    lambda: dropped.run._weights.to_sample(stage, 0),
     splits,
     epath.Path(tmp_path),
     {},
