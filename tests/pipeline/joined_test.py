@@ -176,7 +176,7 @@ def assert_same_losses(workdir, alone, stage) -> None:
     (1, 8, mesh_of(2, 2, 2)),
     (1, 8, pmap_settings()),
     (2, 4, mesh_of(1, -1, 1)),
-    (4, 2, mesh_of(2, 2, 2)),
+    (4, 2, mesh_of(2, 2, 2) | mesh_of(1, -1, 1, 'sampling.')),
     (4, 2, pmap_settings()),
   ],
   ids=['1x8 data', '1x8', '1x8 pmap', '2x4 fsdp', '4x2 mixed', '4x2 pmap'],
