@@ -157,8 +157,9 @@ def sampling_mesh(
 ) -> jax.sharding.Mesh:
   """The mesh on which a process samples; arguments as for `for_sampling`."""
   devices = jax.local_devices() if devices is None else devices
-  sizes = [config.sampling.mesh[a] or config.mesh[a] for a in mesh_lib.AXES]
-  mesh = mesh_lib.make_mesh(*sizes, devices, 'config.sampling.mesh')
+  own, name = config.sampling.mesh, 'config.sampling.mesh'
+  data, fsdp, tensor = (own[a] or config.mesh[a] for a in mesh_lib.AXES)
+  mesh = mesh_lib.make_mesh(data, fsdp, tensor, devices, name)
   mapping.check_mode(config.mapping, mesh, of_one_process=True)
   return mesh
 
