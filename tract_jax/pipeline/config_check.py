@@ -10,7 +10,7 @@ from tract_jax import types
 from tract_jax.data import encoding
 from tract_jax.models import lora, quantization, remat
 from tract_jax.objectives import losses, predictors, score_losses, targets
-from tract_jax.parallel import chips, mapping
+from tract_jax.parallel import chips, mapping, mesh
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import on_mesh, row_settings
@@ -112,6 +112,7 @@ def _above(low) -> tuple[Callable, str]:
 
 _AT_LEAST_1 = _numbers(1, kind=int)
 _NOT_NEGATIVE = _numbers(0, kind=int)
+_MESH_SIZE = (lambda v: v == -1 or v > 0, 'is neither positive nor -1')
 # Of a row or of a CoT; no model of the family reads more.
 _MAX_TOKENS = 2**20
 
@@ -197,6 +198,8 @@ _RULES = {
   'train.log_every': _AT_LEAST_1,
   'train.checkpoint_every': _AT_LEAST_1,
   'train.max_checkpoints': _AT_LEAST_1,
+  **{f'mesh.{axis}': _MESH_SIZE for axis in mesh.AXES},
+  **{f'sampling.mesh.{axis}': _numbers(-1, kind=int) for axis in mesh.AXES},
   'hosts.timeout_secs': _AT_LEAST_1,
   'hosts.notice_secs': _AT_LEAST_1,
   'hosts.heartbeat_secs': _AT_LEAST_1,
