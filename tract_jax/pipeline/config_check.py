@@ -112,7 +112,7 @@ def _above(low) -> tuple[Callable, str]:
 
 _AT_LEAST_1 = _numbers(1, kind=int)
 _NOT_NEGATIVE = _numbers(0, kind=int)
-_MESH_SIZE = (lambda v: v == -1 or v > 0, 'is neither positive nor -1')
+_MESH_SIZE = (lambda v: v == -1 or v > 0, 'is not a positive number, or -1')
 # Of a row or of a CoT; no model of the family reads more.
 _MAX_TOKENS = 2**20
 
