@@ -1,6 +1,6 @@
 """launch/until_done.sh against a stand-in of gcloud: order and restarts."""
 
-import signal
+import shutil
 import subprocess
 import time
 
@@ -162,13 +162,16 @@ def test_ctrl_c_leaves_run_and_slice(gcloud, tmp_path):
   )
   gcloud.answer({'queued-resources describe': [(0, 'ACTIVE\n')]})
   process = subprocess.Popen(
-    gcloud.command('until_done.sh', *ARGUMENTS),
+    # Where tests run in the background, the signal is ignored from birth.
+    [
+      shutil.which('env'),
+      '--default-signal=INT',
+      *gcloud.command('until_done.sh', *ARGUMENTS),
+    ],
     env=gcloud.env,
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
-    # Where the tests run in the background, it is ignored from birth.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   limit = time.monotonic() + 30
   while 'run' not in steps(gcloud) and time.monotonic() < limit:
