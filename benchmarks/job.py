@@ -136,10 +136,19 @@ def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:
   manifest.write_json_atomic(asked, dataclasses.asdict(job))
   answer = answer_path(asked)
   threads = str(job.num_threads)
-  # NPROC bounds the thread pools of XLA, OMP_NUM_THREADS those of PyTorch.
-  env = {'NPROC': threads, 'OMP_NUM_THREADS': threads, 'JAX_PLATFORMS': 'cpu'}
+  env = {
+    # The thread pools of XLA and of PyTorch.
+    'NPROC': threads,
+    'OMP_NUM_THREADS': threads,
+    'JAX_PLATFORMS': 'cpu',
+    # What one thread has freed is there for all others.
+    'MALLOC_ARENA_MAX': '1',
+  }
+  command = [f'benchmarks.{module}', str(asked)]
+  if module == 'sampling_jax':
+    command = ['benchmarks.without_torch', *command]
   subprocess.run(
-    [sys.executable, '-m', f'benchmarks.{module}', str(asked)],
+    [sys.executable, '-m', *command],
     env={**os.environ, **env},
     cwd=pathlib.Path(__file__).resolve().parent.parent,
     check=True,

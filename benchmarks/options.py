@@ -54,7 +54,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     default=[1, 2, 4, 8, 16, 32],
     help='batch sizes to try on their side',
   )
-  add('--slots', type=int, default=16, help='of our engine')
+  add('--slots', type=int, default=12, help='of our engine')
+  add('--slots-4-cots', type=int, default=14, help='with four CoTs')
   add(
     '--ours',
     type=_setting,

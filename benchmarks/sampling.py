@@ -73,11 +73,12 @@ class Benchmark:
 
   def one_cot(self) -> None:
     """The job with one CoT per prompt."""
-    self._whole_job(1, self._args.runs, '1_cot')
+    self._whole_job(1, self._args.slots, self._args.runs, '1_cot')
 
   def four_cots(self) -> None:
     """The job with four CoTs per prompt."""
-    self._whole_job(4, self._args.runs_4_cots, '4_cots')
+    args = self._args
+    self._whole_job(4, args.slots_4_cots, args.runs_4_cots, '4_cots')
 
   def decode(self) -> None:
     """Decoding steps alone, at equal batch."""
@@ -139,8 +140,13 @@ class Benchmark:
     if measured.details['num_differing']:
       self.failures.append('greedy texts differ from those of transformers')
 
-  def _whole_job(self, num_cots: int, num_pairs: int, suffix: str) -> None:
-    job = dataclasses.replace(self._job, kind='sample', num_cots=num_cots)
+  def _whole_job(
+    self, num_cots: int, slots: int, num_pairs: int, suffix: str
+  ) -> None:
+    settings = {**self._job.settings, 'sampling.slots': slots}
+    job = dataclasses.replace(
+      self._job, kind='sample', num_cots=num_cots, settings=settings
+    )
     rows = self._args.their_batch
     if rows:
       job = dataclasses.replace(job, generate_rows=rows, score_rows=rows)

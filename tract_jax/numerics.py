@@ -1,4 +1,4 @@
-"""Masked sums, and the only division by counts.
+"""Masked sums, the only division by counts, and rows in tiles.
 
 Losses are carried as sums and counts until the whole global batch is known,
 so that a loss does not depend on how its rows were split.
@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from tract_jax import types
+
+_TILE = 16
 
 
 def masked_sum(values: types.Array, mask: types.Array) -> types.Array:
@@ -45,3 +47,22 @@ def mean(total: types.Array, number: types.Array) -> types.Array:
 def tree_add(left: types.PyTree, right: types.PyTree) -> types.PyTree:
   """Leafwise sum of two trees of one structure."""
   return jax.tree.map(jnp.add, left, right)
+
+
+def tiled_rows(rows: types.Array) -> types.Array:
+  """Rows with zeros behind them, up to a multiple of 16.
+
+  A compiler chooses by the shape of a matrix product how it is summed. Up to 16
+  rows are one product like this, so that a row's result does not depend, bit
+  for bit, on how many others there are.
+
+  Args:
+    rows: [B, ...].
+
+  Returns:
+    [16 n, ...], of which the first B are `rows`.
+  """
+  missing = -rows.shape[0] % _TILE
+  if not missing:
+    return rows
+  return jnp.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))

@@ -352,7 +352,7 @@ def test_few_shapes_are_compiled():
   assert num_traces == 1
   # Prompts of 3 to 16 tokens: buckets of 8 and of 16. The third tells what a
   # slot is made of.
-  assert sorted(shapes) == [(16, 1), (64, 16), (128, 8)]
+  assert sorted(shapes) == [(4, 1), (64, 16), (128, 8)]
 
 
 def test_bad_arguments():

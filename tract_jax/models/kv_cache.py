@@ -19,7 +19,7 @@ KINDS = ('', 'int8')
 
 # Entries of the cache that attention reads at a time, at most: so many are held
 # by a CPU core's own cache for 16 rows.
-_LONGEST_BLOCK = 256
+_LONGEST_BLOCK = 128
 
 
 def block_length(cache_length: int) -> int:

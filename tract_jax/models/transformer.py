@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tract_jax import types
+from tract_jax import numerics, types
 from tract_jax.models import (
   attention,
   kv_cache,
@@ -256,12 +256,16 @@ class _Model:
   def _cached_rows(self, params, x, rotation, cache, depths, sees_own):
     """The stream [B, M, D] of tokens behind the cache, after all layers.
 
-    With their keys and values [layers, B, M, K, H].
+    With their keys and values [layers, B, M, K, H]. Computed in tiles of rows.
     """
+    num_rows = x.shape[0]
+    x, rotation, starts = jax.tree.map(
+      numerics.tiled_rows, (x, rotation, cache.lengths)
+    )
     attend = functools.partial(
       attention.cached_attention,
       block=kv_cache.block_length(cache.length),
-      starts=cache.lengths,
+      starts=starts,
       depths=depths,
       sees_own=sees_own,
       window=self._spec.config.sliding_window,
@@ -269,16 +273,19 @@ class _Model:
 
     def layer(x, scanned):
       weights, number = scanned
+
       # Read from the whole cache: a layer's share of it would be copied.
-      read_block = functools.partial(
-        kv_cache.read, cache, number, dtype=x.dtype
-      )
+      def read_block(place):
+        block = kv_cache.read(cache, number, place, x.dtype)
+        return jax.tree.map(numerics.tiled_rows, block)
+
       return self._block(weights, x)(
         x, rotation, functools.partial(attend, read_block=read_block)
       )
 
     numbers = jnp.arange(self._spec.config.num_layers)
-    return jax.lax.scan(layer, x, (params['layers'], numbers))
+    x, keys_values = jax.lax.scan(layer, x, (params['layers'], numbers))
+    return x[:num_rows], tuple(y[:, :num_rows] for y in keys_values)
 
   def _rows(self, params, inputs, positions, segment_ids, *, keep):
     """The stream after all layers [B, L, D].

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tract_jax import types
+from tract_jax import numerics, types
 from tract_jax.sampling import cot_end, score_reading
 from tract_jax.sampling import logits as logits_lib
 
@@ -273,7 +273,8 @@ def _make_step(
   def step(params, control, carry):
     i, is_running, state, records = carry
     indices = control.starts + i
-    logits = fns.project(params, state.hidden)
+    hidden = numerics.tiled_rows(state.hidden)
+    logits = fns.project(params, hidden)[: len(state.hidden)]
     probs, greedy, finite = score_reading.score_distribution(
       logits, cot_format.score_ids, num_valid_tokens
     )

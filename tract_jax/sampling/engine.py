@@ -12,10 +12,9 @@ A CoT depends on its prompt and on a key folded from (seed, purpose, example id,
 CoT index, failed attempts) and the token's index, and not on its slot, what the
 other slots do, the order or the host: bit for bit on one kind of device. For
 each prompt is read in a shape that its own length decides, a slot's attention
-runs over blocks that the others do not change, and slots are computed in tiles
-of 16, so that up to 16 of them are one program. With more, products are summed
-in another order: rounding differs, and may, rarely, tip a draw that lies on the
-border of two tokens.
+runs over blocks that the others do not change, and products are those of tiles
+of 16 slots. With more, products are summed in another order: rounding differs,
+and may, rarely, tip a draw that lies on the border of two tokens.
 
 Axes: B slots, L prompt length, V vocabulary, Y score grid.
 """
@@ -23,7 +22,6 @@ Axes: B slots, L prompt length, V vocabulary, Y score grid.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 import itertools
-import math
 
 import jax
 import numpy as np
@@ -50,10 +48,8 @@ SamplingParams = logits_lib.SamplingParams
 UNFINISHED = ('complete', 'drop')
 
 _FAILED = ('length', 'end_token', 'non_finite')
-# Slots are computed in multiples of it: see the top.
-_TILE = 16
 # A cache is a multiple of so many entries: see attention.cached_attention.
-_CACHE_MULTIPLE = 256
+_CACHE_MULTIPLE = 128
 
 
 class Engine:
@@ -74,7 +70,8 @@ class Engine:
     encode_text: tokens of a text in the middle of a line, no special ones.
     decode_text: text of a token list; a longer list's text begins with it,
       but for an unfinished character.
-    slots: CoTs that are written together; computed in multiples of 16.
+    slots: CoTs that are written together. Each takes its share of the cache;
+      up to 16 take the same time.
     max_length: most tokens of prompt, CoT, fixed words and score together.
     steps_per_call: tokens per row between two looks at the text. More wastes
       steps after a CoT's end, fewer costs more calls.
@@ -342,9 +339,9 @@ class Engine:
 
   def make_tracker(self) -> slot_tracker.SlotTracker:
     """Empty slots, as many as are computed together."""
-    tile = math.lcm(_TILE, self.buckets.row_multiple)
+    multiple = self.buckets.row_multiple
     return slot_tracker.SlotTracker(
-      num_slots=-(-self._num_slots // tile) * tile,
+      num_slots=-(-self._num_slots // multiple) * multiple,
       max_new_tokens=self._max_new_tokens,
       cot_format=self._format,
       marker_filter=self._filter,

@@ -13,7 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from tract_jax import types
+from tract_jax import numerics, types
 from tract_jax.objectives import score_tree
 from tract_jax.sampling import cot_end
 
@@ -99,7 +99,9 @@ def make_read_tree(
     # The last token is read anew: a row may have gone on, and only its keys
     # and values are left, not its hidden state.
     past = dataclasses.replace(cache, lengths=lengths - 1)
-    logits = fns.project(params, fns.decode_tree(params, last, tree, past))
+    hidden = fns.decode_tree(params, last, tree, past)
+    tiled = numerics.tiled_rows(hidden)
+    logits = fns.project(params, tiled)[: len(hidden)]
     valid = logits[..., :num_valid_tokens]
     greedy_tokens = jnp.argmax(valid, axis=-1).astype(jnp.int32)
     return (

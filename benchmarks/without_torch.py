@@ -1,0 +1,14 @@
+"""Runs a module as if PyTorch were not installed, which we do not need.
+
+  python -m benchmarks.without_torch benchmarks.sampling_jax ...
+
+Where it is installed, transformers loads it together with any tokenizer.
+"""
+
+import runpy
+import sys
+
+if __name__ == '__main__':
+  sys.modules['torch'] = None
+  del sys.argv[0]
+  runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
