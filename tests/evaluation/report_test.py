@@ -10,10 +10,12 @@ import pytest
 
 from tract_jax import types
 from tract_jax.evaluation import (
+  calibration,
   intervals,
   lambda_curve,
   metrics,
   report,
+  report_writing,
   self_cots,
 )
 
@@ -82,7 +84,7 @@ def _report(systems=None, **changes):
 
 
 def _content(systems=None, **changes):
-  return json.loads(report.metrics_json(_report(systems, **changes)))
+  return json.loads(report_writing.metrics_json(_report(systems, **changes)))
 
 
 class TestMetricsJson:
@@ -116,9 +118,9 @@ class TestMetricsJson:
     found = _content(lambda_points=[point])['lambda_curve']
     assert found == [dataclasses.asdict(point)]
     assert _content()['lambda_curve'] == []
-    text = report.report_markdown(_report(lambda_points=[point]))
+    text = report_writing.report_markdown(_report(lambda_points=[point]))
     assert '| tract | 2 | 0 | 0.2 | .500 | n/a | .100 | yes |' in text
-    assert 'Choice of lambda' not in report.report_markdown(_report())
+    assert 'Choice of lambda' not in report_writing.report_markdown(_report())
 
   def test_counts_of_self_cots_are_there_and_empty_without_any(self):
     reasons = {'marker': 6, 'length': 3}
@@ -136,10 +138,27 @@ class TestMetricsJson:
       }
     ]
     assert _content()['self_cots'] == []
-    text = report.report_markdown(_report(self_cot_counts=[counts]))
+    text = report_writing.report_markdown(_report(self_cot_counts=[counts]))
     assert '| rows | CoTs | marker | length | retries | unusable |' in text
     assert '| tract | 0 | 5 | 9 | 6 | 3 | 4 | 2 | 1 |' in text
-    assert 'Self-CoTs' not in report.report_markdown(_report())
+    assert 'Self-CoTs' not in report_writing.report_markdown(_report())
+
+  def test_calibrations_are_there_and_their_reasons_told(self):
+    grid = np.arange(1.0, 6.0)
+    system = _system('tract', 'flask', 0)
+    known = calibration.calibrate(system, np.full((40, 5), 0.2), grid)
+    few = calibration.calibrate(
+      _system('raft', 'flask', 0, n=5), np.full((5, 5), 0.2), grid
+    )
+    content = _content(calibrations=[known, few])['calibration']
+    assert [row['method'] for row in content] == ['raft', 'tract']
+    assert content[0]['crps'] is None
+    assert content[1]['crps'] == pytest.approx(known.crps)
+    assert _content()['calibration'] == []
+    text = report_writing.report_markdown(_report(calibrations=[known, few]))
+    assert '| tract | 1 | flask | 1 |' in text
+    assert 'calibration of raft on flask, seed 0: 5 rows' in text
+    assert 'Calibration' not in report_writing.report_markdown(_report())
 
   def test_order_of_input_and_of_rows_changes_nothing(self):
     systems = _systems()
@@ -153,8 +172,8 @@ class TestMetricsJson:
       )
       for system in reversed(systems)
     ]
-    first = report.metrics_json(_report(systems))
-    assert report.metrics_json(_report(shuffled)) == first
+    first = report_writing.metrics_json(_report(systems))
+    assert report_writing.metrics_json(_report(shuffled)) == first
 
   def test_another_method_and_benchmark_change_no_row(self):
     few = _content(_systems(('tract',), ('flask',)))['rows']
@@ -177,7 +196,7 @@ class TestMetricsJson:
   def test_infinity_is_refused(self):
     gap = metrics.CotGap('tract', 1, 0, 9, 0.1, float('inf'))
     with pytest.raises(ValueError, match='not JSON compliant'):
-      report.metrics_json(_report(cot_gaps=[gap]))
+      report_writing.metrics_json(_report(cot_gaps=[gap]))
 
 
 class TestCombined:
@@ -294,9 +313,9 @@ class TestInput:
 
   def test_nothing_at_all(self):
     empty = _report([])
-    assert json.loads(report.metrics_json(empty))['rows'] == []
-    assert 'None.' in report.report_markdown(empty)
-    assert report.results_table(empty).startswith('method')
+    assert json.loads(report_writing.metrics_json(empty))['rows'] == []
+    assert 'None.' in report_writing.report_markdown(empty)
+    assert report_writing.results_table(empty).startswith('method')
 
 
 class TestMarkdown:
@@ -305,7 +324,7 @@ class TestMarkdown:
     (mean,) = [
       c for c in combined if (c.method, c.benchmark) == ('raft', 'mean')
     ]
-    text = report.report_markdown(_report())
+    text = report_writing.report_markdown(_report())
     (line,) = [x for x in text.split('\n') if x.startswith('| raft')]
     cells = [cell.strip() for cell in line.strip('|').split('|')]
     assert len(cells) == 4 + 3 + 3
@@ -321,13 +340,15 @@ class TestMarkdown:
       metrics.CotGap('tract', 1, 1, 9, 0.2, 0.6),
       metrics.CotGap('tract', 2, 0, 9, 1.45, None),
     ]
-    text = report.report_markdown(_report(cot_gaps=gaps))
+    text = report_writing.report_markdown(_report(cot_gaps=gaps))
     assert '| tract | 1 | 2 | .150 | .600 | .450 |' in text
     assert '| tract | 2 | 1 | 1.450 | n/a | n/a |' in text
 
   def test_text_from_data_is_escaped(self):
     method = 'a|b_<img src=x>*[x](http://y)\n# z `c` www.d.e'
-    text = report.report_markdown(_report([_system(method, 'flask', 0)]))
+    text = report_writing.report_markdown(
+      _report([_system(method, 'flask', 0)])
+    )
     (line,) = [x for x in text.split('\n') if x.startswith('| a')]
     assert len(re.findall(r'(?<!\\)\|', line)) == 4 + 1 + 3 + 1
     assert '\n# z' not in text
@@ -335,7 +356,7 @@ class TestMarkdown:
       assert re.search(rf'(?<!\\){re.escape(markup)}', line) is None, markup
 
   def test_missing_figures_are_explained(self):
-    text = report.report_markdown(_report())
+    text = report_writing.report_markdown(_report())
     assert 'seed 1: pearson, pearson\\_ci, spearman, kendall: constant' in text
 
 
@@ -344,7 +365,9 @@ class TestResultsTable:
   def test_width_and_content(self, num_benchmarks):
     names = [f'benchmark_with_a_long_name_{i}' for i in range(num_benchmarks)]
     methods = ('tract', 'raft', 'm' * 70)
-    table = report.results_table(_report(_systems(methods, names, (0,))))
+    table = report_writing.results_table(
+      _report(_systems(methods, names, (0,)))
+    )
     assert max(map(len, table.split('\n'))) <= 100
     assert 'm' * 28 + '..' in table
     for name in names:
@@ -356,38 +379,40 @@ class TestResultsTable:
     assert headers.count('mean') == (1 if num_benchmarks == 1 else 2)
 
   def test_differences_follow(self):
-    table = report.results_table(_report())
+    table = report_writing.results_table(_report())
     assert re.search(r'tract/rail/1 +raft/rail/1 +\.\d{3} \(', table)
 
 
 class TestWriteReport:
   def test_files_and_identical_bytes_on_repeat(self, tmp_path):
     folder = tmp_path / 'Bericht ü' / 'report'
-    report.write_report(_report(), folder)
+    report_writing.write_report(_report(), folder)
     names = sorted(os.listdir(folder))
     assert names == ['metrics.json', 'report.md']
     first = [(folder / name).read_bytes() for name in names]
-    report.write_report(_report(), folder)
+    report_writing.write_report(_report(), folder)
     assert [(folder / name).read_bytes() for name in names] == first
     assert sorted(os.listdir(folder)) == names
 
   def test_a_report_that_cannot_be_written_leaves_the_earlier(self, tmp_path):
-    report.write_report(_report(), tmp_path)
+    report_writing.write_report(_report(), tmp_path)
     before = (tmp_path / 'report.md').read_bytes()
     gap = metrics.CotGap('tract', 1, 0, 9, 0.1, float('nan'))
     with pytest.raises(ValueError):
-      report.write_report(_report(cot_gaps=[gap]), tmp_path)
+      report_writing.write_report(_report(cot_gaps=[gap]), tmp_path)
     assert (tmp_path / 'report.md').read_bytes() == before
 
   def test_a_failed_write_leaves_the_earlier(self, tmp_path, monkeypatch):
-    report.write_report(_report(), tmp_path)
+    report_writing.write_report(_report(), tmp_path)
     before = (tmp_path / 'metrics.json').read_bytes()
 
     def fail(*_, **__):
       raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(type(report.epath.Path(tmp_path)), 'write_text', fail)
+    monkeypatch.setattr(
+      type(report_writing.epath.Path(tmp_path)), 'write_text', fail
+    )
     with pytest.raises(OSError, match='No space left'):
-      report.write_report(_report(_systems(('raft',))), tmp_path)
+      report_writing.write_report(_report(_systems(('raft',))), tmp_path)
     assert (tmp_path / 'metrics.json').read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ['metrics.json', 'report.md']
