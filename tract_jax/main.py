@@ -33,6 +33,8 @@ from tract_jax.parallel import agreement, distributed
 from tract_jax.pipeline import (
   build,
   config_check,
+  fingerprint,
+  hosts,
   inspect_data,
   interruption,
   plan,
@@ -187,6 +189,7 @@ def _run(
   host: distributed.Host,
   stop: agreement.Agreement,
 ) -> None:
+  hosts.check_alike(host, stop, lambda: fingerprint.host_fields(task, config))
   as_judge = _is_as_judge(task, config)
   if task == 'inspect':
     inspect_data.inspect(*_setup_and_data(config, as_judge, host))
@@ -204,6 +207,7 @@ def _run(
     setup, data = _setup_and_data(config, as_judge, host)
     inspect_data.say_model(setup)
     run = run_lib.Run(setup, data, folder, stop, host)
+    hosts.check_alike(host, stop, run.inputs)
     tasks.execute(run, task, as_judge=as_judge)
 
 
