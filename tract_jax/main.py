@@ -20,6 +20,7 @@ Exit codes: 0 done, 2 bad config or data, 75 interrupted and resumable,
 """
 
 import contextlib
+import io
 import sys
 
 from absl import flags
@@ -68,6 +69,10 @@ def main(argv: list[str] | None = None) -> int:
   Returns:
     The exit code.
   """
+  # Whatever the locale, no path or id in a line may end a run.
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   argv = sys.argv[1:] if argv is None else argv
   if not argv or {'--help', '-h'} & set(argv):
     print(__doc__)

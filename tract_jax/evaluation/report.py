@@ -394,4 +394,5 @@ def _missing_notes(report: Report) -> list[str]:
   totals = [c for c in report.combined if c.benchmark == MEAN]
   notes += [(f'{c.system}, {MEAN}', c.reason) for c in totals]
   notes += [(f'{d.a} minus {d.b}', d.reason) for d in report.differences]
-  return [f'{where}: {reason}' for where, reason in notes if reason]
+  lines = [f'{where}: {reason}' for where, reason in notes if reason]
+  return lines + lambda_curve.notes(report.lambda_points)
