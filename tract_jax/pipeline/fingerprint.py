@@ -152,7 +152,8 @@ def host_fields(task: str, config: ml_collections.ConfigDict) -> dict[str, str]:
     {name: value}: the task, each key, a digest of each file of the package, and
     the versions of Python and of the libraries that compute.
   """
-  fields = {'task': task, 'version.python': platform.python_version()}
+  python = '.'.join(platform.python_version_tuple()[:2])
+  fields = {'task': task, 'version.python': python}
   for key in config_lib.keys(config):
     fields[f'config.{key}'] = str(config_lib.get(config, key))
   for name in _LIBRARIES:
