@@ -1,17 +1,22 @@
 """Joined hosts that do not have the same: the odd one is named, on all."""
 
 import concurrent.futures
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import pytest
 
 from tests.parallel import agreement_test
-from tests.pipeline import joined_test
 from tract_jax import types
 from tract_jax.parallel import agreement, distributed
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import fingerprint, hosts
 from tract_jax.training import loop
 
+ROOT = pathlib.Path(__file__).parents[2]
 # Processes are threads here, too.
 quick = agreement_test.quick
 ALIKE = {'task': 'run', 'config.train.lr': '1e-05', 'train': 'abc'}
@@ -91,11 +96,42 @@ def test_facts_are_every_key_the_code_and_the_libraries():
   }
 
 
-@pytest.mark.slow
+def start(workdir, port, index, lr) -> subprocess.Popen:
+  """Process `index` of two."""
+  env = os.environ | {
+    'XLA_FLAGS': '',
+    'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
+    'JAX_NUM_PROCESSES': '2',
+    'JAX_PROCESS_ID': str(index),
+  }
+  return subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'tract_jax.main', '--config=configs/demo.py'),
+      f'--workdir={workdir}',
+      f'--config.train.lr={lr}',
+    ],
+    cwd=ROOT,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
 @pytest.mark.multiprocess
 def test_two_processes_of_other_configs_are_told(tmp_path):
-  processes = joined_test.start(tmp_path, 2, 1, of_last={'train.lr': 0.5})
-  line = 'host 2 of 2: config.train.lr: has "0.5", host 1 has "0.003"'
-  for output in joined_test.finish(processes, 2):
-    assert f'error: {line}' in output
-  assert not (tmp_path / 'cot_raft').exists()
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = probe.getsockname()[1]
+  processes = [start(tmp_path, port, i, lr) for i, lr in enumerate((0.1, 0.5))]
+  try:
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  for process, output in zip(processes, outputs, strict=True):
+    assert process.returncode == 2, output
+    assert (
+      'error: host 2 of 2: config.train.lr: has "0.5", host 1 has "0.1"'
+    ) in output
+  assert not list(tmp_path.iterdir())

@@ -50,21 +50,20 @@ PHASES = {
 
 
 def start(
-  workdir, num_processes=1, num_devices=1, task='run', of_last=(), **settings
+  workdir, num_processes=1, num_devices=1, task='run', **settings
 ) -> list[subprocess.Popen]:
-  """The processes of a run, each with `num_devices` devices.
-
-  The last one has the settings `of_last`, too.
-  """
+  """The processes of a run, each with `num_devices` devices."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
+  flags = {**TINY, **settings}
   command = [
     sys.executable,
     '-m',
     'tract_jax.main',
     f'--task={task}',
     '--config=configs/demo.py',
+    *(f'--config.{key}={value}' for key, value in flags.items()),
   ]
   device_count = f'--xla_force_host_platform_device_count={num_devices}'
   env = {**os.environ, 'XLA_FLAGS': device_count}
@@ -76,16 +75,10 @@ def start(
   processes = []
   for i in range(num_processes):
     of_process = env | ({'JAX_PROCESS_ID': str(i)} if num_processes > 1 else {})
-    is_last = i == num_processes - 1
-    flags = {**TINY, **settings, **dict(of_last if is_last else ())}
     folder = workdir[i] if isinstance(workdir, list) else workdir
     processes.append(
       subprocess.Popen(
-        [
-          *command,
-          f'--workdir={folder}',
-          *(f'--config.{key}={value}' for key, value in flags.items()),
-        ],
+        [*command, f'--workdir={folder}'],
         cwd=resume_test.ROOT,
         env=of_process,
         stdout=subprocess.PIPE,

@@ -29,6 +29,7 @@ from tract_jax.text import tokenizer as tokenizer_lib
 _FORMAT = 1
 _KIND = 'encoded'
 _MAX_BYTES = 20 * 2**30
+_ARRAYS = encoded_examples.ARRAYS
 Encoded = tuple[encoded_examples.EncodedExamples, encoding.EncodeReport]
 
 
@@ -118,7 +119,7 @@ def _read(folder: pathlib.Path) -> Encoded | None:
     raise ValueError(f'{manifest.MANIFEST} is not there, or of another entry')
   results = manifest.read_results(folder)
   arrays = {}
-  for name in encoded_examples.ARRAYS:
+  for name in _ARRAYS:
     path = folder / f'{name}.npy'
     if _sha256(path) != results['sha256'][name]:
       raise ValueError(f'sha256 of {path.name}')
@@ -144,13 +145,10 @@ def _write(
   temporary = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.tmp')
   try:
     temporary.mkdir()
-    for name in encoded_examples.ARRAYS:
+    for name in _ARRAYS:
       path = temporary / f'{name}.npy'
       np.save(path, getattr(examples, name), allow_pickle=False)
-    digests = {
-      name: _sha256(temporary / f'{name}.npy')
-      for name in encoded_examples.ARRAYS
-    }
+    digests = {name: _sha256(temporary / f'{name}.npy') for name in _ARRAYS}
     results = {'sha256': digests, 'report': dataclasses.asdict(report)}
     key = {'digest': folder.name}
     manifest.write_manifest(temporary, _KIND, key, results)
