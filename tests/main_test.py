@@ -14,7 +14,7 @@ from tract_jax.models import config as model_config
 from tract_jax.models import hf_config
 from tract_jax.parallel import distributed
 from tract_jax.pipeline import config as config_lib
-from tract_jax.pipeline import interruption, judge_file
+from tract_jax.pipeline import hosts, interruption, judge_file
 
 DEMO = '--config=configs/demo.py'
 FILES = '--config.data.source=files'
@@ -255,6 +255,22 @@ def test_judged_prompts_have_template_system_prompt_and_fields(
     )
     for line in lines
   )
+
+
+def test_joined_hosts_are_compared_at_the_start(
+  monkeypatch, tmp_path, judge_folder, in_process
+):
+  compared = []
+  monkeypatch.setattr(
+    hosts, 'check_alike', lambda host, stop, find: compared.append(find())
+  )
+  command = judging(tmp_path, judge_folder, [{'prompt': 'It is good.'}])
+  assert main_lib.main(['--task=predict', *command]) == 0
+  before, after = compared
+  assert before['task'] == 'predict'
+  assert before['config.data.max_length'] == '96'
+  # The model's files, its tokenizer, and every row.
+  assert {'seed_model', 'tokenizer', 'train', 'benchmark rows'} <= after.keys()
 
 
 def test_judge_file_names_method_and_settings(

@@ -20,6 +20,7 @@ Exit codes: 0 done, 2 bad config or data, 75 interrupted and resumable,
 """
 
 import contextlib
+import io
 import sys
 
 from absl import flags
@@ -33,6 +34,8 @@ from tract_jax.parallel import agreement, distributed
 from tract_jax.pipeline import (
   build,
   config_check,
+  fingerprint,
+  hosts,
   inspect_data,
   interruption,
   plan,
@@ -66,6 +69,10 @@ def main(argv: list[str] | None = None) -> int:
   Returns:
     The exit code.
   """
+  # Whatever the locale, no path or id in a line may end a run.
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   argv = sys.argv[1:] if argv is None else argv
   if not argv or {'--help', '-h'} & set(argv):
     print(__doc__)
@@ -187,6 +194,7 @@ def _run(
   host: distributed.Host,
   stop: agreement.Agreement,
 ) -> None:
+  hosts.check_alike(host, stop, lambda: fingerprint.host_fields(task, config))
   as_judge = _is_as_judge(task, config)
   if task == 'inspect':
     inspect_data.inspect(*_setup_and_data(config, as_judge, host))
@@ -204,6 +212,7 @@ def _run(
     setup, data = _setup_and_data(config, as_judge, host)
     inspect_data.say_model(setup)
     run = run_lib.Run(setup, data, folder, stop, host)
+    hosts.check_alike(host, stop, run.inputs)
     tasks.execute(run, task, as_judge=as_judge)
 
 

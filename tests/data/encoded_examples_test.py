@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -81,11 +83,19 @@ def test_parts_are_put_together():
   whole = encoded_examples.concatenate(parts)
   check_same(whole, ROWS)
   one = encoded_examples.pack(ROWS)
-  for name, array in vars(one).items():
+  for name in encoded_examples.ARRAYS:
+    array = getattr(one, name)
     assert getattr(whole, name).dtype == array.dtype
     np.testing.assert_array_equal(getattr(whole, name), array)
   assert len(encoded_examples.concatenate([])) == 0
   assert encoded_examples.concatenate([one]) is one
+
+
+def test_ids_stay_with_their_examples():
+  rows = dataclasses.replace(encoded_examples.pack(ROWS), ids=('a', 'b', 'c'))
+  assert rows[1:].ids == ('b', 'c')
+  parts = [rows[2:], encoded_examples.pack([]), rows[:2]]
+  assert encoded_examples.concatenate(parts).ids == ('c', 'a', 'b')
 
 
 def test_a_token_takes_four_bytes():

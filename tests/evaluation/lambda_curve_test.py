@@ -1,5 +1,7 @@
 """The choice of lambda from validation figures."""
 
+import dataclasses
+
 import pytest
 
 from tract_jax import types
@@ -30,6 +32,16 @@ def test_smaller_lambda_is_chosen_on_a_tie():
 def test_without_validation_rows_nothing_is_chosen():
   with pytest.raises(types.InputError, match='no validation rows to choose on'):
     lambda_curve.with_choice([point(1.0, 0.4), point(2.0, None)])
+
+
+def test_candidate_that_is_not_finite_is_passed_over_and_says_why():
+  lost = dataclasses.replace(point(5.0, None), reason='not finite: loss')
+  assert chosen(lost, point(1.0, 0.4), point(0.2, 0.6)) == 1
+  assert lambda_curve.notes([lost, point(1.0, 0.4)]) == [
+    'tract stage 2, seed 0, lambda 5: not finite: loss'
+  ]
+  with pytest.raises(types.InputError, match='with none of them'):
+    lambda_curve.with_choice([lost])
 
 
 def test_cells_have_a_line_for_each_point():

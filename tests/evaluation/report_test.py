@@ -121,6 +121,11 @@ class TestMetricsJson:
     text = report_writing.report_markdown(_report(lambda_points=[point]))
     assert '| tract | 2 | 0 | 0.2 | .500 | n/a | .100 | yes |' in text
     assert 'Choice of lambda' not in report_writing.report_markdown(_report())
+    lost = dataclasses.replace(
+      point, score_rmse=None, reason='not finite: RMSE'
+    )
+    text = report_writing.report_markdown(_report(lambda_points=[lost]))
+    assert '- tract stage 2, seed 0, lambda 0.2: not finite: RMSE' in text
 
   def test_counts_of_self_cots_are_there_and_empty_without_any(self):
     reasons = {'marker': 6, 'length': 3}

@@ -162,12 +162,33 @@ def test_process_0_tells_the_others():
   assert run_all(3, work) == [('text of 0', False)] * 3
 
 
+def test_each_gets_the_texts_of_all_in_their_order():
+  def work(index, agreed, unused_signal):
+    time.sleep(0.003 * (11 - index))
+    return agreed.exchange(f'text of {index}'), agreed.stop_here()
+
+  texts = [f'text of {index}' for index in range(12)]
+  assert run_all(12, work) == [(texts, False)] * 12
+
+
+def test_who_gives_up_before_the_texts_are_there_keeps_nobody_waiting():
+  def work(index, agreed, unused_signal):
+    if index == 1:
+      agreed.leave()
+      return []
+    return agreed.exchange('text')
+
+  assert run_all(3, work) == [[]] * 3
+
+
 def test_one_process_agrees_with_itself(quick):
   signal = threading.Event()
   agreed = agreement.Agreement(signal.is_set)
   assert not agreed.asked() and not agreed.stop_here() and not agreed.meet()
   assert agreed.tell('text') == 'text'
+  assert agreed.exchange('text') == ['text']
   signal.set()
+  assert agreed.exchange('text') == []
   assert agreed.asked() and agreed.stop_here() and agreed.meet()
   agreed.leave()
   assert not quick.values

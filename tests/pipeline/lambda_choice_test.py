@@ -65,6 +65,30 @@ def test_candidate_added_later_is_trained_alone(tmp_path):
   assert train.trained == [0.2, 5.0, 1.0]
 
 
+def test_candidate_without_a_finite_error_is_not_chosen(tmp_path):
+  config = make_config(0.2, 1.0, 5.0)
+
+  def train(run):
+    value = run.fields['train.lambda_value']
+    results = {'validation_score_rmse': ERRORS[value], 'validation_loss': 1.0}
+    if value == 1.0:
+      results |= {
+        'validation_score_rmse': None,
+        'validation_reason': 'not finite: validation_score_rmse',
+      }
+    manifest.write_manifest(run.folder, 'stage', run.fields, results=results)
+
+  run = make_run(tmp_path, config)
+  chosen = lambda_choice.trained(config, 'cot_raft', run, train)
+  assert chosen.fields['train.lambda_value'] == 5.0
+  points = lambda_choice.read_points(config, run.folder, 'tract', 1, 3)
+  assert [p.reason for p in points] == [
+    None,
+    'not finite: validation_score_rmse',
+    None,
+  ]
+
+
 def test_candidates_are_in_the_scale_that_is_named(tmp_path):
   config = make_config(1.0, score_scale='release')
   run = make_run(tmp_path, config)

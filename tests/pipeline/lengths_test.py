@@ -98,7 +98,8 @@ def test_error_names_each_row(make):
 def test_drop_lists_them(make, capsys):
   setup = make(data__too_long='drop')
   data = read_data.read_data(setup)
-  assert len(encode(setup, data.train)) == 1
+  encoded = encode(setup, data.train)
+  assert (len(encoded), encoded.ids) == (1, ('short',))
   assert '2 left out, too long (long, cot)' in capsys.readouterr().out
   assert not data.fits
 

@@ -24,12 +24,12 @@ def test_sizes():
   assert progress.gigabytes(3 * 2**29) == '1.50 GiB'
 
 
-def report(step, finite=True, grid_mass=0.9):
+def report(step, finite=True, grid_mass=0.9, wait_secs=0.0):
   metrics = step_lib.StepMetrics(
     loss=1.5, ce=1.0, score_mse=0.25, grid_mass=grid_mass, grad_norm=1.0,
     lr=1e-3, finite=finite, num_tokens=200.0,
   )  # fmt: skip
-  return loop.StepReport(step, metrics, secs=2.0, data_wait_secs=0.0)
+  return loop.StepReport(step, metrics, secs=2.0, data_wait_secs=wait_secs)
 
 
 def test_training_lines_have_loss_parts_speed_and_time_left(capsys):
@@ -126,10 +126,40 @@ def test_row_lines_come_at_the_end_at_least(capsys):
   assert out[-1].startswith('sampling: 4/4 rows')
 
 
+def warnings(capsys, reports, **settings):
+  lines = progress.TrainProgress('run', num_steps=len(reports), **settings)
+  for one in reports:
+    lines.on_step(one)
+  out = capsys.readouterr().out.splitlines()
+  return [line for line in out if line.startswith('warning')]
+
+
 def test_grid_mass_that_stays_low_is_warned_of_once(capsys):
-  lines = progress.TrainProgress('run', num_steps=10, every=100)
-  for step in range(10):
-    lines.on_step(report(step, grid_mass=0.2))
-  out = capsys.readouterr().out
-  assert out.count('warning: run: step 6: only 0.200') == 1
-  assert out.count('warning') == 1
+  low = [report(step, grid_mass=0.2) for step in range(12)]
+  (line,) = warnings(capsys, low, every=3, num_warmup=4)
+  # Updates 5 and 6 are the first after the warm-up at which a line comes.
+  assert line.startswith('warning: run: step 6: only 0.200 of the probability')
+  assert 'wrong score position or tokenizer' in line
+
+
+def test_grid_mass_is_a_mean_of_finite_updates_after_the_warm_up(capsys):
+  masses = [0.0] * 4 + [0.9, 0.2] * 4
+  some = [report(step, grid_mass=mass) for step, mass in enumerate(masses)]
+  some[5] = report(5, finite=False, grid_mass=float('nan'))
+  assert not warnings(capsys, some, every=2, num_warmup=4)
+  assert warnings(capsys, some, every=2, num_warmup=0)
+
+
+def test_slow_data_are_warned_of_once(capsys):
+  def waits(*wait_secs):
+    reports = [report(i, wait_secs=s) for i, s in enumerate(wait_secs)]
+    return warnings(capsys, reports, every=10)
+
+  (line,) = waits(*[1.5] * 30)
+  # Nine updates after the first, of 2 seconds each.
+  assert line.startswith(
+    'warning: run: step 10: 14 of the last 18 s were spent waiting for batches'
+  )
+  assert not waits(*[0.9] * 30)
+  # It has to last for a while.
+  assert not waits(2.0, 2.0, 2.0)

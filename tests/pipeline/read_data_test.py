@@ -139,6 +139,7 @@ def test_self_cots_are_used_as_they_were_sampled(setup):
     'rows',
   )
   assert len(encoded) == 1
+  assert encoded.ids == (example.example_id,)
   targets = encoded[0].targets[encoded[0].cot_mask]
   np.testing.assert_array_equal(targets[:-1], tokens)
   assert targets[-1] == setup.tokenizer.eos_id

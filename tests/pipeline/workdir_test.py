@@ -4,6 +4,7 @@ import os
 import signal
 
 from etils import epath
+from etils.epath import backend
 import pytest
 
 from tract_jax import types
@@ -45,6 +46,29 @@ def test_workdir_that_is_a_file_is_named(tmp_path):
   with pytest.raises(types.InputError, match='workdir .*run'):
     with workdir.use(epath.Path(tmp_path / 'run')):
       pass
+
+
+@pytest.mark.parametrize(
+  ('error', 'reason'),
+  [
+    (PermissionError(13, 'Permission denied'), 'Permission denied'),
+    # As gcsfs says it, and as fsspec does where gcsfs is missing.
+    (OSError('Forbidden: https://storage.googleapis.com/b'), 'Forbidden: http'),
+    (ImportError('Please install gcsfs to access Google Storage'), 'install'),
+  ],
+)
+def test_bucket_that_cannot_be_written_is_told_at_once(
+  monkeypatch, error, reason
+):
+  def refuse(unused_scheme):
+    raise error
+
+  monkeypatch.setattr(backend.fsspec_backend, '_get_filesystem', refuse)
+  with pytest.raises(types.InputError) as refused:
+    with workdir.use(epath.Path('gs://bucket/run')):
+      pytest.fail('it was used')
+  assert str(refused.value).startswith('workdir gs://bucket/run: ')
+  assert reason in str(refused.value)
 
 
 @pytest.mark.parametrize(

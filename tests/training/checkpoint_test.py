@@ -9,7 +9,7 @@ import pytest
 
 from tract_jax import types
 from tract_jax.data import orbax_store
-from tract_jax.training import checkpoint
+from tract_jax.training import checkpoint, loop
 
 
 @jax.tree_util.register_dataclass
@@ -149,6 +149,22 @@ def test_when_nothing_is_whole_it_says_so(tmp_path):
   _damage(tmp_path, 100)
   with pytest.raises(orbax_store.DamagedError, match='no older step is whole'):
     _restore(tmp_path)
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+  def spoilt(step):
+    state = _state(step)
+    moments = jax.tree.map(
+      lambda x: x * jnp.nan if x.ndim else x, state.opt_state
+    )
+    return dataclasses.replace(state, opt_state=moments)
+
+  _save(tmp_path, [1])
+  with pytest.raises(
+    loop.NonFiniteError, match='after 2 updates is not finite'
+  ):
+    _save(tmp_path, [2], spoilt)
+  assert int(_restore(tmp_path)[0].step) == 1
 
 
 def test_metadata_must_hold_a_fingerprint(tmp_path):

@@ -70,8 +70,9 @@ def test_stop_saves_what_was_done():
 
 def test_three_skipped_in_a_row_end_the_run_unsaved():
   recorder = Recorder(not_finite=(1, 2, 3))
-  with pytest.raises(loop.NonFiniteError, match='3 updates in a row'):
+  with pytest.raises(loop.NonFiniteError, match='3 updates in a row') as error:
     recorder.train(num_steps=9, save_every=100)
+  assert error.value.steps == (1, 2, 3)
   assert not any(e.startswith('save') for e in recorder.events)
 
 

@@ -29,9 +29,7 @@ from tract_jax.text import tokenizer as tokenizer_lib
 _FORMAT = 1
 _KIND = 'encoded'
 _MAX_BYTES = 20 * 2**30
-_ARRAYS = tuple(
-  field.name for field in dataclasses.fields(encoded_examples.EncodedExamples)
-)
+_ARRAYS = encoded_examples.ARRAYS
 Encoded = tuple[encoded_examples.EncodedExamples, encoding.EncodeReport]
 
 

@@ -34,6 +34,7 @@ class EncodedExamples(Sequence[types.EncodedExample]):
     num_score_tokens: [n] int32, tokens of the score, right before the end.
     scores: [n] float64, y*.
     target_probs: [n, Y] float32.
+    ids: [n] example ids; () where nobody asked for them.
   """
 
   tokens: np.ndarray
@@ -42,6 +43,7 @@ class EncodedExamples(Sequence[types.EncodedExample]):
   num_score_tokens: np.ndarray
   scores: np.ndarray
   target_probs: np.ndarray
+  ids: tuple[str, ...] = ()
 
   @property
   def lengths(self) -> np.ndarray:
@@ -56,7 +58,7 @@ class EncodedExamples(Sequence[types.EncodedExample]):
   @property
   def nbytes(self) -> int:
     """Bytes of all arrays together."""
-    return sum(x.nbytes for x in vars(self).values())
+    return sum(getattr(self, name).nbytes for name in ARRAYS)
 
   def __len__(self) -> int:
     return len(self.scores)
@@ -96,7 +98,15 @@ class EncodedExamples(Sequence[types.EncodedExample]):
       self.num_score_tokens[begin:end],
       self.scores[begin:end],
       self.target_probs[begin:end],
+      self.ids[begin:end],
     )
+
+
+ARRAYS = tuple(
+  field.name
+  for field in dataclasses.fields(EncodedExamples)
+  if field.name != 'ids'
+)
 
 
 def record(
@@ -168,6 +178,7 @@ class Builder:
 
   def __init__(self):
     self._tokens = array.array('i')
+    self._ids: list[str] = []
     self._columns: dict[str, list[np.ndarray]] = {
       name: []
       for name in (
@@ -184,6 +195,7 @@ class Builder:
     if len(part):
       tokens = np.ascontiguousarray(part.tokens, np.int32)
       self._tokens.frombytes(tokens.view(np.uint8).data)
+      self._ids += part.ids
       for name, column in self._columns.items():
         column.append(getattr(part, name))
 
@@ -195,7 +207,7 @@ class Builder:
     lengths = columns.pop('lengths') + 1
     starts = np.concatenate([[0], np.cumsum(lengths)])
     tokens = np.frombuffer(self._tokens, np.int32)
-    return EncodedExamples(tokens, starts, **columns)
+    return EncodedExamples(tokens, starts, **columns, ids=tuple(self._ids))
 
 
 def concatenate(parts: Sequence[EncodedExamples]) -> EncodedExamples:

@@ -78,13 +78,18 @@ def digest_arrays(arrays: Mapping[str, Any]) -> str:
   return sha.hexdigest()
 
 
-def differences(recorded: Any, expected: Any) -> list[str]:
+def differences(
+  recorded: Any,
+  expected: Any,
+  words: tuple[str, str] = ('recorded', 'expected'),
+) -> list[str]:
   """One line for each field in which two JSON objects differ.
 
   Args:
     recorded: what an artefact says it was made from.
     expected: what this run would make it from. Nested objects are compared
       field by field, with dotted names.
+    words: what lines call the two.
 
   Returns:
     Lines "field: recorded value, expected value", sorted; [] if equal.
@@ -94,7 +99,7 @@ def differences(recorded: Any, expected: Any) -> list[str]:
     _flat(json.loads(canonical_json(x))) for x in (recorded, expected)
   )
   return [
-    f'{field}: recorded {_shown(old, field)}, expected {_shown(new, field)}'
+    f'{field}: {words[0]} {_shown(old, field)}, {words[1]} {_shown(new, field)}'
     for field in sorted(old.keys() | new.keys())
     if _shown(old, field, None) != _shown(new, field, None)
   ]

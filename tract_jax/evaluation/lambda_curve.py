@@ -26,6 +26,7 @@ class LambdaPoint:
     ce: mean cross-entropy per token, nats; None without tokens.
     loss: the objective, which holds lambda: not to be compared over candidates.
     chosen: whether the method goes on with it.
+    reason: why figures above are None though there are rows; else None.
   """
 
   method: str
@@ -36,6 +37,7 @@ class LambdaPoint:
   ce: float | None
   loss: float | None
   chosen: bool = False
+  reason: str | None = None
 
 
 def with_choice(points: Sequence[LambdaPoint]) -> list[LambdaPoint]:
@@ -45,23 +47,39 @@ def with_choice(points: Sequence[LambdaPoint]) -> list[LambdaPoint]:
     points: the candidates of one stage, at least one.
 
   Returns:
-    The points by ascending lambda; one of them is chosen.
+    The points by ascending lambda; one of them is chosen, and none whose error
+    is not finite.
 
   Raises:
-    types.InputError: a point without an error: there are no validation rows.
+    types.InputError: there are no validation rows, or no error is finite.
   """
   ordered = sorted(points, key=lambda point: point.lambda_value)
   errors = [point.score_rmse for point in ordered]
   known = [error for error in errors if error is not None]
-  if len(known) < len(errors):
+  if any(p.score_rmse is None and not p.reason for p in ordered):
     raise types.InputError(
       'config.train.lambda_candidates: no validation rows to choose on; raise '
       'config.data.validation_fraction or give config.train.lambda_value'
+    )
+  if not known:
+    raise types.InputError(
+      'config.train.lambda_candidates: with none of them is the validation '
+      'RMSE finite'
     )
   best = errors.index(min(known))
   return [
     dataclasses.replace(point, chosen=i == best)
     for i, point in enumerate(ordered)
+  ]
+
+
+def notes(points: Sequence[LambdaPoint]) -> list[str]:
+  """A line for each point that lacks figures, with the reason."""
+  return [
+    f'{p.method} stage {p.stage}, seed {p.seed}, lambda {p.lambda_value:g}: '
+    f'{p.reason}'
+    for p in points
+    if p.reason
   ]
 
 

@@ -217,4 +217,5 @@ def _missing_notes(report: report_lib.Report) -> list[str]:
     (f'calibration of {c.method} on {c.benchmark}, seed {c.seed}', c.reason)
     for c in report.calibrations
   ]
-  return [f'{where}: {reason}' for where, reason in notes if reason]
+  lines = [f'{where}: {reason}' for where, reason in notes if reason]
+  return lines + lambda_curve.notes(report.lambda_points)

@@ -81,10 +81,27 @@ class Agreement:
     Returns:
       True if anyone was asked to stop before all had come.
     """
+    return not self.exchange('')
+
+  def exchange(self, text: str) -> list[str]:
+    """As `meet`, where each process brings a text for all of them.
+
+    Args:
+      text: this process's.
+
+    Returns:
+      All texts, in the order of the processes; none if anyone was asked to
+      stop before all had come.
+    """
+    if self._client is None:
+      return [] if self._is_asked() else [text]
     point = self._next_point()
-    if self._client is not None:
-      self._client.key_value_set(f'{point}/here/{self._index}', '')
-    return self._decided(point, wait=True)
+    self._client.key_value_set(f'{point}/here/{self._index}', text)
+    if self._decided(point, wait=True):
+      return []
+    found = self._client.key_value_dir_get(f'{point}/here')
+    texts = {int(key.rpartition('/')[2]): each for key, each in found}
+    return [texts[i] for i in range(self._count)]
 
   def tell(self, text: str) -> str:
     """At a point of all processes: process 0's text, on each of them."""

@@ -36,7 +36,8 @@ def measure(
     seed: of the run.
 
   Returns:
-    num_examples, rmse_annotator_cot and rmse_self_cot.
+    num_examples, rmse_annotator_cot and rmse_self_cot, and num_invalid: rows
+    without a score distribution by either, which count as the grid's midpoint.
   """
   setup = sampler.setup
   given = sampler.given(params, examples, with_cot=True)
@@ -45,6 +46,10 @@ def measure(
     'num_examples': len(examples),
     'rmse_annotator_cot': _rmse(setup, examples, given),
     'rmse_self_cot': _rmse(setup, examples, own),
+    'num_invalid': {
+      'annotator_cot': sum(not s.is_usable for s in given),
+      'self_cot': sum(not s.is_usable for s in own),
+    },
   }
 
 
@@ -56,10 +61,12 @@ def is_done(folder: epath.Path, fields: dict[str, Any]) -> bool:
 def write(folder: epath.Path, fields, results: dict[str, Any], label) -> None:
   """Writes the figures into the manifest, and a line for the reader."""
   manifest.write_manifest(folder, 'cot_gap', fields, results=results)
+  invalid = results['num_invalid']
   progress.say(
     f'{label}: RMSE on {results["num_examples"]} training inputs: '
-    f'{results["rmse_annotator_cot"]:.3f} with annotator CoTs, '
-    f'{results["rmse_self_cot"]:.3f} with its own'
+    f'{results["rmse_annotator_cot"]:.3f} with annotator CoTs '
+    f'({invalid["annotator_cot"]} invalid), {results["rmse_self_cot"]:.3f} '
+    f'with its own ({invalid["self_cot"]} invalid)'
   )
 
 
@@ -67,8 +74,14 @@ def read(
   folder: epath.Path, method: str, stage: int, seed: int
 ) -> metrics.CotGap:
   """The figures of a finished measurement, as the report has them."""
+  results = manifest.read_results(folder)
   return metrics.CotGap(
-    method=method, stage=stage, seed=seed, **manifest.read_results(folder)
+    method=method,
+    stage=stage,
+    seed=seed,
+    num_examples=results['num_examples'],
+    rmse_annotator_cot=results['rmse_annotator_cot'],
+    rmse_self_cot=results['rmse_self_cot'],
   )
 
 

@@ -4,6 +4,7 @@ Neither changes a result, so neither is part of a fingerprint.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def encode_rows(
     should_stop: asked after each chunk of rows.
 
   Returns:
-    The encoded examples and the report.
+    The encoded examples, with their ids, and the report.
 
   Raises:
     types.InputError: as `encoding.encode_all`.
@@ -63,13 +64,29 @@ def encode_rows(
       ),
     )
 
-  if not (is_large and data.encode_cache):
-    return make()
-  return encoded_cache.encoded(
-    encoded_cache.digest(examples, **arguments),
-    make,
-    lambda line: progress.say(f'{label}: {line}'),
-  )
+  if is_large and data.encode_cache:
+    encoded, report = encoded_cache.encoded(
+      encoded_cache.digest(examples, **arguments),
+      make,
+      lambda line: progress.say(f'{label}: {line}'),
+    )
+  else:
+    encoded, report = make()
+  ids = _kept_ids(examples, report.dropped_ids)
+  return dataclasses.replace(encoded, ids=ids), report
+
+
+def _kept_ids(
+  examples: Sequence[types.Example], dropped: Sequence[str]
+) -> tuple[str, ...]:
+  """Ids of the rows less the dropped ones, which stand in the same order."""
+  kept, left = [], list(reversed(dropped))
+  for example in examples:
+    if left and left[-1] == example.example_id:
+      left.pop()
+    else:
+      kept.append(example.example_id)
+  return tuple(kept)
 
 
 def _on_rows(label, num_rows, num_processes, is_long, should_stop):

@@ -135,6 +135,28 @@ def load_trained(run: StageRun, setup: build.Setup) -> types.PyTree:
     return store.load(0, trainable)[0]
 
 
+def row_length(setup: build.Setup, longest: int) -> int:
+  """L, of training rows: rounded up, as far as the model goes.
+
+  Args:
+    setup: of the run.
+    longest: tokens of the longest example, or, packed, of data.max_length.
+
+  Returns:
+    A multiple of data.length_multiple, or the model's limit.
+
+  Raises:
+    types.InputError: the model is made for shorter rows.
+  """
+  data, limit = setup.config.data, setup.model.config.longest_row
+  if longest > limit:
+    raise types.InputError(
+      f'config.data.max_length: {data.max_length} allows training rows of '
+      f'{longest} tokens, but the model is made for {limit} at most'
+    )
+  return min(loader_lib.static_size([longest], data.length_multiple), limit)
+
+
 def _finish(run: StageRun, trainable: types.PyTree, figures) -> None:
   """Writes the trained leaves, apart from the optimizer's, and the manifest."""
   with orbax_store.Store(run.folder / 'params') as store:
@@ -156,9 +178,9 @@ def _loaders(
     for examples in (rows.train, rows.validation)
     if examples
   ]
-  length = loader_lib.static_size(
-    [data.max_length] if data.packing else np.concatenate(lengths),
-    data.length_multiple,
+  length = row_length(
+    setup,
+    data.max_length if data.packing else int(np.max(np.concatenate(lengths))),
   )
   plans = [
     packing.best_fit(sizes, length)
@@ -206,7 +228,12 @@ def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
   writer = metric_writer.MetricWriter(
     run.folder, start, distributed.is_main_process()
   )
-  lines = progress.TrainProgress(run.label, loader.num_steps, train.log_every)
+  lines = progress.TrainProgress(
+    run.label,
+    loader.num_steps,
+    train.log_every,
+    num_warmup=round(train.warmup_fraction * loader.num_steps),
+  )
 
   def on_step(report: loop.StepReport) -> None:
     lines.on_step(report)
@@ -227,12 +254,28 @@ def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
     return loop.train(
       state, lambda s, batch: trainer.step(s, frozen, batch), batches, hooks
     )
+  except loop.NonFiniteError as error:
+    raise _traced(error, run, loader, store) from error
   finally:
     writer.close()
 
 
+def _traced(
+  error: loop.NonFiniteError, run: StageRun, loader, store
+) -> loop.NonFiniteError:
+  """The error with what a user looks for: examples, and the last good state."""
+  store.wait()
+  saved = store.steps()
+  last = store.folder / str(saved[-1]) if saved else 'none, only the start'
+  lines = [f'{run.label}: {error}; the last good checkpoint: {last}']
+  for step in error.steps:
+    ids = [loader.examples.ids[i] for row in loader.rows(step) for i in row]
+    lines.append(f'examples of step {step}: {", ".join(ids)}')
+  return loop.NonFiniteError('\n'.join(lines), error.steps)
+
+
 def _validate(run, trainer, params, validation):
-  """Loss parts on the validation rows; none where there are none."""
+  """Loss parts on the validation rows, as JSON has them; {} without rows."""
   if validation is None:
     return {}
   terms = losses.no_terms()
@@ -244,21 +287,32 @@ def _validate(run, trainer, params, validation):
     terms, run.objective, terms.ce_count, terms.score_count
   )
   terms = jax.tree.map(float, terms)
-  results: dict[str, float | None] = {
+  figures: dict[str, float | None] = {
     'validation_score_rmse': None,
     'validation_ce': None,
     'validation_loss': float(loss),
   }
   if terms.score_count:
     mse = terms.score_sq_sum / terms.score_count
-    results['validation_score_rmse'] = math.sqrt(mse)
+    figures['validation_score_rmse'] = math.sqrt(mse)
   if terms.ce_count:
-    results['validation_ce'] = terms.ce_sum / terms.ce_count
-  shown = ', '.join(f'{k} {v:.4f}' for k, v in results.items() if v is not None)
+    figures['validation_ce'] = terms.ce_sum / terms.ce_count
+  shown = ', '.join(f'{k} {v:.4f}' for k, v in figures.items() if v is not None)
   progress.say(
     f'{run.label}: {len(validation.examples)} validation rows: {shown}'
   )
-  return results
+  return _as_json(figures)
+
+
+def _as_json(figures: dict[str, float | None]) -> dict[str, Any]:
+  """The figures with null where one is not finite, and the reason for it."""
+  lost = [
+    k for k, v in figures.items() if v is not None and not math.isfinite(v)
+  ]
+  if not lost:
+    return figures
+  reason = f'not finite: {", ".join(lost)}'
+  return figures | dict.fromkeys(lost) | {'validation_reason': reason}
 
 
 def _abstract(state):

@@ -8,7 +8,9 @@ field. What only changes speed, or rounding, is not among them.
 from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
+import importlib.metadata
 import pathlib
+import platform
 from typing import Any
 
 from etils import epath
@@ -35,6 +37,9 @@ _CHOICE = {'lambda_candidates'}
 _SAMPLING_SPEED = {'slots', 'steps_per_call', 'prefill_tokens', 'mesh'}
 _SELF_COTS_ONLY = {'num_self_cots'}
 _PROMPT_KEYS = ('template', 'use_reference', 'system_prompt', 'fields')
+_LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+_SHOWN_DIGITS = 16
 _BLOCK_BYTES = 1 << 16
 _NUM_BLOCKS = 256
 
@@ -134,6 +139,30 @@ def export_fields(
   fields = {f'export.{key}': config.export[key] for key in keys}
   judge = dataclasses.asdict(judge_file.from_run(config, method))
   return fields | {'judge': manifest.digest_of(judge)}
+
+
+def host_fields(task: str, config: ml_collections.ConfigDict) -> dict[str, str]:
+  """What must be the same on all hosts, before anything is read.
+
+  Args:
+    task: of the command line.
+    config: with every key.
+
+  Returns:
+    {name: value}: the task, each key, a digest of each file of the package, and
+    the versions of Python and of the libraries that compute.
+  """
+  python = '.'.join(platform.python_version_tuple()[:2])
+  fields = {'task': task, 'version.python': python}
+  for key in config_lib.keys(config):
+    fields[f'config.{key}'] = str(config_lib.get(config, key))
+  for name in _LIBRARIES:
+    fields[f'version.{name}'] = importlib.metadata.version(name)
+  for path in _PACKAGE.rglob('*.py'):
+    name = path.relative_to(_PACKAGE.parent).as_posix()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    fields[f'code.{name}'] = digest[:_SHOWN_DIGITS]
+  return fields
 
 
 def params_digest(params: types.PyTree) -> str:

@@ -4,11 +4,17 @@ Hosts that share a job sample and predict, each its own chunks. Joined ones
 train together, too; others train nothing.
 """
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Mapping
+import json
+from typing import Any
 
 from tract_jax import types
+from tract_jax.data import manifest
 from tract_jax.parallel import agreement, distributed
 from tract_jax.training import loop
+
+_MAX_LINES = 20
 
 
 def labelled(host: distributed.Host, label: str) -> str:
@@ -80,3 +86,49 @@ def check_trained(
       f'{label}: not trained yet, and {host.count} hosts train nothing; run '
       f'the same command with --task=train{only} on one host first'
     )
+
+
+def check_alike(
+  host: distributed.Host,
+  stop: agreement.Agreement,
+  find: Callable[[], Mapping[str, Any]],
+) -> None:
+  """Refuses a run whose joined hosts do not have the same.
+
+  Args:
+    host: this one.
+    stop: what joined ones agree on; all of them make this call.
+    find: gives what this host has, by name: config, code, digests of data.
+
+  Raises:
+    types.InputError: a host differs from most of them, or, of two, from the
+      first; a line for each such host and name, with both values. It is the
+      same on all hosts.
+    loop.Interrupted: one of them was asked to stop.
+  """
+  if not host.joined:
+    return
+  facts = find()
+  # Hosts may be thousands, and seldom differ.
+  if len(set(_exchanged(stop, manifest.digest_of(facts)))) == 1:
+    return
+  texts = _exchanged(stop, manifest.canonical_json(facts))
+  usual = collections.Counter(texts).most_common(1)[0][0]
+  words = 'has', f'host {texts.index(usual) + 1} has'
+  lines = [
+    f'host {i} of {len(texts)}: {line}'
+    for i, text in enumerate(texts, start=1)
+    for line in manifest.differences(json.loads(text), json.loads(usual), words)
+  ]
+  if len(lines) > _MAX_LINES:
+    lines[_MAX_LINES:] = [f'and {len(lines) - _MAX_LINES} more differences']
+  lines.append('give all hosts the same command, code and data')
+  raise types.InputError('\n'.join(lines))
+
+
+def _exchanged(stop: agreement.Agreement, text: str) -> list[str]:
+  """The text of each host."""
+  texts = stop.exchange(text)
+  if not texts:
+    raise loop.Interrupted('stopped before the hosts were compared')
+  return texts

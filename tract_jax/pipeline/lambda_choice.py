@@ -90,6 +90,7 @@ def read_points(
         score_rmse=results.get('validation_score_rmse'),
         ce=results.get('validation_ce'),
         loss=results.get('validation_loss'),
+        reason=results.get('validation_reason'),
       )
     )
   if points and len(points) == len(candidates):

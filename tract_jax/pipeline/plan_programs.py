@@ -151,7 +151,7 @@ def training(
   if with_cot:
     num_targets += config.sampling.max_new_tokens + len(scores.lead_ids)
   num_targets = loader_lib.static_size([num_targets], finetune.TARGET_MULTIPLE)
-  length = row_length(config)
+  length = finetune.row_length(setup, config.data.max_length)
   num_targets = min(num_targets * examples_per_row(config), length)
   trainer = build.make_trainer(
     setup,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import statistics
 import time
 
 from etils import epath
@@ -14,6 +15,8 @@ MIN_SECS_BETWEEN_LINES = 1.0
 MIN_SECS_BETWEEN_SAMPLING_LINES = 5.0
 # Below this, scores are read from what is hardly a score.
 LEAST_GRID_MASS = 0.5
+# More than half of the time, and so long, and the data are too slow.
+LEAST_WAIT_SECS = 10.0
 
 
 def say(text: str) -> None:
@@ -57,12 +60,16 @@ class TrainProgress:
     label: which run, such as "tract stage 2 seed 0".
     num_steps: updates of the whole run.
     every: updates between two lines; the first and last always have one.
+    num_warmup: updates in which the learning rate rises; what is warned of is
+      looked at after them.
   """
 
   label: str
   num_steps: int
   every: int
-  _warned: bool = False
+  num_warmup: int = 0
+  _recent: list[loop.StepReport] = dataclasses.field(default_factory=list)
+  _warned: set[str] = dataclasses.field(default_factory=set)
   _steps: int = 0
   _tokens: float = 0.0
   _secs: float = 0.0
@@ -77,7 +84,8 @@ class TrainProgress:
       self._steps += 1
       self._tokens += metrics.num_tokens
       self._secs += report.secs
-    self._check_grid_mass(report)
+    if report.step >= max(self.num_warmup, 1):
+      self._recent.append(report)
     last = report.step + 1 == self.num_steps
     if self._first or last or (report.step + 1) % self.every == 0:
       speed = self._tokens / self._secs if self._secs else 0.0
@@ -90,18 +98,32 @@ class TrainProgress:
         f'  grid mass {metrics.grid_mass:.3f}  lr {metrics.lr:.2e}'
         + (f'  {speed:,.0f} tokens/s  {duration(left)} left' if speed else '')
       )
+      self._check()
     self._first = False
 
-  def _check_grid_mass(self, report: loop.StepReport) -> None:
-    late = report.step + 1 > self.num_steps // 2
-    if self._warned or not late or report.metrics.grid_mass >= LEAST_GRID_MASS:
-      return
-    self._warned = True
-    say(
-      f'warning: {self.label}: step {report.step + 1}: only '
-      f'{report.metrics.grid_mass:.3f} of the probability is on the score '
-      'tokens; a wrong score position or tokenizer, or too few steps?'
-    )
+  def _check(self) -> None:
+    """Warns, once of each, of what the updates since the last line show."""
+    recent, self._recent = self._recent, []
+    masses = [r.metrics.grid_mass for r in recent if r.metrics.finite]
+    if masses and (mass := statistics.fmean(masses)) < LEAST_GRID_MASS:
+      self._warn(
+        'grid mass',
+        f'{recent[-1].step + 1}: only {mass:.3f} of the probability is on the '
+        'score tokens; a wrong score position or tokenizer, or too few steps?',
+      )
+    secs = sum(r.secs for r in recent)
+    waited = sum(r.data_wait_secs for r in recent)
+    if waited > max(secs / 2, LEAST_WAIT_SECS):
+      self._warn(
+        'data',
+        f'{recent[-1].step + 1}: {waited:.0f} of the last {secs:.0f} s were '
+        'spent waiting for batches; is the machine busy, or short of memory?',
+      )
+
+  def _warn(self, kind: str, problem: str) -> None:
+    if kind not in self._warned:
+      self._warned.add(kind)
+      say(f'warning: {self.label}: step {problem}')
 
 
 class SampleProgress:

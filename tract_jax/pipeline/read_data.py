@@ -144,6 +144,13 @@ def digest(examples: Sequence[types.Example]) -> str:
   return manifest.digest_of(rows)
 
 
+def digests(data: RunData) -> dict[str, str]:
+  """`digest` of what is trained on, validated on and predicted, by name."""
+  named = {'train': data.train, 'validation': data.validation}
+  named |= {f'benchmark {n}': rows for n, rows in data.benchmarks.items()}
+  return {name: digest(rows) for name, rows in named.items()}
+
+
 def encode_for_stage(
   setup: build.Setup,
   examples: Sequence[types.Example],

@@ -51,6 +51,7 @@ class Run:
     host: which of the hosts that share the work this is. Those that are not
       joined sample and predict, each its own chunks, and train nothing.
     num_worked: parts that were not finished before.
+    meet: waits for the joined processes; see `hosts.meet`.
   """
 
   def __init__(
@@ -84,18 +85,20 @@ class Run:
     self._weights = weights.Weights(
       setup, self._sampling, self._seed_model, self._sampler.forget
     )
+    self.meet = functools.partial(hosts.meet, stop)
     self._together = functools.partial(hosts.together, host, stop)
     self._make_trainer = functools.cache(
       functools.partial(build.make_trainer, setup)
     )
     self._stages: dict[tuple, finetune.StageRun] = {}
 
+  def inputs(self) -> dict[str, Any]:
+    """What joined hosts must have alike: the seed model, and all rows."""
+    return self._model_fields | self._digests
+
   @functools.cached_property
   def _digests(self) -> dict[str, str]:
-    data = self.data
-    named = {'train': data.train, 'validation': data.validation}
-    named |= {f'benchmark {n}': rows for n, rows in data.benchmarks.items()}
-    return {name: read_data.digest(rows) for name, rows in named.items()}
+    return read_data.digests(self.data)
 
   @functools.cached_property
   def _model_fields(self) -> dict[str, Any]:
@@ -292,10 +295,6 @@ class Run:
       trained = finetune.load_trained(stages[-1], self._sampling)
       export.export(self._sampling, run, trained)
     self.num_worked += export.write_card(self._sampling, run)
-
-  def meet(self, where: str) -> None:
-    """Waits for the joined processes; see `hosts.meet`."""
-    hosts.meet(self._stop, where)
 
   def _train(self, run, owner, stage, cots, previous) -> None:
     """Trains a stage, where that is not done."""

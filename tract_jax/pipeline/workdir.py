@@ -5,6 +5,8 @@ share a job hold it together, each by a lock of its own beside the common one:
 
   .lock           one run, or every host
   .lock_host2of3  the second of three hosts
+
+In a bucket a run on one host does not see the locks of several.
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from etils import epath
 
 from tract_jax import types
 from tract_jax.parallel import agreement, distributed
-from tract_jax.pipeline import hosts
+from tract_jax.pipeline import bucket_lock, hosts
 
 _LOCK = '.lock'
 
@@ -28,7 +30,8 @@ def use(
 ) -> Iterator[None]:
   """Makes the folder, tries to write in it, and keeps others out of it.
 
-  A local lock ends with the process, however it ends; on gs:// there is none.
+  A local lock ends with the process, however it ends. In a bucket a file takes
+  its place that is written anew all the time.
 
   Args:
     folder: the workdir.
@@ -49,12 +52,14 @@ def use(
   except (OSError, ImportError) as error:
     raise types.InputError(f'workdir {folder}: {error}') from error
   with contextlib.ExitStack() as locks:
+    own = f'{_LOCK}_host{host.index + 1}of{host.count}'
     if '://' in str(folder):
-      pass
+      if host.writes:
+        name = own if host.is_alone else _LOCK
+        locks.enter_context(bucket_lock.held(folder / name))
     elif host.is_alone:
-      name = f'{_LOCK}_host{host.index + 1}of{host.count}'
       locks.enter_context(_locked(folder, _LOCK, fcntl.LOCK_SH))
-      locks.enter_context(_locked(folder, name, fcntl.LOCK_EX))
+      locks.enter_context(_locked(folder, own, fcntl.LOCK_EX))
     elif host.writes:
       locks.enter_context(_locked(folder, _LOCK, fcntl.LOCK_EX))
     yield

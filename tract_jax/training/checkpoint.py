@@ -9,10 +9,13 @@ belongs to the caller.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tract_jax import types
 from tract_jax.data import manifest, orbax_store
+from tract_jax.training import loop
 
 _FINGERPRINT = 'fingerprint'
 
@@ -30,10 +33,16 @@ def save(
   Raises:
     types.InputError: the step exists, or this save or the one before it
       failed.
+    loop.NonFiniteError: a number in the state is not finite; it is not saved.
   """
   if not isinstance(metadata.get(_FINGERPRINT), Mapping):
     raise ValueError(f'metadata lacks the object {_FINGERPRINT!r}')
-  store.save(int(np.asarray(state.step)), state, metadata)
+  step = int(np.asarray(state.step))
+  if not _all_finite(jax.tree.leaves(state)):
+    raise loop.NonFiniteError(
+      f'the state after {step} updates is not finite, and is not saved'
+    )
+  store.save(step, state, metadata)
 
 
 def restore_latest(
@@ -72,6 +81,12 @@ def restore_latest(
   except orbax_store.DamagedError as error:
     advice = _advice(store, latest, steps[:-1], abstract_state)
     raise orbax_store.DamagedError(f'{error}; {advice}') from error
+
+
+@jax.jit
+def _all_finite(leaves: list[types.Array]) -> types.Array:
+  """Whether every number is finite; the same on all processes."""
+  return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 def _advice(

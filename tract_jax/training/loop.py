@@ -4,7 +4,7 @@ Metrics of update t-1 are fetched after update t is dispatched, so that the
 device never waits for the host.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import time
 
@@ -22,7 +22,15 @@ class Interrupted(Exception):
 
 
 class NonFiniteError(RuntimeError):
-  """Loss or gradients stayed non-finite; exit code 1."""
+  """Loss, gradients or the state are not finite; exit code 1.
+
+  Attributes:
+    steps: the updates that it is known of.
+  """
+
+  def __init__(self, problem: str, steps: Sequence[int] = ()):
+    super().__init__(problem)
+    self.steps = tuple(steps)
 
 
 def stop_if(should_stop: Callable[[], bool], where: str) -> None:
@@ -128,7 +136,7 @@ class _Watch:
   def __init__(self, on_step: Callable[[StepReport], None]):
     self._on_step = on_step
     self._held: tuple[int, step_lib.StepMetrics, float] | None = None
-    self._num_skipped = 0
+    self._skipped: list[int] = []
     self._last = time.perf_counter()
 
   def hold(self, index: int, metrics, wait_secs: float) -> None:
@@ -145,10 +153,11 @@ class _Watch:
     now = time.perf_counter()
     self._on_step(StepReport(index, metrics, now - self._last, wait_secs))
     self._last = now
-    self._num_skipped = 0 if metrics.finite else self._num_skipped + 1
-    if self._num_skipped >= MAX_SKIPPED_IN_A_ROW:
+    self._skipped = [] if metrics.finite else [*self._skipped, index]
+    if len(self._skipped) >= MAX_SKIPPED_IN_A_ROW:
       raise NonFiniteError(
-        f'loss or gradients were not finite in {self._num_skipped} updates in '
-        f'a row, the last at step {index}; the last saved state is good'
+        f'loss or gradients were not finite in {len(self._skipped)} updates in '
+        f'a row, the last at step {index}; none of them changed the model',
+        self._skipped,
       )
     return True

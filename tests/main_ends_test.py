@@ -1,0 +1,83 @@
+"""How the command line ends, and that no locale changes that."""
+
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests import main_test
+from tests.models import small_models
+from tract_jax import main as main_lib
+from tract_jax import types
+from tract_jax.training import loop
+
+ROOT = pathlib.Path(__file__).parents[1]
+in_process = main_test.in_process
+in_root = main_test.in_root
+
+
+@pytest.mark.parametrize(
+  ('error', 'code', 'said'),
+  [
+    (types.InputError('a: bad\nb: bad'), 2, ['error: a: bad', 'error: b: bad']),
+    (loop.NonFiniteError('step 3: not finite'), 1, ['error: step 3: not']),
+    (loop.Interrupted('stopped'), 75, ['stopped; the same command continues']),
+  ],
+)
+def test_each_end_has_its_exit_code(
+  monkeypatch, capsys, in_process, error, code, said
+):
+  def fail(*unused_args):
+    raise error
+
+  monkeypatch.setattr(main_lib, '_run', fail)
+  assert main_lib.main([main_test.DEMO]) == code
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == len(said)
+  for line, start in zip(lines, said, strict=True):
+    assert line.startswith(start)
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
+  shown = io.BytesIO()
+  stream = io.TextIOWrapper(shown, encoding='ascii', errors='strict')
+  monkeypatch.setattr(sys, 'stdout', stream)
+  assert main_lib.main([]) == 2
+  print('größe \udce9', flush=True)
+  assert shown.getvalue().endswith(b'gr\\xf6\\xdfe \\udce9\n')
+
+
+def test_paths_and_ids_may_be_of_any_script_in_the_c_locale(tmp_path):
+  folder = tmp_path / 'größe 日本'
+  folder.mkdir()
+  rows = [{'prompt': 'It is good.', 'id': 'é'}, {'prompt': '日本', 'id': 'ß'}]
+  (folder / 'ü.jsonl').write_text(
+    ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows),
+    encoding='utf-8',
+  )
+  judge = small_models.save_judge(folder / 'jüdge')
+  env = {k: v for k, v in os.environ.items() if not k.startswith('LC_')}
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'tract_jax.main', '--task=predict'),
+      f'--workdir={folder / "läuft"}',
+      f'--config.model.path={judge}',
+      f'--config.data.benchmarks=rows={folder / "ü.jsonl"}',
+      *(f'--config.{key}={value}' for key, value in main_test.FAST.items()),
+    ],
+    cwd=ROOT,
+    env=env | {'LANG': 'C', 'LC_ALL': 'C', 'XLA_FLAGS': ''},
+    capture_output=True,
+    timeout=200,
+  )
+  assert done.returncode == 0, done.stderr.decode()
+  assert f'workdir: {folder}/läuft' in done.stdout.decode()
+  written = folder / 'läuft' / 'predictions' / 'zero_shot' / 'rows.jsonl'
+  assert [row['example_id'] for row in main_test.read_jsonl(written)] == [
+    'é',
+    'ß',
+  ]
