@@ -137,6 +137,7 @@ def examples_from_rows(
   rows = [row_kinds.renamed(row, row_format.fields) for row in rows]
   ids, problems = _example_ids(rows)
   examples, seen = [], Counter[str]()
+  taken: set[str] = set()
   for i, row in enumerate(rows):
     try:
       if i in problems:
@@ -144,6 +145,9 @@ def examples_from_rows(
       judged = row_kinds.judgements(row, row_format, grid, role)
       for judgement in judged:
         example, notes = _example(judgement, row, ids[i], grid, role, marker)
+        if example.example_id in taken:
+          raise row_kinds.RowError(f'another row is {example.example_id}, too')
+        taken.add(example.example_id)
         examples.append(example)
         seen.update(notes)
       seen['num_pairs'] += len(judged) > 1
@@ -296,16 +300,19 @@ def _score(value: Any, grid: types.ScoreGrid) -> float:
 
 def _number(value: Any, what: str) -> float:
   """A finite number, which may be written as text."""
-  is_number = isinstance(value, numbers.Real | str)
+  is_text = isinstance(value, str)
+  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
   # Python reads "1_0" as 10.
-  if isinstance(value, bool) or not is_number or '_' in str(value):
+  if not is_number and not is_text or is_text and '_' in value:
     raise row_kinds.RowError(f'{what} {reprlib.repr(value)} is no number')
   try:
     number = float(value)
-  except (ValueError, OverflowError) as error:
+  except ValueError as error:
     raise row_kinds.RowError(
       f'{what} {reprlib.repr(value)} is no number'
     ) from error
+  except OverflowError as error:
+    raise row_kinds.RowError(f'{what} is no number of a usual size') from error
   if not math.isfinite(number):
-    raise row_kinds.RowError(f'{what} {value!r} is not finite')
+    raise row_kinds.RowError(f'{what} {reprlib.repr(value)} is not finite')
   return number
