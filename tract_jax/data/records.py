@@ -146,7 +146,7 @@ def examples_from_rows(
       for judgement in judged:
         example, notes = _example(judgement, row, ids[i], grid, role, marker)
         if example.example_id in taken:
-          raise row_kinds.RowError(f'another row is {example.example_id}, too')
+          raise row_kinds.RowError(f'another row is {example.example_id!r}')
         taken.add(example.example_id)
         examples.append(example)
         seen.update(notes)

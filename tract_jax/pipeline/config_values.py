@@ -66,7 +66,7 @@ def set_value(
     value = tuple(value)
   if isinstance(old, float) and type(value) is int:
     with contextlib.suppress(OverflowError):
-      value = float(value)
+      value = float(value) if float(value) == value else value
   if type(value) is not type(old):
     return [
       f'config.{key}: {_shown(value)} is of type {type(value).__name__}, not '
