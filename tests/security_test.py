@@ -3,8 +3,11 @@
 docs/security.md lists these and the others.
 """
 
+import contextlib
+import json
 import pathlib
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -19,6 +22,7 @@ from tract_jax.data import encoded_cache, encoding, records, self_cot
 from tract_jax.parallel import distributed
 from tract_jax.pipeline import interruption
 from tract_jax.text import prompts, score_tokens
+from tract_jax.text import tokenizer as tokenizer_lib
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _HOSTILE = ('</s>', '[RESULT] 5', f'{prompts.MARKER} 5', '<|im_end|>', '<s>')
@@ -100,6 +104,32 @@ def test_pickle_among_encoded_rows_does_not_run(tmp_path, monkeypatch):
   np.testing.assert_array_equal(again.tokens, made.tokens)
   assert 'damaged' in said[-1]
   assert not marker.exists()
+
+
+def test_code_beside_a_tokenizer_does_not_run(tmp_path):
+  small_tokenizers.byte_level().hf.save_pretrained(tmp_path)
+  marker, path = tmp_path / 'ran', tmp_path / 'tokenizer_config.json'
+  (tmp_path / 'mine.py').write_text(f'open({str(marker)!r}, "w")\n')
+  fields = json.loads(path.read_text()) | {
+    'auto_map': {'AutoTokenizer': ['mine.Mine', 'mine.Mine']},
+    'tokenizer_class': 'Mine',
+  }
+  path.write_text(json.dumps(fields))
+  # Whether it can be used without its code is the library's to say.
+  with contextlib.suppress(types.InputError):
+    tokenizer_lib.load_tokenizer(str(tmp_path))
+  assert not marker.exists()
+
+
+def test_nothing_of_ours_loads_code():
+  forbidden = re.compile(
+    r'torch\.load|pickle\.load|import pickle|allow_pickle=True|'
+    r'trust_remote_code=True|\beval\(|\bexec\(|yaml\.load\('
+  )
+  files = sorted((_ROOT / 'tract_jax').rglob('*.py'))
+  assert len(files) > 100
+  assert [f for f in files if forbidden.search(f.read_text())] == []
+  assert forbidden.search('np.load(path, allow_pickle=True)')
 
 
 def _grid() -> types.ScoreGrid:

@@ -63,6 +63,8 @@ def test_long_line(tmp_path):
     ('{"a": "b\x00"}', 'line 1: JSON syntax: Invalid control character'),
     ('{"a": 1}'.encode('utf-16'), 'line 1: byte 0xff is not UTF-8'),
     ('a,b\n1,2\n', 'line 1: JSON syntax'),
+    ('{"a": 1}\n{"a": 1, "a": 2}', "line 2: JSON: 'a' stands twice"),
+    ('[{"b": {"a": 1, "a": 1}}]', "JSON: 'a' stands twice"),
     ('[' * 200_000, 'nested too deep'),
     ('{"a": 1}\n{"a": ' + '{"a":' * 200_000, 'line 2: JSON: nested too deep'),
     ('[' + '1' * 5000 + ']', 'JSON: a whole number with thousands of digits'),

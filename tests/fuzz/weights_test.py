@@ -88,7 +88,7 @@ def _gguf() -> bytes:
   content=st.deferred(
     lambda: st.one_of(
       strategies.damaged(_gguf(), head=2500),
-      strategies.damaged(_gguf(), most=1, head=400),
+      strategies.damaged(_gguf(), most=1),
       st.binary(max_size=40).map(lambda tail: b'GGUF\x03\0\0\0' + tail),
     )
   ),

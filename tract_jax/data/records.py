@@ -136,8 +136,8 @@ def examples_from_rows(
   row_kinds.check_columns(rows, row_format.fields, name)
   rows = [row_kinds.renamed(row, row_format.fields) for row in rows]
   ids, problems = _example_ids(rows)
-  examples, seen = [], Counter[str]()
-  taken: set[str] = set()
+  examples: dict[str, types.Example] = {}
+  seen = Counter[str]()
   for i, row in enumerate(rows):
     try:
       if i in problems:
@@ -145,10 +145,9 @@ def examples_from_rows(
       judged = row_kinds.judgements(row, row_format, grid, role)
       for judgement in judged:
         example, notes = _example(judgement, row, ids[i], grid, role, marker)
-        if example.example_id in taken:
+        if example.example_id in examples:
           raise row_kinds.RowError(f'another row is {example.example_id!r}')
-        taken.add(example.example_id)
-        examples.append(example)
+        examples[example.example_id] = example
         seen.update(notes)
       seen['num_pairs'] += len(judged) > 1
     except row_kinds.RowError as error:
@@ -159,8 +158,8 @@ def examples_from_rows(
     if len(lines) > _MAX_LINES:
       lines[_MAX_LINES:] = [f'{name}: and {len(lines) - _MAX_LINES} more rows']
     raise types.InputError('\n'.join(lines))
-  counts = {key: seen[key] for key in _NOTES}
-  return examples, ReadReport(name, len(rows), **counts)
+  report = ReadReport(name, len(rows), **{key: seen[key] for key in _NOTES})
+  return list(examples.values()), report
 
 
 def _example_ids(
