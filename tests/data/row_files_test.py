@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from tests.models import fake_gcs
 from tract_jax import types
 from tract_jax.data import row_files
 
@@ -93,6 +94,19 @@ def test_name_of_a_parquet_file_is_no_pattern(tmp_path):
   for name in ('rows[1].parquet', 'rows*.parquet'):
     rows, _ = row_files.read_rows(str(tmp_path / name))
     assert rows == [{'a': name}]
+
+
+def test_bucket_without_its_library_is_named(monkeypatch):
+  fake_gcs.hide_library(monkeypatch)
+  with pytest.raises(types.InputError) as error:
+    row_files.read_rows('gs://bucket/rows.jsonl')
+  (line,) = str(error.value).splitlines()
+  assert line.startswith('gs://bucket/rows.jsonl: cannot be read: ')
+
+
+def test_path_that_is_none():
+  with pytest.raises(types.InputError, match='cannot be read: embedded null'):
+    row_files.read_rows('a\0b')
 
 
 def test_file_that_is_none(tmp_path):

@@ -166,6 +166,7 @@ def test_bad_value_is_named_with_its_key(key, value):
     ('num_cots', 10**400, 'a number of 1329 bits'),
     ('score.grid', (1.0, 2j), 'holds a complex, no text or number'),
     ('score.marker', 'is \udcff', 'is not UTF-8 text'),
+    ('data.train_path', 'a\0b', 'holds a NUL'),
   ],
 )
 def test_value_that_no_rule_can_be_asked_about(key, value, reason):

@@ -40,11 +40,11 @@ def read_rows(
     content = epath.Path(path).read_bytes()
   except FileNotFoundError as error:
     raise types.InputError(f'{path}: no such file') from error
-  except ValueError as error:  # A NUL in it.
-    raise types.InputError(f'{path!r}: cannot be a path: {error}') from error
-  except OSError as error:
+  # What opens a bucket raises errors of its own: of HTTP, of credentials.
+  except Exception as error:
+    reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
     raise types.InputError(
-      f'{path}: cannot be read: {error.strerror or error}'
+      f'{path}: cannot be read: {reason or type(error).__name__}'
     ) from error
   if content.startswith(b'version https://git-lfs.github.com/spec/'):
     raise types.InputError(

@@ -92,6 +92,8 @@ def _reason_against_part(part) -> str:
       part.encode()
     except UnicodeEncodeError:
       return 'is not UTF-8 text'
+    if '\0' in part:
+      return 'holds a NUL'
     return scrub.ADVICE if scrub.holds_secret(part) else ''
   if isinstance(part, int):
     is_far = not -_MOST <= part <= _MOST
