@@ -6,11 +6,12 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
-# More arguments for pytest, the benchmark or pip-compile, such as
-# ARGS='-k packing', ARGS=--runs=1 or ARGS=--upgrade.
+# More arguments for pytest, fuzzing, the benchmark or pip-compile, such as
+# ARGS='-k packing', ARGS=--inputs=1000, ARGS=--runs=1 or ARGS=--upgrade.
 ARGS ?=
 
-.PHONY: help venv demo test test-fast check bench-sampling parity lock tpu
+.PHONY: help venv demo test test-fast check fuzz faults bench-sampling parity \
+  lock tpu
 
 help:  ## Lists these targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -49,6 +50,9 @@ check: venv  ## Checks format, lint and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fuzz: venv  ## Tries 100,000 odd inputs on every reader (ARGS=--inputs=N).
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.sampling $(ARGS)

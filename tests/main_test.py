@@ -62,6 +62,11 @@ def test_overrides_reach_the_config():
     ([DEMO, '--config.methods=("tarct",)'], 'config.methods'),
     ([DEMO, '--task=fly'], 'fly'),
     ([DEMO, '--worker=3'], 'worker'),
+    ([DEMO, '--noconfig.train.lrr'], 'nearest is config.train.lr'),
+    ([DEMO, '--' + 'x' * 3000], 'recursion'),
+    ([DEMO, '--config.seeds=' + '-' * 90_000 + '1'], 'MemoryError'),
+    ([DEMO, '--config.seeds=([0],)'], 'config.seeds: holds a list'),
+    ([DEMO, '--config.num_cots=0x' + 'f' * 400], 'config.num_cots: a number'),
     ([DEMO, 'more'], 'more: not a flag'),
   ],
 )

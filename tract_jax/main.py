@@ -41,6 +41,7 @@ from tract_jax.pipeline import (
   plan,
   progress,
   read_data,
+  scrub,
   tasks,
 )
 from tract_jax.pipeline import config as config_lib
@@ -113,7 +114,8 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
   flags.DEFINE_enum('task', 'run', TASKS, 'What to do.', flag_values=values)
   try:
     left = values(['main', *rest])[1:]
-  except (flags.Error, TypeError, ValueError, SyntaxError) as error:
+  # absl, and Python's own reader of values, raise whatever they meet.
+  except Exception as error:
     raise types.InputError(_one_line(error)) from error
   if left:
     raise types.InputError(f'{left[0]}: not a flag')
@@ -124,6 +126,8 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
     config, as_judge=as_judge, needs_rows=values.task not in _NEED_NO_ROWS
   )
   workdir = values.workdir or f'runs/{config.name}'
+  if scrub.holds_secret(workdir):
+    raise types.InputError(f'--workdir: {scrub.ADVICE}')
   return values.task, workdir, config
 
 
@@ -134,9 +138,7 @@ def _is_as_judge(task: str, config: ml_collections.ConfigDict) -> bool:
   # Unknown names are told by the check of the config.
   if task == 'run':
     return not any(
-      methods_lib.METHODS[name].stages
-      for name in config.methods
-      if name in methods_lib.METHODS
+      method.stages for method in methods_lib.known(config.methods)
     )
   return task in _TRAIN_NOTHING
 
@@ -145,7 +147,8 @@ def _check_keys(argv: list[str], config: ml_collections.ConfigDict) -> None:
   """Names every --config.KEY that does not exist, with the nearest."""
   problems = []
   for argument in argv:
-    flag, _, _ = argument.lstrip('-').partition('=')
+    # "--noconfig.KEY" switches a key off.
+    flag, _, _ = argument.lstrip('-').removeprefix('no').partition('=')
     if flag.startswith('config.'):
       key = flag.removeprefix('config.')
       if key not in config_lib.keys(config):
@@ -175,15 +178,15 @@ def _execute(task: str, folder: epath.Path, config) -> int:
     if isinstance(error, types.InputError):
       return _fail(error)
     if isinstance(error, loop.NonFiniteError):
-      print(f'error: {error}', file=sys.stderr)
+      _tell(f'error: {error}')
       return 1
     if not interrupted:
       raise
     reason = str(error) or 'stopped at once'
     if other_failed:
-      print(f'{reason}: another host failed; see its error', file=sys.stderr)
+      _tell(f'{reason}: another host failed; see its error')
       return 1
-    print(f'{reason}; the same command continues', file=sys.stderr)
+    _tell(f'{reason}; the same command continues')
     return signals.exit_code or interruption.SIGTERM_EXIT
 
 
@@ -252,13 +255,18 @@ def _start(
 
 def _fail(error: types.InputError) -> int:
   for line in str(error).splitlines():
-    print(f'error: {line}', file=sys.stderr)
+    _tell(f'error: {line}')
   return 2
 
 
+def _tell(line: str) -> None:
+  print(scrub.scrubbed(line), file=sys.stderr)
+
+
 def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())
+  return ' '.join(str(error).split()) or type(error).__name__
 
 
 if __name__ == '__main__':
+  sys.excepthook = scrub.print_exception
   sys.exit(main())

@@ -53,8 +53,9 @@ class ScoreGrid:
   def nearest(self, score: float) -> int:
     """Index of the grid value nearest to `score`; the upper one on a tie."""
     distances = [abs(value - score) for value in self.values]
-    best = min(distances)
-    return max(i for i, d in enumerate(distances) if d <= best + 1e-9)
+    # A mean of ratings is a tie but for its rounding.
+    best = min(distances) * (1 + 1e-9)
+    return max(i for i, d in enumerate(distances) if d <= best)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -203,6 +203,7 @@ def test_feedback_with_another_score_is_counted_and_the_rater_is_right():
     (float('nan'), 'score nan is not finite'),
     ('nan', "score 'nan' is not finite"),
     (10**400, 'is no number'),
+    (10**5000, 'is no number'),
     ('four', "score 'four' is no number"),
     ('1_0', "score '1_0' is no number"),
     ('4' + ' or so' * 999, "score '4 or so or s...o or so or so' is no number"),
@@ -278,6 +279,23 @@ def test_duplicate_explicit_id_is_refused():
   assert line.startswith("rows: row 1 (id 'a\\nb'): score 7")
   (line,) = problems_of([plain(id='a'), plain(id='b'), plain(id='a')])
   assert line == 'rows: row 3 (id a): id stands in row 1 already'
+
+
+def test_row_of_the_name_that_a_response_gets_is_refused():
+  pair = {'prompt': 'p', 'chosen': 'a', 'rejected': 'b', 'id': 'x'}
+  rows = [pair, plain(id='x-chosen')]
+  with pytest.raises(types.InputError) as error:
+    records.examples_from_rows(rows, GRID, role='eval', name='rows')
+  assert str(error.value) == (
+    "rows: row 2 (id x-chosen): another row is 'x-chosen'"
+  )
+
+
+def test_columns_of_any_name_are_told_in_one_line():
+  (line,) = problems_of([{'a\nb': 1, 3: 'x'}])
+  assert "its columns are 'a\\nb', 3; needed are" in line
+  row = {'instruction': 'i', 'response': 'r', 'criteria': 'c', 7: 'x'}
+  assert read([row | {'score': 2}])[0][0].score == 2.0
 
 
 def test_hostile_text_is_kept():

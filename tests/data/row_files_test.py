@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from tests.models import fake_gcs
 from tract_jax import types
 from tract_jax.data import row_files
 
@@ -63,6 +64,8 @@ def test_long_line(tmp_path):
     ('{"a": "b\x00"}', 'line 1: JSON syntax: Invalid control character'),
     ('{"a": 1}'.encode('utf-16'), 'line 1: byte 0xff is not UTF-8'),
     ('a,b\n1,2\n', 'line 1: JSON syntax'),
+    ('{"a": 1}\n{"a": 1, "a": 2}', "line 2: JSON: 'a' stands twice"),
+    ('[{"b": {"a": 1, "a": 1}}]', "JSON: 'a' stands twice"),
     ('[' * 200_000, 'nested too deep'),
     ('{"a": 1}\n{"a": ' + '{"a":' * 200_000, 'line 2: JSON: nested too deep'),
     ('[' + '1' * 5000 + ']', 'JSON: a whole number with thousands of digits'),
@@ -91,6 +94,19 @@ def test_name_of_a_parquet_file_is_no_pattern(tmp_path):
   for name in ('rows[1].parquet', 'rows*.parquet'):
     rows, _ = row_files.read_rows(str(tmp_path / name))
     assert rows == [{'a': name}]
+
+
+def test_bucket_without_its_library_is_named(monkeypatch):
+  fake_gcs.hide_library(monkeypatch)
+  with pytest.raises(types.InputError) as error:
+    row_files.read_rows('gs://bucket/rows.jsonl')
+  (line,) = str(error.value).splitlines()
+  assert line.startswith('gs://bucket/rows.jsonl: cannot be read: ')
+
+
+def test_path_that_is_none():
+  with pytest.raises(types.InputError, match='cannot be read: embedded null'):
+    row_files.read_rows('a\0b')
 
 
 def test_file_that_is_none(tmp_path):

@@ -272,6 +272,27 @@ def test_missing_unknown_and_misshaped_tensors(tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+  ('old', 'new', 'said'),
+  [
+    ('llama.block_count', (4, 2**32 - 1), 'more than tensors'),
+    ('llama.attention.head_count', (4, 32), '1 is not even'),
+    ('tokenizer.ggml.bos_token_id', (4, VOCAB_SIZE), 'there is no token 64'),
+  ],
+)
+def test_number_that_nothing_could_be_made_of(tmp_path, old, new, said):
+  path = write_gguf(tmp_path / 'm.gguf', random_tensors())
+  content = bytearray(path.read_bytes())
+  # The key, the type (4 bytes, UINT32), the number.
+  place = content.index(old.encode()) + len(old) + 4
+  size, value = new
+  content[place : place + size] = value.to_bytes(size, 'little')
+  path.write_bytes(content)
+  with pytest.raises(types.InputError) as error:
+    gguf_weights.read_gguf(path)
+  assert said in str(error.value)
+
+
 def test_fewer_tokens_than_embeddings(tmp_path):
   path = write_gguf(
     tmp_path / 'm.gguf',

@@ -22,6 +22,7 @@ from tract_jax.models import json_file
     (b'{"a": 1e999}', 'not JSON (1e999 is not a finite number)'),
     (b'{"a": ' + b'1' * 30 + b'}', 'not JSON (a number of 30 digits)'),
     (b'{"a":' * 100_000, 'nested too deeply'),
+    (b'{"a":' + b'[' * 100 + b']' * 100 + b'}', 'nested too deeply'),
     (b'{"a": "' + b'x' * 50_000_000 + b'"}', 'more than 16777216 bytes'),
   ],
 )

@@ -92,7 +92,6 @@ def test_values_of_another_type_are_named():
   [
     ('methods', ('tract', 'tarct')),
     ('methods', ()),
-    ('methods', (['ce'],)),
     ('name', '../../x'),
     ('predictors', ('mode',)),
     ('num_cots', 0),
@@ -157,6 +156,52 @@ def test_bad_value_is_named_with_its_key(key, value):
     node = node[folder]
   node[name] = value
   assert problems(config)[0].startswith(f'config.{key}: {value!r} is not')
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'reason'),
+  [
+    ('methods', (['ce'],), 'holds a list, no text or number'),
+    ('seeds', ([0],), 'holds a list, no text or number'),
+    ('seeds', (10**5000,), 'a number of 16610 bits'),
+    ('num_cots', 10**400, 'a number of 1329 bits'),
+    ('score.grid', (1.0, 2j), 'holds a complex, no text or number'),
+    ('score.marker', 'is \udcff', 'is not UTF-8 text'),
+    ('data.train_path', 'a\0b', 'holds a NUL'),
+  ],
+)
+def test_value_that_no_rule_can_be_asked_about(key, value, reason):
+  config = valid_config()
+  config.data.source = 'files'
+  *folders, name = key.split('.')
+  node = config_lib.get(config, folders[0]) if folders else config
+  node[name] = value
+  assert problems(config) == [f'config.{key}: {reason}']
+
+
+def test_batch_of_any_size_is_looked_at_in_no_time():
+  config = valid_config()
+  config.train.batch_size = config.train.micro_batch_size = 10**12 + 39
+  config.train.micro_batch_size -= 1
+  (line,) = problems(config)
+  assert line.endswith('is not an integer of at least 1 and at most 1048576')
+
+
+def test_sections_and_mappings_that_set_nothing():
+  assert config_lib.merge({'train': {}}) == config_lib.default_config()
+  for overrides, message in [
+    (None, 'is NoneType, not a dictionary'),
+    ([('seeds', (1,))], 'is list, not a dictionary'),
+    ({'tran': {}}, 'config.tran: no such key'),
+    ({'train': 1}, 'config.train: 1 is of type int'),
+    ({1: 2}, 'config.1: no such key'),
+    ({'train': {'lr': 10**5000}}, 'a number of thousands of digits is of'),
+    ({'x\n' * 9**6: 1}, "config.'x\\nx"),
+  ]:
+    with pytest.raises(types.InputError) as error:
+      config_lib.merge(overrides)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_all_problems_are_reported_at_once():
@@ -243,8 +288,11 @@ def test_benchmarks_are_named_by_key_or_file():
   }
   with pytest.raises(types.InputError, match='stands twice'):
     parse('a=x,a=y')
-  with pytest.raises(types.InputError, match='name'):
-    parse('../a=x')
+  for name in ('../a', 'a' * 129, 'a b'):
+    with pytest.raises(types.InputError, match='used in a path'):
+      parse(f'{name}=x')
+  with pytest.raises(types.InputError, match="'mean' is the mean of all"):
+    parse('mean=x')
 
 
 def test_every_key_is_read():

@@ -187,6 +187,53 @@ def test_missing_and_damaged_predictions_are_named(tmp_path):
     evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
 
 
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('score', '4', "line 8: score: '4' is not a finite number or null"),
+    ('score', True, 'line 8: score: True is not'),
+    ('score', float('nan'), 'line 8: score: nan is not'),
+    ('score', 7, r'line 8: score 7 is outside the grid 1\.\.3'),
+    ('decoded', [1.0, 4.0], 'line 8: score 4 is outside'),
+    ('decoded', 5, 'line 8: decoded: 5 is not a list'),
+    ('distributions', [[0.5, 'a', 0]], 'line 8: distributions: '),
+    ('distributions', [[0.5, 0.5, 0.5]], 'line 8: distributions: '),
+    ('distributions', [[-0.5, 0.5, 0.5]], 'line 8: distributions: '),
+    ('seed', 'a', "line 8: seed: 'a' is not a whole number"),
+    ('cots', [1], 'line 8: cots: '),
+    ('more', 1, 'line 8: .*more'),
+  ],
+)
+def test_fields_of_other_kinds_are_named(tmp_path, field, value, message):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  *lines, last = path.read_text().splitlines()
+  lines.append(json.dumps(json.loads(last) | {field: value}))
+  path.write_text('\n'.join(lines) + '\n')
+  with pytest.raises(types.InputError, match=f'bench.jsonl: {message}'):
+    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (b'{"example_id": "\xff"}\n', 'line 1: byte 0xff is not UTF-8'),
+    (b'[' * 100_000, 'line 1: nested too deeply'),
+    (b'{"seed": ' + b'1' * 5000 + b'}', 'line 1: Exceeds the limit'),
+    (b'[]', 'line 1: is list, not an object'),
+    (b'', 'line 1: '),
+  ],
+)
+def test_file_that_holds_no_predictions_is_named(tmp_path, content, message):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path.write_bytes(content)
+  with pytest.raises(types.InputError, match=f'bench.jsonl: {message}'):
+    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+
+
 def test_rows_without_a_raters_score_are_counted_and_left_out(tmp_path, capsys):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)

@@ -81,6 +81,11 @@ def test_judged_text_in_braces_stays_text():
     ),
     ('{response!r}', ['{response!r} is no field', 'has no field {response}']),
     ('{response} {a:>99}', ['{a:>99} is no field']),
+    (
+      'a\n###Reference Answer:\n{response}\n###Score Rubrics:\nb',
+      ['has {response} between'],
+    ),
+    ('a\n###Reference Answer:\nb\n###Score Rubrics:\n{response}', []),
   ],
 )
 def test_problems_of_a_template(template, found):

@@ -62,6 +62,12 @@ def test_clean_prompt_changes_the_end_alone():
   assert prompts.clean_prompt('is it good?') == 'is it good?'
 
 
+def test_every_score_of_a_grid_is_the_nearest_to_itself():
+  grid = prompts.make_score_grid([0, 1e-12, 1e-9], '{:.17g}')
+  assert [grid.nearest(value) for value in grid.values] == [0, 1, 2]
+  assert prompts.make_score_grid([1, 2, 3]).nearest(5 / 2) == 2
+
+
 def test_score_grid_has_values_and_texts():
   grid = prompts.make_score_grid([1, 2.5, 4])
   assert grid == types.ScoreGrid((1.0, 2.5, 4.0), ('1', '2.5', '4'))
@@ -78,6 +84,10 @@ def test_score_grid_has_values_and_texts():
     ([2, 1], '{:g}', 'score.grid: 1 does not ascend after 2'),
     ([1, 1], '{:g}', 'score.grid: 1 does not ascend after 1'),
     ([1, 1.4], '{:.0f}', "score.grid: 1.0 and 1.4 both read '1'"),
+    ([-2e9], '{:g}', 'score.grid: -2000000000.0 is not a finite number of'),
+    ([1e8, 1e8 + 1], '{:.17g}', 'does not ascend after'),
+    ([1], '{0[a]}', "score.format: '{0[a]}' does not format a number"),
+    ([1], 'a\n{:999999999}', 'does not format a number'),
     ([1], '{:d}', "score.format: '{:d}' does not format a number"),
     ([1], '{:g} {}', "score.format: '{:g} {}' does not format"),
     ([1], ' {:g}', 'spaces around it'),

@@ -251,6 +251,12 @@ def test_the_mark_is_refused(method):
     getattr(small_tokenizers.byte_level(), method)('ab\ufdd0<|im_end|>')
 
 
+@pytest.mark.parametrize('method', ['prompt_ids', 'encode'])
+def test_half_a_surrogate_pair_is_refused(method):
+  with pytest.raises(types.InputError, match='surrogate pair at character 1'):
+    getattr(small_tokenizers.byte_level(), method)('a\ud800')
+
+
 def test_end_token_is_the_one_that_ends_a_turn():
   byte_level = small_tokenizers.byte_level()
   assert byte_level.hf.eos_token == '<|endoftext|>'

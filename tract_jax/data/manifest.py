@@ -24,10 +24,13 @@ from etils import epath
 import numpy as np
 
 from tract_jax import types
+from tract_jax.models import json_file
 
 MANIFEST = 'manifest.json'
 SCHEMA = 1
-_NAME = re.compile(r'[A-Za-z0-9._-]+')
+# Longer ones, with what is added to them, no file system takes.
+_NAME = re.compile(r'[A-Za-z0-9._-]{1,128}')
+_FIELDS = {'kind': str, 'finished': bool, 'fingerprint': dict, 'results': dict}
 _SHOWN_CHARS = 120
 
 
@@ -46,6 +49,7 @@ def checked_name(name: str) -> str:
   if not _NAME.fullmatch(name) or name in ('.', '..'):
     raise types.InputError(
       f'name {name!r}: used in a path, so it must be made of A-Z a-z 0-9 . _ -'
+      ' and have 128 characters at most'
     )
   return name
 
@@ -143,11 +147,10 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any] | None:
   path = epath.Path(folder) / MANIFEST
   if not path.exists():
     return None
-  try:
-    content = json.loads(path.read_bytes())
-  except ValueError as error:
-    raise types.InputError(f'{path}: not JSON: {error}') from error
-  if not isinstance(content, dict) or content.get('schema') != SCHEMA:
+  content = json_file.read(path)
+  if content.get('schema') != SCHEMA or not all(
+    isinstance(content.get(field), kind) for field, kind in _FIELDS.items()
+  ):
     raise types.InputError(f'{path}: not a manifest of schema {SCHEMA}')
   return content
 

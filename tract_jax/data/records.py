@@ -136,7 +136,8 @@ def examples_from_rows(
   row_kinds.check_columns(rows, row_format.fields, name)
   rows = [row_kinds.renamed(row, row_format.fields) for row in rows]
   ids, problems = _example_ids(rows)
-  examples, seen = [], Counter[str]()
+  examples: dict[str, types.Example] = {}
+  seen = Counter[str]()
   for i, row in enumerate(rows):
     try:
       if i in problems:
@@ -144,7 +145,9 @@ def examples_from_rows(
       judged = row_kinds.judgements(row, row_format, grid, role)
       for judgement in judged:
         example, notes = _example(judgement, row, ids[i], grid, role, marker)
-        examples.append(example)
+        if example.example_id in examples:
+          raise row_kinds.RowError(f'another row is {example.example_id!r}')
+        examples[example.example_id] = example
         seen.update(notes)
       seen['num_pairs'] += len(judged) > 1
     except row_kinds.RowError as error:
@@ -155,8 +158,8 @@ def examples_from_rows(
     if len(lines) > _MAX_LINES:
       lines[_MAX_LINES:] = [f'{name}: and {len(lines) - _MAX_LINES} more rows']
     raise types.InputError('\n'.join(lines))
-  counts = {key: seen[key] for key in _NOTES}
-  return examples, ReadReport(name, len(rows), **counts)
+  report = ReadReport(name, len(rows), **{key: seen[key] for key in _NOTES})
+  return list(examples.values()), report
 
 
 def _example_ids(
@@ -296,16 +299,19 @@ def _score(value: Any, grid: types.ScoreGrid) -> float:
 
 def _number(value: Any, what: str) -> float:
   """A finite number, which may be written as text."""
-  is_number = isinstance(value, numbers.Real | str)
+  is_text = isinstance(value, str)
+  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
   # Python reads "1_0" as 10.
-  if isinstance(value, bool) or not is_number or '_' in str(value):
+  if not is_number and not is_text or is_text and '_' in value:
     raise row_kinds.RowError(f'{what} {reprlib.repr(value)} is no number')
   try:
     number = float(value)
-  except (ValueError, OverflowError) as error:
+  except ValueError as error:
     raise row_kinds.RowError(
       f'{what} {reprlib.repr(value)} is no number'
     ) from error
+  except OverflowError as error:
+    raise row_kinds.RowError(f'{what} is no number of a usual size') from error
   if not math.isfinite(number):
-    raise row_kinds.RowError(f'{what} {value!r} is not finite')
+    raise row_kinds.RowError(f'{what} {reprlib.repr(value)} is not finite')
   return number

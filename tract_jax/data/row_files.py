@@ -4,9 +4,11 @@ In: a path. Out: the rows as they stand in the file, and where each stands. The
 content tells the format, whatever the file's ending. No file can run code.
 """
 
+import collections
 import glob
 import importlib.util
 import json
+import reprlib
 import tempfile
 from typing import Any
 
@@ -34,14 +36,15 @@ def read_rows(
     types.InputError: a file that is missing, empty, a git-lfs pointer, not
       UTF-8, or broken, with the line where there is one.
   """
-  file = epath.Path(path)
   try:
-    content = file.read_bytes()
+    content = epath.Path(path).read_bytes()
   except FileNotFoundError as error:
     raise types.InputError(f'{path}: no such file') from error
-  except OSError as error:
+  # What opens a bucket raises errors of its own: of HTTP, of credentials.
+  except Exception as error:
+    reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
     raise types.InputError(
-      f'{path}: cannot be read: {error.strerror or error}'
+      f'{path}: cannot be read: {reason or type(error).__name__}'
     ) from error
   if content.startswith(b'version https://git-lfs.github.com/spec/'):
     raise types.InputError(
@@ -49,7 +52,7 @@ def read_rows(
     )
   if content.startswith(b'PAR1'):
     return _numbered(_parquet_rows(path, max_rows))
-  text = _decoded(path, content)
+  text = decoded(path, content)
   del content  # A file of training rows may have a gigabyte.
   if not text.strip():
     raise types.InputError(f'{path}: is empty; at least one row is needed')
@@ -62,7 +65,19 @@ def _numbered(rows: list[Any]) -> tuple[list[Any], list[str]]:
   return rows, [f'row {i}' for i in range(1, len(rows) + 1)]
 
 
-def _decoded(path: str, content: bytes) -> str:
+def decoded(path: str, content: bytes) -> str:
+  """The text of a file, without a byte order mark.
+
+  Args:
+    path: for the message.
+    content: of the file.
+
+  Returns:
+    Its text.
+
+  Raises:
+    types.InputError: it is not UTF-8; the line is named.
+  """
   try:
     return content.removeprefix(_BOM).decode('utf-8')
   except UnicodeDecodeError as error:
@@ -75,7 +90,7 @@ def _decoded(path: str, content: bytes) -> str:
 
 def _json_rows(path: str, text: str) -> list[Any]:
   try:
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=_object)
   except json.JSONDecodeError as error:
     raise types.InputError(
       f'{path}: line {error.lineno}: JSON syntax: {error.msg} (column '
@@ -97,7 +112,7 @@ def _jsonl_rows(
     if not line.strip():
       continue
     try:
-      rows.append(json.loads(line))
+      rows.append(json.loads(line, object_pairs_hook=_object))
     except json.JSONDecodeError as error:
       raise types.InputError(
         f'{path}: line {number}: JSON syntax: {error.msg} (column '
@@ -111,8 +126,22 @@ def _jsonl_rows(
   return rows, places
 
 
+class _TwiceError(ValueError):
+  """An object has a key twice; JSON's readers would keep the last alone."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    ((twice, _),) = collections.Counter(key for key, _ in pairs).most_common(1)
+    raise _TwiceError(f'{reprlib.repr(twice)} stands twice in one object')
+  return found
+
+
 def _limit(error: Exception) -> str:
-  """Which of the reader's limits was met; its other errors are of syntax."""
+  """What the reader cannot take, beside errors of syntax."""
+  if isinstance(error, _TwiceError):
+    return str(error)
   if isinstance(error, RecursionError):
     return 'nested too deep'
   return 'a whole number with thousands of digits'

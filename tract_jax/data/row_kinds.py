@@ -322,7 +322,7 @@ def _rubric(row: Mapping[str, Any]) -> str:
     float(match[1]): f'Score {match[1]}: {text(value, column)}'
     for column, value in columns.items()
     # Parquet has a column for every score, null where a rubric has no text.
-    if value is not None and (match := _DESCRIPTION.fullmatch(column))
+    if value is not None and (match := _DESCRIPTION.fullmatch(str(column)))
   }
   lines = [described[score] for score in sorted(described)]
   return '\n'.join([f'[{text(criteria, "criteria")}]', *lines])
@@ -382,4 +382,10 @@ def _unknown_kind(row: Mapping[str, Any], role: str) -> RowError:
 
 
 def _names(columns: Any) -> str:
-  return ', '.join(map(str, columns)) or 'none'
+  """Columns in one line, whatever they are called."""
+  names = (column if _is_plain(column) else repr(column) for column in columns)
+  return ', '.join(names) or 'none'
+
+
+def _is_plain(column: Any) -> bool:
+  return isinstance(column, str) and column.isprintable()

@@ -31,9 +31,20 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import manifest, orbax_store
+from tract_jax.models import json_file
 
 SUMMARY = 'dataset.json'
 TEXTS = 'self_cots.jsonl'
+# What is read of it.
+_SUMMARY = {
+  'digest': str,
+  'num_examples': int,
+  'num_samples': int,
+  'finish_reasons': dict,
+  'num_retries': int,
+  'num_unusable': int,
+  'without_usable': list,
+}
 _KIND = 'self_cot'
 _SCHEMA = 3
 
@@ -248,11 +259,12 @@ def read_summary(folder: epath.PathLike) -> dict[str, Any] | None:
   path = epath.Path(folder) / SUMMARY
   if not path.exists():
     return None
-  try:
-    content = json.loads(path.read_bytes())
-    content['digest']
-  except (ValueError, KeyError, TypeError) as error:
-    raise types.InputError(f'{path}: damaged: {error!r}') from error
+  content = json_file.read(path)
+  bad = [k for k, kind in _SUMMARY.items() if type(content.get(k)) is not kind]
+  if bad or any(type(n) is not int for n in content['finish_reasons'].values()):
+    raise types.InputError(
+      f'{path}: damaged: {", ".join(bad) or "finish_reasons"}'
+    )
   return content
 
 

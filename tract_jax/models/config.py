@@ -152,7 +152,7 @@ class ModelConfig:
       stretched = scaling.factor * scaling.original_max_position_embeddings
     else:
       stretched = 0
-    return max(self.max_position_embeddings, int(stretched))
+    return max(self.max_position_embeddings, int(min(stretched, 2**53)))
 
 
 def _problems(config: ModelConfig) -> list[str]:

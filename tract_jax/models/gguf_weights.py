@@ -117,7 +117,7 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufModel:
   try:
     reader = _Reader(path)
     fields = _Fields(path, reader)
-  except (ValueError, KeyError, IndexError, RecursionError) as error:
+  except Exception as error:  # The reader raises whatever it meets.
     raise types.InputError(
       f'{path}: truncated, damaged or no GGUF file ({error})'
     ) from error
@@ -126,7 +126,7 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufModel:
   return GgufModel(
     hf_config=config,
     tokenizer=_tokenizer(fields, config['vocab_size']),
-    tensors=_tensors(config, reader.tensors),
+    tensors=_tensors(path, config, reader.tensors),
   )
 
 
@@ -195,6 +195,11 @@ def _hf_config(fields: _Fields, reader: gguf.GGUFReader) -> dict[str, Any]:
   num_heads = integer('attention.head_count')
   head_size = fields.optional('llama.attention.key_length', int)
   head_size = head_size or width // num_heads
+  if head_size < 2 or head_size % 2:
+    raise fields.fail('llama.attention.key_length', f'{head_size} is not even')
+  num_layers = integer('block_count')
+  if num_layers > len(reader.tensors):
+    raise fields.fail('llama.block_count', f'{num_layers}, more than tensors')
   for key in ('attention.value_length', 'rope.dimension_count'):
     value = fields.optional(f'llama.{key}', int)
     if value not in (None, head_size):
@@ -213,7 +218,7 @@ def _hf_config(fields: _Fields, reader: gguf.GGUFReader) -> dict[str, Any]:
     'max_position_embeddings': integer('context_length'),
     'mlp_bias': False,
     'num_attention_heads': num_heads,
-    'num_hidden_layers': integer('block_count'),
+    'num_hidden_layers': num_layers,
     'num_key_value_heads': integer('attention.head_count_kv'),
     'rms_norm_eps': real('attention.layer_norm_rms_epsilon'),
     'rope_scaling': None,
@@ -235,6 +240,21 @@ def _tokenizer(fields: _Fields, vocab_size: int) -> GgufTokenizer:
       f'{prefix}tokens', f'{len(tokens)} tokens, {vocab_size} embeddings'
     )
   kinds = fields.required(f'{prefix}token_type', list)
+  if len(kinds) != vocab_size:
+    raise fields.fail(f'{prefix}token_type', f'{len(kinds)}, not {vocab_size}')
+  merges = fields.optional(f'{prefix}merges', list) or ()
+  for key, texts in (('tokens', tokens), ('merges', merges)):
+    if not all(isinstance(text, str) for text in texts):
+      raise fields.fail(f'{prefix}{key}', 'are no texts')
+
+  def token(name: str) -> int | None:
+    value = fields.optional(f'{prefix}{name}_token_id', int)
+    if value is not None and not 0 <= value < vocab_size:
+      raise fields.fail(
+        f'{prefix}{name}_token_id', f'there is no token {value}'
+      )
+    return value
+
   return GgufTokenizer(
     model=fields.required(f'{prefix}model', str),
     pre=fields.optional(f'{prefix}pre', str) or '',
@@ -242,11 +262,11 @@ def _tokenizer(fields: _Fields, vocab_size: int) -> GgufTokenizer:
     control_ids=tuple(
       i for i, kind in enumerate(kinds) if kind == _CONTROL_TOKEN
     ),
-    merges=tuple(fields.optional(f'{prefix}merges', list) or ()),
-    bos_id=fields.optional(f'{prefix}bos_token_id', int),
-    eos_id=fields.optional(f'{prefix}eos_token_id', int),
-    unk_id=fields.optional(f'{prefix}unknown_token_id', int),
-    pad_id=fields.optional(f'{prefix}padding_token_id', int),
+    merges=tuple(merges),
+    bos_id=token('bos'),
+    eos_id=token('eos'),
+    unk_id=token('unknown'),
+    pad_id=token('padding'),
     chat_template=fields.optional('tokenizer.chat_template', str),
   )
 
@@ -306,7 +326,7 @@ def _check_tensors(
 
 
 def _tensors(
-  config: dict[str, Any], tensors: list[gguf.ReaderTensor]
+  path: pathlib.Path, config: dict[str, Any], tensors: list[gguf.ReaderTensor]
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Dequantises the tensors, one at a time."""
   expected = _expected_tensors(config)
@@ -316,7 +336,10 @@ def _tensors(
   }
   for tensor in tensors:
     hf_name, shape = expected[tensor.name]
-    array = gguf.dequantize(tensor.data, tensor.tensor_type)
+    try:
+      array = gguf.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+      raise types.InputError(f'{path}: {tensor.name}: {error}') from error
     array = np.array(array, np.float32).reshape(shape)
     kind = tensor.name.split('.')[-2]
     if kind in num_heads:

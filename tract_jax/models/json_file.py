@@ -1,5 +1,6 @@
 """Small JSON files of unknown origin: config.json and its like."""
 
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from tract_jax import types
 
 _MAX_BYTES = 16 * 2**20
 _MAX_DIGITS = 18
+_MAX_DEPTH = 100
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -23,8 +25,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     The object in it.
 
   Raises:
-    types.InputError: missing, larger than 16 MiB, not JSON, no object, or with
-      a number that is not finite or has more than 18 digits.
+    types.InputError: missing, larger than 16 MiB, not JSON, no object, nested
+      more than 100 deep, or with a number that is not finite or has more than
+      18 digits.
   """
   try:
     with epath.Path(path).open('rb') as file:
@@ -48,11 +51,23 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     raise types.InputError(f'{path}: not JSON (nested too deeply)') from error
   except ValueError as error:
     raise types.InputError(f'{path}: not JSON ({error})') from error
+  if _depth(value) > _MAX_DEPTH:
+    raise types.InputError(f'{path}: not JSON (nested too deeply)')
   if not isinstance(value, dict):
     raise types.InputError(
       f'{path}: holds a {type(value).__name__} where an object is expected'
     )
   return value
+
+
+def _depth(value: Any) -> int:
+  """How deep lists and objects are nested; counted level by level."""
+  depth, level = 0, [value]
+  while level := [x for x in level if isinstance(x, dict | list)]:
+    depth += 1
+    parts = (x.values() if isinstance(x, dict) else x for x in level)
+    level = list(itertools.chain.from_iterable(parts))
+  return depth
 
 
 def _finite(text: str) -> float:

@@ -5,8 +5,7 @@ line may override each key. Unknown keys are reported all at once, a line each,
 before anything is allocated; `config_check` does the same for bad values.
 """
 
-from collections.abc import Iterator, Mapping
-import difflib
+from collections.abc import Mapping
 import importlib.util
 import pathlib
 from typing import Any
@@ -15,6 +14,7 @@ import ml_collections
 
 from tract_jax import types
 from tract_jax.models import lora
+from tract_jax.pipeline import config_values
 
 _RUN: dict[str, Any] = {
   # Names the default workdir, runs/<name>; empty: the file's name.
@@ -293,13 +293,23 @@ def merge(overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
     A locked ConfigDict with every key.
 
   Raises:
-    types.InputError: a key that does not exist, with the nearest one, or a
-      value of another type; all of them, a line each.
+    types.InputError: no mapping; a key that does not exist, with the nearest
+      one, or a value of another type; all of them, a line each.
   """
+  if not isinstance(overrides, config_values.MAPPING):
+    raise types.InputError(
+      f'config: is {type(overrides).__name__}, not a dictionary of keys'
+    )
   config = default_config()
   problems = []
-  for key, value in _leaves(overrides):
-    problems.extend(_set(config, key, value))
+  try:
+    for key, value in config_values.leaves(overrides):
+      try:
+        problems += config_values.set_value(config, key, value)
+      except KeyError:
+        problems.append(unknown_key(key))
+  except RecursionError as error:
+    raise types.InputError('config: is nested too deeply') from error
   if problems:
     raise types.InputError('\n'.join(problems))
   return config
@@ -339,7 +349,12 @@ def read_config(name: str) -> ml_collections.ConfigDict:
 
 def keys(config: Mapping[str, Any]) -> set[str]:
   """Dotted names of all values."""
-  return {name for name, _ in _leaves(config)}
+  return {name for name, _ in config_values.leaves(config)}
+
+
+def get(config: Mapping[str, Any], key: str) -> Any:
+  """The value of a dotted key that exists."""
+  return config_values.get(config, key)
 
 
 def unknown_key(key: str) -> str:
@@ -353,49 +368,6 @@ def unknown_key(key: str) -> str:
   """
   if new := _RENAMED.get(key):
     return f'config.{key}: is called config.{new} now'
-  known = sorted(keys(default_config()))
-  near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-  tail = key.rsplit('.', 1)[-1]
-  same_tail = difflib.get_close_matches(
-    tail, [name.rsplit('.', 1)[-1] for name in known], n=1, cutoff=0.75
-  )
-  if same_tail:
-    candidates = [n for n in known if n.rsplit('.', 1)[-1] == same_tail[0]]
-    near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)[0]
-  return f'config.{key}: no such key; the nearest is config.{near}'
-
-
-def _leaves(tree: Mapping[str, Any], root: str = '') -> Iterator:
-  for key, value in tree.items():
-    if isinstance(value, Mapping | ml_collections.ConfigDict):
-      yield from _leaves(value, f'{root}{key}.')
-    else:
-      yield root + key, value
-
-
-def get(config: Mapping[str, Any], key: str) -> Any:
-  """The value of a dotted key that exists."""
-  for part in key.split('.'):
-    config = config[part]
-  return config
-
-
-def _set(config, key: str, value) -> list[str]:
-  """Sets one key; gives back the problems, as lines."""
-  *folders, name = key.split('.')
-  try:
-    node = get(config, '.'.join(folders)) if folders else config
-    old = node[name]
-  except (KeyError, TypeError):
-    return [unknown_key(key)]
-  if isinstance(old, tuple) and isinstance(value, list):
-    value = tuple(value)
-  if isinstance(old, float) and type(value) is int:
-    value = float(value)
-  if type(value) is not type(old):
-    return [
-      f'config.{key}: {value!r} is of type {type(value).__name__}, not '
-      f'{type(old).__name__}'
-    ]
-  node[name] = value
-  return []
+  near = config_values.nearest(key, keys(default_config()))
+  shown = config_values.shown_key(key)
+  return f'config.{shown}: no such key; the nearest is config.{near}'

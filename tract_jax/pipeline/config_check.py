@@ -13,7 +13,7 @@ from tract_jax.objectives import losses, predictors, score_losses, targets
 from tract_jax.parallel import chips, mapping, mesh
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import on_mesh, row_settings
+from tract_jax.pipeline import on_mesh, row_settings, scrub
 from tract_jax.text import prompt_template
 
 
@@ -33,6 +33,7 @@ def check(
   Raises:
     types.InputError: one line for each bad value.
   """
+  _check_parts(config)
   problems = list(_problems(config))
   problems += list(_joint_problems(config, as_judge, needs_rows))
   problems += list(_length_problems(config))
@@ -55,14 +56,52 @@ def check_values(config: ml_collections.ConfigDict) -> None:
   Raises:
     types.InputError: one line for each bad value.
   """
+  _check_parts(config)
   if problems := list(_problems(config)):
     raise types.InputError('\n'.join(problems))
 
 
 def reason_against(key: str, value) -> str | None:
   """Why a key may not have this value, of the right type; None if it may."""
+  for part in value if isinstance(value, tuple) else (value,):
+    if reason := _reason_against_part(part):
+      return reason
   rule, reason = _RULES.get(key, (None, ''))
   return reason if rule and not rule(value) else None
+
+
+def _check_parts(config) -> None:
+  """Refuses what no rule can be asked about, and what nobody may write down.
+
+  Values are texts and numbers, or tuples of them.
+  """
+  problems = []
+  for key in sorted(config_lib.keys(config)):
+    value = config_lib.get(config, key)
+    for part in value if isinstance(value, tuple) else (value,):
+      if reason := _reason_against_part(part):
+        problems.append(f'config.{key}: {reason}')
+  if problems:
+    raise types.InputError('\n'.join(problems))
+
+
+def _reason_against_part(part) -> str:
+  """What keeps a value from being looked at any further; "" if nothing."""
+  if isinstance(part, str):
+    try:
+      part.encode()
+    except UnicodeEncodeError:
+      return 'is not UTF-8 text'
+    if '\0' in part:
+      return 'holds a NUL'
+    return scrub.ADVICE if scrub.holds_secret(part) else ''
+  if isinstance(part, int):
+    is_far = not -_MOST <= part <= _MOST
+    return f'a number of {part.bit_length()} bits' if is_far else ''
+  is_number = isinstance(part, float)
+  return (
+    '' if is_number else f'holds a {type(part).__name__}, no text or number'
+  )
 
 
 def _problems(config) -> Iterator[str]:
@@ -115,11 +154,16 @@ _NOT_NEGATIVE = _numbers(0, kind=int)
 _MESH_SIZE = (lambda v: v == -1 or v > 0, 'is not a positive number, or -1')
 # Of a row or of a CoT; no model of the family reads more.
 _MAX_TOKENS = 2**20
+# Rows of an update.
+_MAX_ROWS = 2**20
+# What JSON's readers keep to the digit.
+_MOST = 2**53
 
 _RULES = {
   'name': (
-    lambda v: re.fullmatch(r'[A-Za-z0-9_-][A-Za-z0-9._-]*', v),
-    'is not made of A-Z a-z 0-9 . _ -, so it cannot name a folder',
+    lambda v: re.fullmatch(r'[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}', v),
+    'is not made of at most 128 of A-Z a-z 0-9 . _ -, so it cannot name a '
+    'folder',
   ),
   'methods': _some_of(methods_lib.METHODS),
   'predictors': _some_of(predictors.PREDICTORS),
@@ -129,9 +173,9 @@ _RULES = {
     lambda v: (
       len(v) > 0
       and len(set(v)) == len(v)
-      and all(type(s) is int and s >= 0 for s in v)
+      and all(type(s) is int and 0 <= s < 2**32 for s in v)
     ),
-    'is not a list of different integers of at least 0',
+    'is not a list of different integers of at least 0 and below 2**32',
   ),
   'model.dtype': _one_of('float32', 'bfloat16'),
   'model.lora_rank': _NOT_NEGATIVE,
@@ -177,7 +221,7 @@ _RULES = {
   'train.weight_decay': _numbers(0),
   'train.clip_norm': _above(0),
   'train.num_epochs': _AT_LEAST_1,
-  'train.batch_size': _AT_LEAST_1,
+  'train.batch_size': _numbers(1, _MAX_ROWS, kind=int),
   'train.micro_batch_size': _NOT_NEGATIVE,
   'train.lambda_value': _numbers(0),
   'train.lambda_candidates': (
@@ -242,8 +286,10 @@ def _joint_problems(config, as_judge: bool, needs_rows: bool) -> Iterator[str]:
   """Problems of several keys together."""
   train, data = config.train, config.data
   micro = train.micro_batch_size or train.batch_size
-  if train.batch_size >= 1 and micro >= 1 and train.batch_size % micro:
-    valid = [d for d in range(1, micro + 1) if train.batch_size % d == 0]
+  is_size = 1 <= train.batch_size <= _MAX_ROWS
+  if is_size and micro >= 1 and train.batch_size % micro:
+    most = min(micro, train.batch_size)
+    valid = [d for d in range(1, most + 1) if train.batch_size % d == 0]
     yield (
       f'config.train.micro_batch_size: {micro} does not divide '
       f'config.train.batch_size {train.batch_size}; {valid[-1]} does'
@@ -255,9 +301,7 @@ def _joint_problems(config, as_judge: bool, needs_rows: bool) -> Iterator[str]:
     )
   if needs_rows and data.source == 'files' and not data.train_path:
     if not as_judge and any(
-      methods_lib.METHODS[m].stages
-      for m in config.methods
-      if m in methods_lib.METHODS
+      method.stages for method in methods_lib.known(config.methods)
     ):
       yield 'config.data.train_path: is empty; give the file of training rows'
   yield from _model_problems(config, as_judge)

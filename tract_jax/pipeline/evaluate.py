@@ -70,7 +70,7 @@ def evaluate(
   folder = workdir / 'report'
   fields = {
     'predictions': manifest.digest_of(
-      {'/'.join(key): path.read_text() for key, path in paths.items()}
+      {'/'.join(key): predict.read_text(path) for key, path in paths.items()}
     ),
     'config': manifest.digest_of(config.to_dict()),
     'cot_gap': _digest(cot_gaps),
@@ -119,7 +119,7 @@ def read_results(
   try:
     rows = json.loads(path.read_text(encoding='utf-8'))['rows']
     return [r for r in rows if (r['method'], r['seed']) == (method, seed)]
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise types.InputError(f'{path}: no report: {error}') from error
 
 
@@ -147,7 +147,7 @@ def _make_report(
 
 def _check_rows(config, grid, method, path, rows) -> None:
   """Refuses predictions that were made with other settings."""
-  width = len(grid.values)
+  width, lowest, highest = len(grid.values), grid.values[0], grid.values[-1]
   num_cots = config.num_cots if methods_lib.METHODS[method].with_cot else 1
   problems = []
   seeds = sorted({row.seed for row in rows})
@@ -157,6 +157,12 @@ def _check_rows(config, grid, method, path, rows) -> None:
     found = min(map(len, (row.distributions, row.decoded, row.finish_reasons)))
     if found < num_cots:
       problems.append(f'{path}: line {number}: {found} CoTs, not {num_cots}')
+    for value in (row.score, *row.decoded):
+      if value is not None and not lowest <= value <= highest:
+        problems.append(
+          f'{path}: line {number}: score {value:g} is outside the grid '
+          f'{grid.texts[0]}..{grid.texts[-1]}'
+        )
     for probs in row.distributions:
       if probs is not None and len(probs) != width:
         problems.append(

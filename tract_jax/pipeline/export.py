@@ -167,7 +167,7 @@ def write_card(setup: build.Setup, run: ExportRun) -> bool:
   """
   path = run.folder / CARD_FILE
   text = model_card.model_card(_card_facts(setup, run))
-  if path.exists() and path.read_text(encoding='utf-8') == text:
+  if path.exists() and path.read_bytes() == text.encode('utf-8'):
     return False
   manifest.write_text_atomic(path, text)
   return True

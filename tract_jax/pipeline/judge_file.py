@@ -15,7 +15,6 @@ every field is checked, and none but these is read.
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import re
 from typing import Any
 
 from etils import epath
@@ -32,8 +31,6 @@ from tract_jax.text import prompts
 
 FILE = 'judge.json'
 SCHEMA = 1
-# Attributes are out of a format's reach, and so are widths that fill memory.
-_FORMAT = re.compile(r'(?!.*\d{3})[^{}]{0,20}\{0?(:[^{}]{0,20})?\}[^{}]{0,20}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,9 +279,6 @@ def _value_problems(fields: Mapping[str, Any]) -> Iterator[str]:
   for key in _KEYS:
     if reason := config_check.reason_against(key, fields[key]):
       yield f'{key}: {fields[key]!r} {reason}'
-  if not _FORMAT.fullmatch(fields['score.format']):
-    yield f'score.format: {fields["score.format"]!r} is no format of a number'
-    return
   try:
     prompts.make_score_grid(fields['score.grid'], fields['score.format'])
   except types.InputError as error:

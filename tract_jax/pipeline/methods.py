@@ -60,6 +60,11 @@ METHODS = {
 }
 
 
+def known(names: Sequence[object]) -> list[Method]:
+  """The methods of the table among the names, whatever else is among these."""
+  return [METHODS[n] for n in names if isinstance(n, str) and n in METHODS]
+
+
 def any_with_cot(names: Sequence[str]) -> bool:
   """Whether any of the methods writes or learns CoTs.
 

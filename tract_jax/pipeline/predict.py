@@ -15,9 +15,9 @@ from etils import epath
 import numpy as np
 
 from tract_jax import types
-from tract_jax.data import manifest
+from tract_jax.data import manifest, row_files
 from tract_jax.objectives import predictors
-from tract_jax.pipeline import hosts, progress, sample
+from tract_jax.pipeline import hosts, prediction_rows, progress, sample
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.training import loop
 
@@ -175,17 +175,26 @@ def read_predictions(path: epath.Path) -> list[types.Prediction]:
   Raises:
     types.InputError: a missing file, or a line that is no prediction.
   """
-  if not path.exists():
-    raise types.InputError(f'{path}: no such file')
   rows = []
   # Not splitlines: a CoT may hold a line separator of Unicode.
-  lines = path.read_text(encoding='utf-8').removesuffix('\n').split('\n')
+  lines = read_text(path).removesuffix('\n').split('\n')
   for number, line in enumerate(lines, start=1):
     try:
-      rows.append(types.Prediction(**json.loads(line)))
-    except (json.JSONDecodeError, TypeError) as error:
+      rows.append(prediction_rows.read_line(line))
+    except types.InputError as error:
       raise types.InputError(f'{path}: line {number}: {error}') from error
   return rows
+
+
+def read_text(path: epath.Path) -> str:
+  """The text of a prediction file.
+
+  Raises:
+    types.InputError: a missing file, or one that is not UTF-8.
+  """
+  if not path.exists():
+    raise types.InputError(f'{path}: no such file')
+  return row_files.decoded(str(path), path.read_bytes())
 
 
 def _bare(sampler, params, examples) -> list[list[types.CotSample]]:

@@ -20,6 +20,8 @@ from typing import Any
 
 from tract_jax import types
 from tract_jax.data import cache
+from tract_jax.data import manifest as manifest_lib
+from tract_jax.pipeline import scrub
 
 MANIFEST_FILE = 'manifest.json'
 
@@ -175,12 +177,20 @@ def damage(folder: pathlib.Path, *, with_digests: bool) -> str | None:
   try:
     files = json.loads(path.read_bytes())['files']
     for name, record in files.items():
-      path = folder / name
+      path = folder / manifest_lib.checked_name(name)
       if path.stat().st_size != record['bytes']:
         return f'{path}: damaged (size)'
       if with_digests and _sha256(path) != record['sha256']:
         return f'{path}: damaged (sha256)'
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+  # Whatever anyone may have written there.
+  except (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+  ):
     return f'{path}: missing or unreadable'
   return None
 
@@ -203,7 +213,7 @@ def run_command(work: Callable[[], Any]) -> int:
   try:
     work()
   except types.InputError as error:
-    print(error, file=sys.stderr)
+    print(scrub.scrubbed(str(error)), file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     return 130

@@ -8,6 +8,7 @@ import time
 from etils import epath
 
 from tract_jax.parallel import distributed
+from tract_jax.pipeline import scrub
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.training import loop, metric_writer
 
@@ -20,13 +21,13 @@ LEAST_WAIT_SECS = 10.0
 
 
 def say(text: str) -> None:
-  """Prints a line, at once, on the main process only.
+  """Prints a line without secrets, at once, on the main process only.
 
   Args:
     text: the line.
   """
   if distributed.is_main_process():
-    print(text, flush=True)
+    print(scrub.scrubbed(text), flush=True)
 
 
 def duration(secs: float) -> str:

@@ -7,6 +7,7 @@ import ml_collections
 
 from tract_jax import types
 from tract_jax.data import manifest, row_kinds
+from tract_jax.evaluation import report
 from tract_jax.text import prompt_template
 
 
@@ -83,7 +84,7 @@ def parse_benchmarks(text: str) -> dict[str, str]:
     {name: path}, in order; names are fit for a file name.
 
   Raises:
-    types.InputError: a name that is not, or that stands twice.
+    types.InputError: a name that is not, or that is taken.
   """
   found: dict[str, str] = {}
   for part in filter(None, (p.strip() for p in text.split(','))):
@@ -96,9 +97,10 @@ def parse_benchmarks(text: str) -> dict[str, str]:
       raise types.InputError(
         f'config.data.benchmarks: {part!r}: {error}; write NAME={path}'
       ) from error
-    if name in found:
+    if name in found or name == report.MEAN:
+      taken = 'stands twice' if name in found else 'is the mean of all of them'
       raise types.InputError(
-        f'config.data.benchmarks: {name!r} stands twice; give each its name'
+        f'config.data.benchmarks: {name!r} {taken}; give each its name'
       )
     found[name] = path
   return found

@@ -272,7 +272,7 @@ class Run:
         for seed in self.setup.config.seeds
       )
       path = evaluate.prediction_path(self.workdir, method, name)
-      if not path.exists() or path.read_text(encoding='utf-8') != text:
+      if not path.exists() or path.read_bytes() != text.encode('utf-8'):
         manifest.write_text_atomic(path, text)
 
   def export(self, method: str) -> None:

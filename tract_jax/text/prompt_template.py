@@ -79,6 +79,11 @@ def problems(template: str) -> Iterator[str]:
       yield f'{{{name}}} is no field; there are {fields}'
   if 'response' not in names:
     yield 'has no field {response}'
+  elif '{response}' not in without_reference(template):
+    yield (
+      'has {response} between "###Reference Answer" and "###Score Rubrics:", '
+      'where it is left out with the reference answer; put it before or after'
+    )
 
 
 def render(template: str, parts: Parts, grid: types.ScoreGrid) -> str:

@@ -9,8 +9,9 @@ and the end token follows it: no full stop, no "[RESULT]". Axes: Y score grid.
 """
 
 from collections.abc import Sequence
-import math
 import re
+
+import numpy as np
 
 from tract_jax import types
 
@@ -20,6 +21,12 @@ RESULT = '[RESULT]'
 # What benchmark files leave behind the last word of a formatted prompt.
 _STRAY = ' \t\r\n,"\''
 _NUMBER = r'\s*([-+]?\d+(?:\.\d+)?)'
+# Attributes are out of a format's reach, and so are widths that fill memory.
+_FORMAT = re.compile(
+  r'(?!.*\d{3})[^{}]{0,20}\{0?(:[^{}]{0,20})?\}[^{}]{0,20}', re.DOTALL
+)
+# So large, and no larger, that the square of an error is a float32, too.
+_LARGEST = 1e9
 
 
 def strip_cot(feedback: str, marker: str = MARKER) -> str:
@@ -113,11 +120,11 @@ def make_score_grid(
       scores alike.
   """
   problems = [
-    f'score.grid: {value!r} is not a finite number'
+    f'score.grid: {value!r} is not a finite number of at most {_LARGEST:g}'
     for value in values
     if isinstance(value, bool)
     or not isinstance(value, int | float)
-    or not math.isfinite(value)
+    or not -_LARGEST <= value <= _LARGEST
   ]
   if not values:
     problems.append('score.grid: is empty; name at least one score')
@@ -125,7 +132,8 @@ def make_score_grid(
     raise types.InputError('\n'.join(problems))
   numbers = tuple(float(value) for value in values)
   for low, high in zip(numbers, numbers[1:], strict=False):
-    if low >= high:
+    # Predictions are of this type.
+    if np.float32(low) >= np.float32(high):
       problems.append(f'score.grid: {high:g} does not ascend after {low:g}')
   if problems:
     raise types.InputError('\n'.join(problems))
@@ -136,6 +144,11 @@ def _score_texts(
   numbers: tuple[float, ...], score_format: str
 ) -> tuple[str, ...]:
   """str(y) of every score, distinct and without spaces around."""
+  if not _FORMAT.fullmatch(score_format):
+    raise types.InputError(
+      f'score.format: {score_format!r} does not format a number: it has to have'
+      ' one field, such as {:g}, of at most 99 columns, and few words'
+    )
   try:
     texts = tuple(score_format.format(number) for number in numbers)
   except (ValueError, IndexError, KeyError, AttributeError) as error:

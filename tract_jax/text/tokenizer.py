@@ -68,12 +68,12 @@ class Tokenizer:
       [l] int32.
 
     Raises:
-      types.InputError: a template that fails, or a prompt that holds U+FDD0 or
-        a special token that cannot be written as text.
+      types.InputError: a template that fails, or a prompt that holds U+FDD0,
+        half a surrogate pair or a special token that cannot be written as text.
     """
     system, prompt = self.turns(prompt)
     for text in (system, prompt):
-      _check_no_mark(text)
+      _check_text(text)
     if self.hf.chat_template:
       turns = [_turn('system', system)] if system else []
       turns = [
@@ -113,10 +113,10 @@ class Tokenizer:
       character of each token.
 
     Raises:
-      types.InputError: text that holds U+FDD0 or a special token that cannot
-        be written as text.
+      types.InputError: text that holds U+FDD0, half a surrogate pair or a
+        special token that cannot be written as text.
     """
-    _check_no_mark(text)
+    _check_text(text)
     encoding = self._twin.encode(text, add_special_tokens=False)
     offsets = np.asarray(encoding.offsets, np.int32).reshape(-1, 2)
     return self._ids(encoding), offsets
@@ -343,7 +343,14 @@ def _toggle_mark(match: re.Match) -> str:
   return text[1:] if text.startswith(_MARK) else _MARK + text
 
 
-def _check_no_mark(text: str) -> None:
+def _check_text(text: str) -> None:
+  """Refuses what cannot be tokens."""
+  try:
+    text.encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise types.InputError(
+      f'text with half a surrogate pair at character {error.start}'
+    ) from error
   if _MARK in text:
     raise types.InputError(
       f'text with the noncharacter U+FDD0 at character {text.index(_MARK)}: '

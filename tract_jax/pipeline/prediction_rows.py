@@ -1,0 +1,103 @@
+"""Rows of prediction files, whichever system wrote them.
+
+In: a line of predictions/<method>/<benchmark>.jsonl. Out: a types.Prediction
+whose every field is what it is said to be, so that figures can be made of it.
+"""
+
+import json
+import reprlib
+from typing import Any
+
+from tract_jax import types
+
+# Larger numbers, squared and summed, are none any more.
+_LARGEST = 1e100
+# What rounding may add to a whole probability.
+_ROUNDING = 1e-3
+
+
+def read_line(line: str) -> types.Prediction:
+  """Reads a row.
+
+  Args:
+    line: its JSON.
+
+  Returns:
+    The row.
+
+  Raises:
+    types.InputError: it is no JSON object, or a field is missing, unknown or
+      of another kind; in one line.
+  """
+  try:
+    fields = json.loads(line)
+  except RecursionError as error:
+    raise types.InputError('nested too deeply') from error
+  except ValueError as error:
+    raise types.InputError(str(error)) from error
+  if not isinstance(fields, dict):
+    raise types.InputError(f'is {type(fields).__name__}, not an object')
+  try:
+    row = types.Prediction(**fields)
+  except TypeError as error:
+    raise types.InputError(' '.join(str(error).split())) from error
+  for name, (is_right, wanted) in _FIELDS.items():
+    value = getattr(row, name)
+    if not is_right(value):
+      raise types.InputError(f'{name}: {reprlib.repr(value)} is not {wanted}')
+  return row
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
+
+
+def _is_seed(value: Any) -> bool:
+  return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+  """Finite, or None."""
+  return value is None or (
+    type(value) in (int, float) and -_LARGEST < value < _LARGEST
+  )
+
+
+def _is_distribution(value: Any) -> bool:
+  """Probabilities of the scores, or None."""
+  if value is None:
+    return True
+  return (
+    isinstance(value, list)
+    and all(type(p) in (int, float) and 0 <= p for p in value)
+    and sum(value) <= 1 + _ROUNDING
+  )
+
+
+def _is_list_of(is_right, value: Any) -> bool:
+  return isinstance(value, list) and all(map(is_right, value))
+
+
+_FIELDS = {
+  'example_id': (_is_text, 'text'),
+  'seed': (_is_seed, 'a whole number of at least 0'),
+  'score': (_is_number, 'a finite number or null'),
+  'prediction': (_is_number, 'a finite number or null'),
+  'distributions': (
+    lambda v: _is_list_of(_is_distribution, v),
+    'a list of probabilities of the scores, or null, for each CoT',
+  ),
+  'decoded': (
+    lambda v: _is_list_of(_is_number, v),
+    'a list of a finite number or null for each CoT',
+  ),
+  'cots': (lambda v: _is_list_of(_is_text, v), 'a list of texts'),
+  'finish_reasons': (lambda v: _is_list_of(_is_text, v), 'a list of texts'),
+  'invalid_reason': (
+    lambda v: v is None or _is_text(v),
+    'text or null',
+  ),
+  'category': (_is_text, 'text'),
+  'human_score': (_is_number, 'a finite number or null'),
+  'pair_id': (_is_text, 'text'),
+}
