@@ -157,7 +157,7 @@ class SelfCotWriter:
       **counts(samples),
       'provenance': self._provenance,
     }
-    manifest.write_json_atomic(folder / SUMMARY, summary)
+    manifest.write_json_atomic(folder / SUMMARY, manifest.sealed(summary))
     return digest
 
   def _check(self, metadata: Mapping[str, Any]) -> None:
@@ -246,14 +246,7 @@ def read_summary(folder: epath.PathLike) -> dict[str, Any] | None:
     types.InputError: the file is damaged.
   """
   path = epath.Path(folder) / SUMMARY
-  if not path.exists():
-    return None
-  try:
-    content = json.loads(path.read_bytes())
-    content['digest']
-  except (ValueError, KeyError, TypeError) as error:
-    raise types.InputError(f'{path}: damaged: {error!r}') from error
-  return content
+  return manifest.unsealed(path) if path.exists() else None
 
 
 def _arrays(

@@ -27,6 +27,8 @@ from tract_jax.evaluation import (
 
 SCHEMA = 1
 METRICS_FILE = 'metrics.json'
+_TEXT_FILE = 'report.md'
+FILES = (_TEXT_FILE, METRICS_FILE)
 MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
 # The first of them that was run is compared with every other method.
 _OURS = ('tract', 'cot_raft', 'raft')
@@ -202,7 +204,7 @@ def write_report(report: Report, folder: os.PathLike | str) -> None:
     ValueError: for a NaN or an infinity in the report, before any file.
   """
   files = {
-    'report.md': report_markdown(report),
+    _TEXT_FILE: report_markdown(report),
     METRICS_FILE: metrics_json(report),
   }
   root = epath.Path(folder)
