@@ -7,10 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 # More arguments for pytest, the benchmark or pip-compile, such as
-# ARGS='-k packing', ARGS=--runs=1 or ARGS=--upgrade.
+# ARGS='-k packing', ARGS=--runs=1, ARGS=--kills=9 or ARGS=--upgrade.
 ARGS ?=
 
-.PHONY: help venv demo test test-fast check bench-sampling lock tpu
+.PHONY: help venv demo test test-fast check bench-sampling faults lock tpu
 
 help:  ## Lists these targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +52,9 @@ check: venv  ## Checks format, lint and types.
 
 bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.sampling $(ARGS)
+
+faults: venv  ## Kills small runs 50 times at random; their ends must not differ.
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.faults.random_kills $(ARGS)
 
 tpu: venv  ## Gets the TPU's compiler, for --task=plan (200 MB).
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \

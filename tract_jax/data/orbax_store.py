@@ -247,17 +247,19 @@ class Store:
     """What `save` wrote beside the arrays, verified."""
     if not self._exists(step):
       raise types.InputError(f'{self.folder}: there is no step {step}')
-    found = self._run(
-      f'step {step}: metadata is damaged',
-      DamagedError,
-      lambda: ocp.metadata(self._path(step)).custom_metadata,
+
+    def read() -> tuple[dict[str, Any], Any, str]:
+      record = dict(ocp.metadata(self._path(step)).custom_metadata or {})
+      saved = record.pop('digest', None)
+      return record, saved, manifest.digest_of(record)
+
+    record, saved, found = self._run(
+      f'step {step}: metadata is damaged', DamagedError, read
     )
-    record = dict(found or {})
-    digest = record.pop('digest', None)
-    if digest is None or digest != manifest.digest_of(record):
+    if saved != found:
       raise DamagedError(
-        f'{self.folder}: step {step}: metadata is damaged: digest {digest}'
-        f' was saved, {manifest.digest_of(record)} is read'
+        f'{self.folder}: step {step}: metadata is damaged: digest {saved}'
+        f' was saved, {found} is read'
       )
     if record['format'] != _FORMAT:
       raise types.InputError(

@@ -151,6 +151,23 @@ def with_digest(rows: str) -> str:
   return f'{rows}{{"sha256": "{digest}"}}\n'
 
 
+def read_chunk(path: epath.Path) -> str:
+  """The rows of a chunk's file, verified.
+
+  Raises:
+    types.InputError: they are not those that were written.
+  """
+  content = path.read_bytes()
+  rows, newline, _ = content.removesuffix(b'\n').rpartition(b'\n')
+  text = (rows + newline).decode('utf-8', 'replace')
+  if with_digest(text).encode() != content:
+    raise types.InputError(
+      f'{path}: damaged: its rows do not have the digest of its last line;'
+      ' delete it and manifest.json beside it to predict its rows again'
+    )
+  return text
+
+
 def read_chunks(folder: epath.Path, num_rows: int | None = None) -> str:
   """The finished chunks' rows, in the order of the benchmark.
 
@@ -168,7 +185,7 @@ def read_chunks(folder: epath.Path, num_rows: int | None = None) -> str:
   for path in sorted(folder.glob('chunk_*.jsonl')):
     if path.name != _chunk_name(num_read):
       lost = lost or _chunk_name(num_read)
-    texts.append(_read_chunk(path))
+    texts.append(read_chunk(path))
     num_read += texts[-1].count('\n')
   if num_rows not in (None, num_read):
     lost = lost or _chunk_name(num_read)
@@ -326,19 +343,6 @@ def _invalid_reason(samples) -> str:
 def _to_line(prediction: types.Prediction) -> str:
   fields = dataclasses.asdict(prediction)
   return json.dumps(fields, ensure_ascii=False, allow_nan=False) + '\n'
-
-
-def _read_chunk(path: epath.Path) -> str:
-  """The rows of a chunk, verified."""
-  content = path.read_bytes()
-  rows, newline, _ = content.removesuffix(b'\n').rpartition(b'\n')
-  text = (rows + newline).decode('utf-8', 'replace')
-  if with_digest(text).encode() != content:
-    raise types.InputError(
-      f'{path}: damaged: its rows do not have the digest of its last line;'
-      ' delete it and manifest.json beside it to predict its rows again'
-    )
-  return text
 
 
 def _chunk_name(start: int) -> str:
