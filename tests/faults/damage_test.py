@@ -131,6 +131,7 @@ def test_every_flipped_bit_is_seen_or_harmless(workdir):
   rng = random.Random(0)
   counts = {kind: {'seen': 0, 'harmless': 0} for kind in NUM_FLIPS}
   problems = []
+  wanted: dict[tuple[str, ...], Any] = {}
   for kind, of_kind in artefacts(workdir).items():
     assert of_kind, kind
     for number in range(NUM_FLIPS[kind]):
@@ -140,9 +141,10 @@ def test_every_flipped_bit_is_seen_or_harmless(workdir):
       weights = [p.stat().st_size if number % 2 else 1 for p in files]
       (path,) = rng.choices(files, weights)
       place, bit = rng.randrange(path.stat().st_size), rng.randrange(8)
-      wanted = artefact.read()
+      if artefact.names not in wanted:
+        wanted[artefact.names] = artefact.read()
       content = flipped(path.read_bytes(), place, bit)
-      told = tried(artefact, path, content, wanted)
+      told = tried(artefact, path, content, wanted[artefact.names])
       if told in counts[kind]:
         counts[kind][told] += 1
       else:

@@ -115,7 +115,7 @@ def predict(
 
   Raises:
     loop.Interrupted: stopped; the same call goes on.
-    types.InputError: the folder holds chunks of other facts.
+    types.InputError: the folder holds chunks of other facts, or a damaged one.
   """
   size = sampler.setup.config.sampling.chunk_size
   if manifest.read_manifest(run.folder) is None:  # Else of the same fields.
@@ -124,7 +124,7 @@ def predict(
     )
   starts = range(0, len(run.examples), size)
   mine = starts[process_index::process_count]
-  missing = [s for s in mine if not _chunk_path(run, s).exists()]
+  missing = [s for s in mine if not _is_whole(_chunk_path(run, s))]
   chunks = [run.examples[start : start + size] for start in missing]
   lines = progress.SampleProgress(run.label)
   for number, samples in _stream(sampler, params, run, chunks, lines):
@@ -166,6 +166,11 @@ def read_chunk(path: epath.Path) -> str:
       ' delete it and manifest.json beside it to predict its rows again'
     )
   return text
+
+
+def _is_whole(path: epath.Path) -> bool:
+  """Whether a chunk is there; a damaged one is refused."""
+  return path.exists() and bool(read_chunk(path))
 
 
 def read_chunks(folder: epath.Path, num_rows: int | None = None) -> str:
