@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 # More arguments for pytest, fuzzing, the benchmark or pip-compile, such as
-# ARGS='-k packing', ARGS=--inputs=1000, ARGS=--runs=1 or ARGS=--upgrade.
+# ARGS='-k packing', ARGS=--inputs=1000, ARGS=--kills=9 or ARGS=--runs=1.
 ARGS ?=
 
 .PHONY: help venv demo test test-fast check fuzz faults bench-sampling parity \
@@ -59,6 +59,9 @@ bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md)
 
 parity: venv  ## Trains beside PyTorch, and compares (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.parity $(ARGS)
+
+faults: venv  ## Kills small runs 50 times at random; their ends must not differ.
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.faults.random_kills $(ARGS)
 
 tpu: venv  ## Gets the TPU's compiler, for --task=plan (200 MB).
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \

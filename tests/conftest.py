@@ -7,6 +7,7 @@ tests start.
 
 import importlib.util
 import os
+import pathlib
 import re
 
 _NUM_DEVICES = 8
@@ -67,6 +68,28 @@ def _fail_if_skipped_for_want_of(report) -> None:
     if f"could not import '{module}" in str(reason):
       report.outcome = 'failed'
       report.longrepr = f'CI must have {module}: {reason}'
+
+
+@pytest.fixture(scope='session')
+def shared_folder(tmp_path_factory) -> pathlib.Path:
+  """A folder that all workers of this run of the tests have."""
+  folder = tmp_path_factory.getbasetemp()
+  return folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compiled(shared_folder) -> None:
+  """What runs compile that tests start is kept for those that come later."""
+  os.environ['TESTS_COMPILED'] = str(shared_folder / 'compiled')
+
+
+@pytest.fixture(scope='session')
+def undisturbed(shared_folder) -> pathlib.Path:
+  """The workdir of a small run that nothing disturbs; to be read and copied."""
+  from tests.faults import harness
+
+  workdir = shared_folder / 'undisturbed'
+  return harness.once(workdir, lambda: harness.finish(harness.start(workdir)))
 
 
 @pytest.hookimpl(wrapper=True)

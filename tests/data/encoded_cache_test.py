@@ -93,7 +93,7 @@ def damage_report(entry):
     (lambda entry: (entry / 'starts.npy').unlink(), 'No such file'),
     (damage_manifest, 'not JSON'),
     (lambda entry: (entry / 'manifest.json').unlink(), 'is not there'),
-    (damage_report, 'num_kept'),
+    (damage_report, 'manifest.json: not as it was written'),
   ],
 )
 def test_damaged_entry_is_told_and_made_anew(folder, damage, reason):

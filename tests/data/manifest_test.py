@@ -81,13 +81,16 @@ def test_a_manifest_matches_what_it_was_written_with(tmp_path):
   assert manifest.matches(folder, 'export', {'grid': [1, 2]})
   assert manifest.is_current(folder, 'export', {'grid': [1, 2]})
   assert manifest.read_results(folder) == {'num_rows': 3}
-  assert json.loads((folder / 'manifest.json').read_text()) == {
-    'schema': 1,
+  content = json.loads((folder / 'manifest.json').read_text())
+  seal = content.pop('seal')
+  assert content == {
+    'schema': 2,
     'kind': 'export',
     'finished': True,
     'fingerprint': {'grid': [1, 2]},
     'results': {'num_rows': 3},
   }
+  assert seal == manifest.digest_of(content)
 
 
 def test_what_is_only_begun_is_not_done_but_is_refused_to_others(tmp_path):
@@ -130,12 +133,47 @@ def test_another_fingerprint_is_refused_field_by_field(tmp_path):
     '{"schema": 1, "fingerprint": {"seed": NaN}}',
     '{"a":' * 100_000,
     '\0',
+    '{"seal": NaN}',
+    '1e999',
   ],
 )
 def test_a_damaged_manifest_is_named(tmp_path, text):
   (tmp_path / 'manifest.json').write_text(text)
   with pytest.raises(types.InputError, match=r'manifest\.json: (not|holds)'):
     manifest.matches(tmp_path, 'export', {})
+
+
+def test_a_manifest_of_an_earlier_schema_is_told(tmp_path):
+  content = manifest.sealed({'schema': 1, 'kind': 'export'})
+  manifest.write_json_atomic(tmp_path / 'manifest.json', content)
+  with pytest.raises(types.InputError, match='not a manifest of schema 2'):
+    manifest.matches(tmp_path, 'export', {})
+
+
+def test_every_changed_value_breaks_a_seal(tmp_path):
+  path = tmp_path / 'a.json'
+  content = {'x': [1, 2.5, None], 'y': {'ä': 'b\ud800'}, 1: 'one'}
+  manifest.write_json_atomic(path, manifest.sealed(content))
+  read = {**content, '1': 'one'}
+  del read[1]
+  assert manifest.unsealed(path) == read
+  text = path.read_text()
+  for old, new in (('2.5', '2.6'), ('"b', '"c'), ('"x"', '"z"'), ('null', '0')):
+    path.write_text(text.replace(old, new))
+    with pytest.raises(types.InputError, match=r'a\.json: not as it was'):
+      manifest.unsealed(path)
+  path.unlink()
+  with pytest.raises(types.InputError, match=r'a\.json: cannot be read'):
+    manifest.unsealed(path)
+
+
+def test_what_cannot_be_written_is_told_with_the_room_left(tmp_path):
+  (tmp_path / 'file').write_text('')
+  path = tmp_path / 'file' / 'a.json'
+  with pytest.raises(types.InputError) as error:
+    manifest.write_json_atomic(path, {})
+  assert str(error.value).startswith(f'{path}: cannot be written: ')
+  assert str(error.value).endswith(' MB are free there')
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -171,7 +171,7 @@ def test_what_else_belongs_to_the_dataset_is_written_before_it_is_finished(
     writer.finish(_decode)
   assert self_cot.read_summary(tmp_path)['num_samples'] == 7
   (tmp_path / 'dataset.json').write_text('{}')
-  with pytest.raises(types.InputError, match=r'dataset\.json: damaged'):
+  with pytest.raises(types.InputError, match=r'dataset\.json: not as it was'):
     self_cot.read_summary(tmp_path)
 
 

@@ -7,6 +7,7 @@ from etils import epath
 import pytest
 
 from tract_jax import types
+from tract_jax.data import manifest
 from tract_jax.evaluation import lambda_curve, self_cots
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import config as config_lib
@@ -185,6 +186,49 @@ def test_missing_and_damaged_predictions_are_named(tmp_path):
   path.write_text(path.read_text()[:-20])
   with pytest.raises(types.InputError, match='bench.jsonl: line 8'):
     evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  path.write_bytes(path.read_bytes().replace(b'row 1', b'row \xff'))
+  with pytest.raises(types.InputError, match='bench.jsonl: line 2'):
+    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+
+
+@pytest.mark.parametrize('name', ['metrics.json', 'report.md'])
+@pytest.mark.parametrize('lost', [False, True])
+def test_a_damaged_report_is_made_anew_and_not_quoted(tmp_path, name, lost):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  path = tmp_path / 'report' / name
+  before = path.read_bytes()
+  rows = evaluate.read_results(workdir, 'tract', 0)
+  if lost:
+    path.unlink()
+  else:
+    path.write_bytes(before.replace(b'2', b'3', 1))
+    if name == 'metrics.json':
+      with pytest.raises(types.InputError, match=r'metrics\.json: not as it'):
+        evaluate.read_results(workdir, 'tract', 0)
+  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert path.read_bytes() == before
+  assert evaluate.read_results(workdir, 'tract', 0) == rows != []
+
+
+def test_predictions_that_are_not_those_of_their_chunks_are_refused(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  lines = path.read_text().splitlines(keepends=True)
+  for seed in (0, 1):
+    folder = evaluate.chunk_folder(workdir, 'tract', 'bench', seed)
+    rows = ''.join(lines[4 * seed : 4 * seed + 4])
+    folder.mkdir(parents=True)
+    (folder / 'chunk_00000000.jsonl').write_text(predict.with_digest(rows))
+    manifest.write_manifest(folder, 'predictions', {})
+  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  path.write_text(path.read_text().replace('0.8', '0.9', 1))
+  with pytest.raises(types.InputError, match=r'bench\.jsonl: not what the chu'):
+    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  # Its first row is of the other seed.
+  evaluate.evaluate(make_config(seeds=(1,)), GRID, workdir, ['bench'], [])
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,28 @@ def test_unfinished_export_is_made_again(scratch, tmp_path):
   assert manifest.is_finished(folder)
 
 
+@pytest.mark.parametrize(
+  'name', ['model.safetensors', 'tokenizer.json', 'judge.json', 'config.json']
+)
+def test_a_cut_or_lost_file_of_an_export_is_named(scratch, name):
+  path = scratch / 'export' / 'cot_raft' / name
+  content = path.read_bytes()
+  run = trained(scratch, num_cots=2)
+  try:
+    path.write_bytes(content[:-1])
+    with pytest.raises(types.InputError) as error:
+      tasks.execute(run, 'export')
+    size = len(content)
+    assert f'{path}: {size} bytes were written, {size - 1} ar' in str(
+      error.value
+    )
+    path.unlink()
+    with pytest.raises(types.InputError, match=f'{name}: {size} bytes were wr'):
+      tasks.execute(run, 'export')
+  finally:
+    path.write_bytes(content)
+
+
 def test_zero_shot_has_no_export(tmp_path):
   run = trained(tmp_path, methods=('zero_shot',))
   with pytest.raises(types.InputError, match="'zero_shot' trains nothing"):

@@ -2,33 +2,18 @@
 
 import json
 import math
-import os
 import pathlib
 import signal
-import socket
 import subprocess
-import sys
-import time
 
 from etils import epath
 import numpy as np
 import pytest
 
-from tests.pipeline import resume_test
+from tests.faults import harness
 from tract_jax.data import self_cot
 from tract_jax.pipeline import workdir as workdir_lib
 
-TIMEOUT_SECS = 240
-# Twenty updates a stage: 60 rows of 64 train, 3 are for validation.
-TINY = {
-  **resume_test.TINY,
-  'train.batch_size': 16,
-  'train.num_epochs': 5,
-  'train.checkpoint_every': 4,
-  'model.num_heads': 4,
-  'model.num_kv_heads': 2,
-  'hosts.heartbeat_secs': 10,
-}
 # So long that there is time to be stopped in.
 LONG = {'train.num_epochs': 15}
 # Phase -> (what shows that it is under way, what shows that it is over).
@@ -53,62 +38,12 @@ def start(
   workdir, num_processes=1, num_devices=1, task='run', **settings
 ) -> list[subprocess.Popen]:
   """The processes of a run, each with `num_devices` devices."""
-  with socket.socket() as probe:
-    probe.bind(('127.0.0.1', 0))
-    port = probe.getsockname()[1]
-  flags = {**TINY, **settings}
-  command = [
-    sys.executable,
-    '-m',
-    'tract_jax.main',
-    f'--task={task}',
-    '--config=configs/demo.py',
-    *(f'--config.{key}={value}' for key, value in flags.items()),
-  ]
-  device_count = f'--xla_force_host_platform_device_count={num_devices}'
-  env = {**os.environ, 'XLA_FLAGS': device_count}
-  if num_processes > 1:
-    env |= {
-      'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
-      'JAX_NUM_PROCESSES': str(num_processes),
-    }
-  processes = []
-  for i in range(num_processes):
-    of_process = env | ({'JAX_PROCESS_ID': str(i)} if num_processes > 1 else {})
-    folder = workdir[i] if isinstance(workdir, list) else workdir
-    processes.append(
-      subprocess.Popen(
-        [*command, f'--workdir={folder}'],
-        cwd=resume_test.ROOT,
-        env=of_process,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-      )
-    )
-  return processes
-
-
-def finish(processes, code: int | None = 0) -> list[str]:
-  """What each said, once all have ended; None: with any code but 0."""
-  deadline = time.monotonic() + TIMEOUT_SECS
-  outputs = []
-  try:
-    for process in processes:
-      left = deadline - time.monotonic()
-      outputs.append(process.communicate(timeout=max(left, 1))[0])
-  finally:
-    for process in processes:
-      process.kill()
-  for process, output in zip(processes, outputs, strict=True):
-    ended = process.returncode
-    assert ended == code if code is not None else ended, (ended, output)
-  return outputs
-
-
-def losses(workdir: pathlib.Path, stage: str) -> list[float]:
-  text = (workdir / stage / 'seed0' / 'metrics.jsonl').read_text()
-  return [json.loads(line)['loss'] for line in text.splitlines()]
+  return harness.start_joined(
+    workdir if isinstance(workdir, list) else [workdir] * num_processes,
+    task,
+    {**harness.JOINED, **settings},
+    num_devices=num_devices,
+  )
 
 
 def cots(workdir: pathlib.Path):
@@ -155,14 +90,17 @@ def pmap_settings() -> dict:
 def alone(tmp_path_factory):
   """A run of one process on one device."""
   workdir = tmp_path_factory.mktemp('alone')
-  finish(start(workdir))
-  assert len(losses(workdir, 'cot_raft/stage1')) == 20
+  harness.finish_all(start(workdir))
+  assert len(harness.losses(workdir, 'cot_raft/stage1')) == 20
   return workdir
 
 
 def assert_same_losses(workdir, alone, stage) -> None:
   np.testing.assert_allclose(
-    losses(workdir, stage), losses(alone, stage), rtol=1e-5, atol=1e-5
+    harness.losses(workdir, stage),
+    harness.losses(alone, stage),
+    rtol=1e-5,
+    atol=1e-5,
   )
 
 
@@ -185,7 +123,9 @@ def test_losses_are_those_of_one_device(
   alone, tmp_path, num_processes, num_devices, settings
 ):
   settings = {'methods': '("cot_raft",)', **settings}
-  finish(start(tmp_path, num_processes, num_devices, 'train', **settings))
+  harness.finish_all(
+    start(tmp_path, num_processes, num_devices, 'train', **settings)
+  )
   assert_same_losses(tmp_path, alone, 'cot_raft/stage1')
 
 
@@ -200,8 +140,8 @@ def test_losses_are_those_of_one_device(
 def test_a_run_of_two_processes_is_that_of_one_device(
   alone, tmp_path, settings
 ):
-  finish(start(tmp_path, 2, 4, **settings))
-  for stage in ('cot_raft/stage1', 'tract/stage2'):
+  harness.finish_all(start(tmp_path, 2, 4, **settings))
+  for stage in harness.STAGES:
     assert_same_losses(tmp_path, alone, stage)
   for found, wanted in zip(cots(tmp_path), cots(alone), strict=True):
     assert found.example_id == wanted.example_id
@@ -217,16 +157,8 @@ def test_a_run_of_two_processes_is_that_of_one_device(
 def both(tmp_path_factory):
   """A run of two processes that nothing disturbs."""
   workdir = tmp_path_factory.mktemp('both')
-  finish(start(workdir, 2, 1, **LONG))
+  harness.finish_all(start(workdir, 2, 1, **LONG))
   return workdir
-
-
-def wait_for(path: pathlib.Path, processes) -> None:
-  deadline = time.monotonic() + TIMEOUT_SECS
-  while not path.exists():
-    assert all(p.poll() is None for p in processes), finish(processes, None)
-    assert time.monotonic() < deadline
-    time.sleep(0.002)
 
 
 @pytest.mark.slow
@@ -235,16 +167,14 @@ def wait_for(path: pathlib.Path, processes) -> None:
 def test_one_is_killed_in_each_phase_and_the_rest_is_done(both, tmp_path):
   for number, (phase, (begun, over)) in enumerate(PHASES.items()):
     processes = start(tmp_path, 2, 1, **LONG)
-    wait_for(tmp_path / begun, processes)
+    harness.wait_for(tmp_path / begun, *processes)
     victim = processes[number % 2]
     victim.send_signal(signal.SIGKILL)
     # The other one leaves by itself.
-    finish(processes, None)
+    harness.finish_all(processes, None)
     assert not (tmp_path / over).exists(), f'{phase} was over before the kill'
-  finish(start(tmp_path, 2, 1, **LONG))
-  assert resume_test.results(tmp_path) == resume_test.results(both)
-  for stage in ('cot_raft/stage1', 'tract/stage2'):
-    assert losses(tmp_path, stage) == losses(both, stage)
+  harness.finish_all(start(tmp_path, 2, 1, **LONG))
+  assert harness.results(tmp_path) == harness.results(both)
 
 
 @pytest.mark.slow
@@ -261,19 +191,19 @@ def test_a_signal_to_one_stops_both_and_loses_nothing(
   both, tmp_path, phase, victim, sent, codes
 ):
   processes = start(tmp_path, 2, 1, **LONG)
-  wait_for(tmp_path / PHASES[phase][0], processes)
+  harness.wait_for(tmp_path / PHASES[phase][0], *processes)
   processes[victim].send_signal(sent)
   outputs = [
     output
     for process, code in zip(processes, codes, strict=True)
-    for output in finish([process], code)
+    for output in harness.finish_all([process], code)
   ]
   assert all('the same command continues' in output for output in outputs)
   assert not (tmp_path / PHASES[phase][1]).exists()
-  output, _ = finish(start(tmp_path, 2, 1, **LONG))
+  output, _ = harness.finish_all(start(tmp_path, 2, 1, **LONG))
   if phase == 'stage 1':
     assert 'cot_raft stage 1 seed 0: continues from step' in output
-  assert resume_test.results(tmp_path) == resume_test.results(both)
+  assert harness.results(tmp_path) == harness.results(both)
 
 
 @pytest.mark.slow
@@ -281,9 +211,9 @@ def test_a_signal_to_one_stops_both_and_loses_nothing(
 def test_hosts_without_a_common_workdir_are_told(tmp_path):
   folders = [tmp_path / 'a', tmp_path / 'b']
   first, second = start(folders, 2, 1)
-  (output,) = finish([second], 2)
+  (output,) = harness.finish_all([second], 2)
   assert 'host 2 of 2 does not see what the first host wrote' in output
-  (output,) = finish([first], 1)
+  (output,) = harness.finish_all([first], 1)
   assert 'another host failed' in output
   assert not (folders[0] / 'cot_raft').exists()
 
@@ -293,9 +223,9 @@ def test_hosts_without_a_common_workdir_are_told(tmp_path):
 def test_a_first_host_that_cannot_begin_keeps_nobody_waiting(tmp_path):
   with workdir_lib.use(epath.Path(tmp_path)):
     first, second = start(tmp_path, 2, 1)
-    (output,) = finish([first], 2)
+    (output,) = harness.finish_all([first], 2)
     assert 'another run is in it' in output
-    (output,) = finish([second], 1)
+    (output,) = harness.finish_all([second], 1)
     assert 'another host failed' in output
 
 
@@ -303,15 +233,15 @@ def test_a_first_host_that_cannot_begin_keeps_nobody_waiting(tmp_path):
 @pytest.mark.multiprocess
 def test_one_process_goes_on_where_two_were_killed(both, tmp_path):
   processes = start(tmp_path, 2, 1, **LONG)
-  wait_for(tmp_path / PHASES['stage 1'][0], processes)
+  harness.wait_for(tmp_path / PHASES['stage 1'][0], *processes)
   for process in processes:
     process.send_signal(signal.SIGKILL)
-  finish(processes, None)
-  (output,) = finish(start(tmp_path, 1, 1, **LONG))
+  harness.finish_all(processes, None)
+  (output,) = harness.finish_all(start(tmp_path, 1, 1, **LONG))
   assert 'cot_raft stage 1 seed 0: continues from step' in output
   np.testing.assert_allclose(
-    losses(tmp_path, 'cot_raft/stage1'),
-    losses(both, 'cot_raft/stage1'),
+    harness.losses(tmp_path, 'cot_raft/stage1'),
+    harness.losses(both, 'cot_raft/stage1'),
     rtol=1e-4,
     atol=1e-4,
   )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tract_jax import types
+from tract_jax.data import manifest
 from tract_jax.models import lora
 from tract_jax.pipeline import (
   base_model,
@@ -101,17 +102,81 @@ def test_interrupted_predictions_end_as_if_they_never_were(
   with pytest.raises(loop.Interrupted):
     predict.predict(sample.Sampler(setup, lambda: True), lambda: params, run)
   first = whole.folder / 'chunk_00000000.jsonl'
-  (run.folder / first.name).write_text('kept\n' + first.read_text())
+  rows = predict.read_chunk(first)
+  kept = rows.replace('"seed": 3', '"seed": 4')
+  (run.folder / first.name).write_text(predict.with_digest(kept))
   assert not predict.is_done(run)
   predict.predict(sampler, lambda: params, run)
   assert predict.is_done(run)
   # What was finished is not predicted again.
-  text = predict.read_chunks(run.folder, len(examples) + 1)
-  assert text == 'kept\n' + expected
-  with pytest.raises(types.InputError, match='6 of 5 predictions are there'):
-    predict.read_chunks(run.folder, len(examples))
+  text = predict.read_chunks(run.folder, len(examples))
+  assert text == kept + expected.removeprefix(rows) != expected
   with pytest.raises(types.InputError, match='benchmark: recorded "a"'):
     predict.is_done(make_run(run.folder, examples, benchmark='b'))
+
+
+def write_chunks(folder, *chunks):
+  folder.mkdir(parents=True)
+  start = 0
+  for rows in chunks:
+    path = folder / f'chunk_{start:08d}.jsonl'
+    path.write_text(predict.with_digest(rows), encoding='utf-8')
+    start += rows.count('\n')
+  return epath.Path(folder)
+
+
+def test_a_lost_or_changed_chunk_is_named(tmp_path):
+  folder = write_chunks(tmp_path / 'a', 'ä\u2028\n2\n', '3\n4\n', '5\n')
+  assert predict.read_chunks(folder, 5) == 'ä\u2028\n2\n3\n4\n5\n'
+  # sha256 of the characters "5" and newline, from coreutils.
+  assert json.loads((folder / 'chunk_00000004.jsonl').read_text()[2:]) == {
+    'sha256': 'f0b5c2c2211c8d67ed15e75e656c7862d086e9245420892a7de62cd9ec582a06'
+  }
+  with pytest.raises(types.InputError, match='00000005.jsonl: is lost: 5 of 6'):
+    predict.read_chunks(folder, 6)
+  middle = folder / 'chunk_00000002.jsonl'
+  content = middle.read_bytes()
+  middle.unlink()
+  for num_rows in (5, None):
+    with pytest.raises(types.InputError, match=r'00000002\.jsonl: is lost'):
+      predict.read_chunks(folder, num_rows)
+  for changed in (
+    content.replace(b'3', b'7'),
+    content.replace(b'3', b'\xff'),
+    content.replace(b'\n', b'\r', 1),
+    content[:-1],
+    content[:-20],
+    b'3\n4\n',
+    b'',
+  ):
+    middle.write_bytes(changed)
+    with pytest.raises(types.InputError, match=r'00000002\.jsonl: damaged'):
+      predict.read_chunks(folder, 5)
+
+
+def test_the_joined_file_is_that_of_the_chunks(tmp_path, capsys):
+  folders = [
+    write_chunks(tmp_path / name, f'{name}1\n', f'{name}2\n') for name in 'ab'
+  ]
+  path = epath.Path(tmp_path / 'rows.jsonl')
+  predict.join_chunks(folders[:1], 2, path)
+  predict.join_chunks(folders, 2, path)
+  assert path.read_text() == 'a1\na2\nb1\nb2\n'
+  assert not capsys.readouterr().out
+  path.write_text('a1\na2\nb1\nb3\n')
+  # Nothing is known before the chunks are finished.
+  predict.check_joined(folders, path)
+  for folder in folders:
+    manifest.write_manifest(folder, 'predictions', {})
+  with pytest.raises(
+    types.InputError, match=r'rows\.jsonl: not what the chunk'
+  ):
+    predict.check_joined(folders, path)
+  predict.check_joined(folders[:1], path)
+  predict.join_chunks(folders, 2, path)
+  assert 'rows.jsonl: was not what its chunks hold' in capsys.readouterr().out
+  assert path.read_text() == 'a1\na2\nb1\nb2\n'
+  predict.check_joined(folders, path)
 
 
 def test_processes_predict_their_own_chunks_in_any_order(

@@ -106,7 +106,7 @@ def encoded(
   try:
     _write(folder, *made)
     _make_room(folder)
-  except OSError as error:
+  except (OSError, types.InputError) as error:
     say(f'warning: {folder}: not kept for the next run: {error}')
   return made
 
@@ -121,7 +121,7 @@ def _read(folder: pathlib.Path) -> Encoded | None:
   arrays = {}
   for name in _ARRAYS:
     path = folder / f'{name}.npy'
-    if _sha256(path) != results['sha256'][name]:
+    if manifest.digest_of_file(path) != results['sha256'][name]:
       raise ValueError(f'sha256 of {path.name}')
     # An ordinary array whose memory is the file's.
     arrays[name] = np.asarray(np.load(path, mmap_mode='r', allow_pickle=False))
@@ -148,7 +148,10 @@ def _write(
     for name in _ARRAYS:
       path = temporary / f'{name}.npy'
       np.save(path, getattr(examples, name), allow_pickle=False)
-    digests = {name: _sha256(temporary / f'{name}.npy') for name in _ARRAYS}
+    digests = {
+      name: manifest.digest_of_file(temporary / f'{name}.npy')
+      for name in _ARRAYS
+    }
     results = {'sha256': digests, 'report': dataclasses.asdict(report)}
     key = {'digest': folder.name}
     manifest.write_manifest(temporary, _KIND, key, results)
@@ -170,8 +173,3 @@ def _make_room(newest: pathlib.Path) -> None:
     if total > _MAX_BYTES and entry != newest:
       with contextlib.suppress(OSError):
         shutil.rmtree(entry)
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -2,13 +2,16 @@
 
 A finished folder carries `manifest.json`, written last:
 
-  {"schema": 1, "kind": "stage", "finished": true,
-   "fingerprint": {field: value, ...}, "results": {name: value, ...}}
+  {"schema": 2, "kind": "stage", "finished": true,
+   "fingerprint": {field: value, ...}, "results": {name: value, ...},
+   "seal": sha256 of all the rest}
 
 A folder that fills piece by piece has one from the start, not yet finished.
 The fingerprint holds everything that the content depends on. A second run
 with the same fingerprint takes the folder as it is; a run with another one is
 refused, because a folder is never overwritten or removed on a user's behalf.
+
+A changed byte breaks the seal.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,10 +27,12 @@ from etils import epath
 import numpy as np
 
 from tract_jax import types
+from tract_jax.data import disk
 from tract_jax.models import json_file
 
 MANIFEST = 'manifest.json'
-SCHEMA = 1
+SCHEMA = 2
+_SEAL = 'seal'
 # Longer ones, with what is added to them, no file system takes.
 _NAME = re.compile(r'[A-Za-z0-9._-]{1,128}')
 _FIELDS = {'kind': str, 'finished': bool, 'fingerprint': dict, 'results': dict}
@@ -62,6 +67,52 @@ def canonical_json(obj: Any) -> str:
 def digest_of(obj: Any) -> str:
   """sha256, in hexadecimal, of the canonical JSON of `obj`."""
   return hashlib.sha256(canonical_json(obj).encode('ascii')).hexdigest()
+
+
+def digest_of_file(path: epath.PathLike) -> str:
+  """sha256, in hexadecimal, of a file's bytes."""
+  with epath.Path(path).open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+  """A JSON object with the digest of its content, by which damage shows.
+
+  Args:
+    content: a JSON object without the key "seal".
+
+  Returns:
+    The same as it will be read back, with the key.
+  """
+  read_back = json.loads(json.dumps(content, allow_nan=False))
+  return {**read_back, _SEAL: digest_of(read_back)}
+
+
+def unsealed(path: epath.PathLike) -> dict[str, Any]:
+  """Reads a file of a sealed JSON object.
+
+  Args:
+    path: the file.
+
+  Returns:
+    What was sealed, without the seal.
+
+  Raises:
+    types.InputError: the file is gone or no JSON, or a value in it is not the
+      one that was sealed.
+  """
+  content = json_file.read(path)
+  seal = content.pop(_SEAL, None)
+  digest = digest_of(content)
+  if seal != digest:
+    reason = 'it was damaged, or changed by hand'
+    if seal is None:
+      reason = 'it has no seal, as those of earlier versions'
+    raise types.InputError(
+      f'{path}: not as it was written: {reason}; restore it, or delete it and'
+      ' run the same command again'
+    )
+  return content
 
 
 def digest_arrays(arrays: Mapping[str, Any]) -> str:
@@ -127,7 +178,8 @@ def write_manifest(
     finished: False marks the folder as begun, for this fingerprint alone.
   """
   folder = epath.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
+  with disk.writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)
   content = {
     'schema': SCHEMA,
     'kind': kind,
@@ -135,19 +187,19 @@ def write_manifest(
     'fingerprint': dict(fields),
     'results': dict(results or {}),
   }
-  write_json_atomic(folder / MANIFEST, content)
+  write_json_atomic(folder / MANIFEST, sealed(content))
 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, Any] | None:
   """The manifest of `folder`, or None where there is none.
 
   Raises:
-    types.InputError: the file is no manifest, or of another schema.
+    types.InputError: the file is no manifest, of another schema, or damaged.
   """
   path = epath.Path(folder) / MANIFEST
   if not path.exists():
     return None
-  content = json_file.read(path)
+  content = unsealed(path)
   if content.get('schema') != SCHEMA or not all(
     isinstance(content.get(field), kind) for field, kind in _FIELDS.items()
   ):
@@ -241,24 +293,36 @@ def open_atomic(path: epath.PathLike) -> Iterator[IO[str]]:
 
   Yields:
     The file, to be written to.
+
+  Raises:
+    types.InputError: it cannot be written; the old file stays as it is.
   """
   path = epath.Path(path)
   if '://' in str(path):
-    with path.open('w') as file:
+    with disk.writing(path), path.open('w') as file:
       yield file
     return
   temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
   try:
     # In JSON a lone surrogate's \udXXX is also its escape: the text survives.
-    with open(
-      temporary, 'w', encoding='utf-8', errors='backslashreplace', newline='\n'
-    ) as file:
+    with (
+      disk.writing(path),
+      open(
+        temporary,
+        'w',
+        encoding='utf-8',
+        errors='backslashreplace',
+        newline='\n',
+      ) as file,
+    ):
       yield file
       file.flush()
       os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with disk.writing(path):
+      os.replace(temporary, path)
   except BaseException:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
     raise
 
 

@@ -28,7 +28,13 @@ from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint._src.futures import synchronization
 
 from tract_jax import types
-from tract_jax.data import checksum, leaf_names, manifest, saving_process
+from tract_jax.data import (
+  checksum,
+  disk,
+  leaf_names,
+  manifest,
+  saving_process,
+)
 
 _FORMAT = 1
 _NAMES = ocp.path.step.standard_name_format()
@@ -223,30 +229,37 @@ class Store:
   def _run(
     self, what: str, error_type: type[Exception], call: Callable[[], _Result]
   ) -> _Result:
-    """Calls Orbax; whatever it raises becomes one line."""
+    """Calls Orbax; whatever it raises becomes one line.
+
+    One about what cannot be written tells the room that is left.
+    """
     try:
       with self._context, self._numbering():
         return call()
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise
     except Exception as error:
-      raise error_type(f'{self.folder}: {what}: {_cause(error)}') from error
+      room = '' if error_type is DamagedError else disk.free_space(self.folder)
+      problem = f'{self.folder}: {what}: {_cause(error)}{room}'
+      raise error_type(problem) from error
 
   def _record(self, step: int) -> dict[str, Any]:
     """What `save` wrote beside the arrays, verified."""
     if not self._exists(step):
       raise types.InputError(f'{self.folder}: there is no step {step}')
-    found = self._run(
-      f'step {step}: metadata is damaged',
-      DamagedError,
-      lambda: ocp.metadata(self._path(step)).custom_metadata,
+
+    def read() -> tuple[dict[str, Any], Any, str]:
+      record = dict(ocp.metadata(self._path(step)).custom_metadata or {})
+      saved = record.pop('digest', None)
+      return record, saved, manifest.digest_of(record)
+
+    record, saved, found = self._run(
+      f'step {step}: metadata is damaged', DamagedError, read
     )
-    record = dict(found or {})
-    digest = record.pop('digest', None)
-    if digest is None or digest != manifest.digest_of(record):
+    if saved != found:
       raise DamagedError(
-        f'{self.folder}: step {step}: metadata is damaged: digest {digest}'
-        f' was saved, {manifest.digest_of(record)} is read'
+        f'{self.folder}: step {step}: metadata is damaged: digest {saved}'
+        f' was saved, {found} is read'
       )
     if record['format'] != _FORMAT:
       raise types.InputError(

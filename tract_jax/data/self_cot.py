@@ -31,7 +31,6 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import manifest, orbax_store
-from tract_jax.models import json_file
 
 SUMMARY = 'dataset.json'
 TEXTS = 'self_cots.jsonl'
@@ -168,7 +167,7 @@ class SelfCotWriter:
       **counts(samples),
       'provenance': self._provenance,
     }
-    manifest.write_json_atomic(folder / SUMMARY, summary)
+    manifest.write_json_atomic(folder / SUMMARY, manifest.sealed(summary))
     return digest
 
   def _check(self, metadata: Mapping[str, Any]) -> None:
@@ -259,7 +258,7 @@ def read_summary(folder: epath.PathLike) -> dict[str, Any] | None:
   path = epath.Path(folder) / SUMMARY
   if not path.exists():
     return None
-  content = json_file.read(path)
+  content = manifest.unsealed(path)
   bad = [k for k, kind in _SUMMARY.items() if type(content.get(k)) is not kind]
   if bad or any(type(n) is not int for n in content['finish_reasons'].values()):
     raise types.InputError(

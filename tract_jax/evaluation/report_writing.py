@@ -21,6 +21,8 @@ from tract_jax.evaluation import report as report_lib
 
 SCHEMA = 1
 METRICS_FILE = 'metrics.json'
+_TEXT_FILE = 'report.md'
+FILES = (_TEXT_FILE, METRICS_FILE)
 
 _Cells = tuple[list[str], list[list]]
 
@@ -110,7 +112,7 @@ def write_report(report: report_lib.Report, folder: os.PathLike | str) -> None:
     ValueError: for a NaN or an infinity in the report, before any file.
   """
   files = {
-    'report.md': report_markdown(report),
+    _TEXT_FILE: report_markdown(report),
     METRICS_FILE: metrics_json(report),
   }
   root = epath.Path(folder)

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from tract_jax import types
-from tract_jax.data import manifest
+from tract_jax.data import disk, manifest
 from tract_jax.evaluation import (
   calibration,
   intervals,
@@ -31,6 +31,14 @@ def prediction_path(
 ) -> epath.Path:
   """Where the predictions of a method on a benchmark lie."""
   return workdir / 'predictions' / method / f'{benchmark}.jsonl'
+
+
+def chunk_folder(
+  workdir: epath.Path, method: str, benchmark: str, seed: int
+) -> epath.Path:
+  """Where the chunks lie that a seed's predictions are joined of."""
+  folder = prediction_path(workdir, method, benchmark).parent
+  return folder / 'parts' / benchmark / f'seed{seed}'
 
 
 def evaluate(
@@ -64,20 +72,24 @@ def evaluate(
     for method in config.methods
     for benchmark in benchmarks
   }
-  for path in paths.values():
+  for (method, benchmark), path in paths.items():
     if not path.exists():
       raise types.InputError(f'{path}: no such file; run --task=predict first')
+    chunks = [
+      chunk_folder(workdir, method, benchmark, seed) for seed in config.seeds
+    ]
+    predict.check_joined(chunks, path)
   folder = workdir / 'report'
   fields = {
     'predictions': manifest.digest_of(
-      {'/'.join(key): predict.read_text(path) for key, path in paths.items()}
+      {'/'.join(k): manifest.digest_of_file(p) for k, p in paths.items()}
     ),
     'config': manifest.digest_of(config.to_dict()),
     'cot_gap': _digest(cot_gaps),
     'lambda_curve': _digest(lambda_points),
     'self_cots': _digest(self_cot_counts),
   }
-  if manifest.is_current(folder, 'report', fields):
+  if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
   systems: list[metrics.SystemPredictions] = []
   calibrations: list[calibration.Calibration] = []
@@ -90,8 +102,12 @@ def evaluate(
   figures = cot_gaps, lambda_points, self_cot_counts, calibrations
   report = _make_report(config, grid, systems, *figures)
   manifest.write_manifest(folder, 'report', fields, finished=False)
-  report_writing.write_report(report, folder)
-  manifest.write_manifest(folder, 'report', fields)
+  with disk.writing(folder):
+    report_writing.write_report(report, folder)
+  digests = {
+    n: manifest.digest_of_file(folder / n) for n in report_writing.FILES
+  }
+  manifest.write_manifest(folder, 'report', fields, {'sha256': digests})
   progress.say(report_writing.results_table(report))
   progress.say(f'report: {folder}')
   return True
@@ -116,11 +132,27 @@ def read_results(
   path = workdir / 'report' / report_writing.METRICS_FILE
   if not path.exists():
     return []
+  if manifest.is_finished(path.parent) and path.name in _damaged(path.parent):
+    raise types.InputError(
+      f'{path}: not as it was written: damaged, or changed by hand;'
+      ' --task=evaluate writes it anew'
+    )
   try:
     rows = json.loads(path.read_text(encoding='utf-8'))['rows']
     return [r for r in rows if (r['method'], r['seed']) == (method, seed)]
   except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise types.InputError(f'{path}: no report: {error}') from error
+
+
+def _damaged(folder: epath.Path) -> list[str]:
+  """Names of a finished report's files that are lost or changed."""
+  recorded = manifest.read_results(folder).get('sha256', {})
+  return [
+    name
+    for name in report_writing.FILES
+    if not (folder / name).exists()
+    or manifest.digest_of_file(folder / name) != recorded.get(name)
+  ]
 
 
 def _digest(records: Sequence[Any]) -> str:

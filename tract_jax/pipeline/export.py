@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 
 from tract_jax import types
-from tract_jax.data import manifest
+from tract_jax.data import disk, manifest
 from tract_jax.models import hf_export, json_file, lora, peft_adapter
 from tract_jax.pipeline import (
   base_model,
@@ -109,9 +109,10 @@ def is_done(run: ExportRun) -> bool:
 
   Raises:
     types.InputError: the folder holds another export, or something that is
-      none.
+      none; or a file is lost or cut.
   """
   if manifest.matches(run.folder, _KIND, run.fields):
+    _check_files(run.folder)
     return True
   begun = manifest.read_manifest(run.folder) is not None
   if not begun and run.folder.exists() and any(run.folder.iterdir()):
@@ -140,18 +141,24 @@ def export(setup: build.Setup, run: ExportRun, trained: types.PyTree) -> None:
       "is itself an adapter on a base; use 'merged'"
     )
   manifest.write_manifest(run.folder, _KIND, run.fields, finished=False)
-  if as_adapter:
-    _write_adapter(setup, run, trained)
-  else:
-    _write_merged(setup, run, trained)
-  with tempfile.TemporaryDirectory() as scratch:
-    local = pathlib.Path(scratch)
-    setup.tokenizer.hf.save_pretrained(local)
-    judge_file.write(local, judge_file.from_run(setup.config, run.method))
-    for path in sorted(local.iterdir()):
-      text = path.read_text(encoding='utf-8')
-      manifest.write_text_atomic(run.folder / path.name, text)
-  manifest.write_manifest(run.folder, _KIND, run.fields)
+  with disk.writing(run.folder):
+    if as_adapter:
+      _write_adapter(setup, run, trained)
+    else:
+      _write_merged(setup, run, trained)
+    with tempfile.TemporaryDirectory() as scratch:
+      local = pathlib.Path(scratch)
+      setup.tokenizer.hf.save_pretrained(local)
+      judge_file.write(local, judge_file.from_run(setup.config, run.method))
+      for path in sorted(local.iterdir()):
+        text = path.read_text(encoding='utf-8')
+        manifest.write_text_atomic(run.folder / path.name, text)
+  files = {
+    path.name: path.stat().length
+    for path in sorted(run.folder.iterdir())
+    if path.name not in (manifest.MANIFEST, CARD_FILE)
+  }
+  manifest.write_manifest(run.folder, _KIND, run.fields, {'bytes': files})
   progress.say(f'{run.label}: {run.folder}')
 
 
@@ -171,6 +178,19 @@ def write_card(setup: build.Setup, run: ExportRun) -> bool:
     return False
   manifest.write_text_atomic(path, text)
   return True
+
+
+def _check_files(folder: epath.Path) -> None:
+  """Refuses a finished export with a file that is lost or cut."""
+  problems = []
+  for name, wanted in manifest.read_results(folder).get('bytes', {}).items():
+    path = folder / name
+    found = path.stat().length if path.exists() else 'none'
+    if found != wanted:
+      problems.append(f'{path}: {wanted} bytes were written, {found} are there')
+  if problems:
+    problems.append(f'{folder}: delete it to export again')
+    raise types.InputError('\n'.join(problems))
 
 
 def _lora_config(setup: build.Setup) -> lora.LoraConfig:

@@ -2,11 +2,16 @@
 
 A benchmark's rows are predicted in one stream; the file of a chunk of them is
 written once its rows are there, and the chunks of all seeds become
-predictions/<method>/<benchmark>.jsonl at the end.
+predictions/<method>/<benchmark>.jsonl at the end. A chunk's last line is
+
+  {"sha256": of the rows before it}
+
+so that a changed byte is seen. The joined file has rows alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import hashlib
 import json
 import math
 from typing import Any
@@ -110,7 +115,7 @@ def predict(
 
   Raises:
     loop.Interrupted: stopped; the same call goes on.
-    types.InputError: the folder holds chunks of other facts.
+    types.InputError: the folder holds chunks of other facts, or a damaged one.
   """
   size = sampler.setup.config.sampling.chunk_size
   if manifest.read_manifest(run.folder) is None:  # Else of the same fields.
@@ -119,7 +124,7 @@ def predict(
     )
   starts = range(0, len(run.examples), size)
   mine = starts[process_index::process_count]
-  missing = [s for s in mine if not _chunk_path(run, s).exists()]
+  missing = [s for s in mine if not _is_whole(_chunk_path(run, s))]
   chunks = [run.examples[start : start + size] for start in missing]
   lines = progress.SampleProgress(run.label)
   for number, samples in _stream(sampler, params, run, chunks, lines):
@@ -127,7 +132,7 @@ def predict(
       _prediction(sampler.setup, run.method, run.seed, example, of_example)
       for example, of_example in zip(chunks[number], samples, strict=True)
     ]
-    text = ''.join(map(_to_line, predictions))
+    text = with_digest(''.join(map(_to_line, predictions)))
     manifest.write_text_atomic(_chunk_path(run, missing[number]), text)
   num_there = sum(_chunk_path(run, start).exists() for start in starts)
   if process_index == 0:
@@ -140,27 +145,105 @@ def predict(
   together(run.label, finish)
 
 
-def read_chunks(folder: epath.Path, num_rows: int) -> str:
-  """The finished chunks' lines, in the order of the rows.
+def with_digest(rows: str) -> str:
+  """The text of a chunk: its rows, and a line with their digest."""
+  digest = hashlib.sha256(rows.encode('utf-8', 'backslashreplace')).hexdigest()
+  return f'{rows}{{"sha256": "{digest}"}}\n'
+
+
+def read_chunk(path: epath.Path) -> str:
+  """The rows of a chunk's file, verified.
+
+  Raises:
+    types.InputError: they are not those that were written.
+  """
+  content = path.read_bytes()
+  rows, newline, _ = content.removesuffix(b'\n').rpartition(b'\n')
+  text = (rows + newline).decode('utf-8', 'replace')
+  if with_digest(text).encode() != content:
+    raise types.InputError(
+      f'{path}: damaged: its rows do not have the digest of its last line;'
+      ' delete it and manifest.json beside it to predict its rows again'
+    )
+  return text
+
+
+def _is_whole(path: epath.Path) -> bool:
+  """Whether a chunk is there; a damaged one is refused."""
+  return path.exists() and bool(read_chunk(path))
+
+
+def read_chunks(folder: epath.Path, num_rows: int | None = None) -> str:
+  """The finished chunks' rows, in the order of the benchmark.
 
   Args:
     folder: of the chunks.
-    num_rows: how many lines there must be.
+    num_rows: how many rows there must be; None: as many as there are.
 
   Returns:
-    Their text.
+    Their lines.
 
   Raises:
-    types.InputError: a chunk is gone or cut.
+    types.InputError: a chunk is gone, cut or damaged.
   """
-  paths = sorted(folder.glob('chunk_*.jsonl'))
-  text = ''.join(path.read_text(encoding='utf-8') for path in paths)
-  if text.count('\n') != num_rows:
+  texts, num_read, lost = [], 0, ''
+  for path in sorted(folder.glob('chunk_*.jsonl')):
+    if path.name != _chunk_name(num_read):
+      lost = lost or _chunk_name(num_read)
+    texts.append(read_chunk(path))
+    num_read += texts[-1].count('\n')
+  if num_rows not in (None, num_read):
+    lost = lost or _chunk_name(num_read)
+  if lost:
     raise types.InputError(
-      f'{folder}: {text.count(chr(10))} of {num_rows} predictions are there; '
-      'delete the folder to predict them again'
+      f'{folder / lost}: is lost: {num_read} of {num_rows or "all"} predictions'
+      ' are there; delete manifest.json beside it to predict its rows again'
     )
-  return text
+  return ''.join(texts)
+
+
+def join_chunks(
+  folders: Sequence[epath.Path], num_rows: int, path: epath.Path
+) -> None:
+  """Joins the chunks of all seeds into one file, where it does not have them.
+
+  Args:
+    folders: of each seed's chunks.
+    num_rows: of each.
+    path: predictions/<method>/<benchmark>.jsonl.
+
+  Raises:
+    types.InputError: a chunk is gone, cut or damaged.
+  """
+  text = ''.join(read_chunks(folder, num_rows) for folder in folders)
+  found = path.read_bytes() if path.exists() else b''
+  if found == text.encode():
+    return
+  if not text.encode().startswith(found):
+    progress.say(f'{path}: was not what its chunks hold; written anew')
+  manifest.write_text_atomic(path, text)
+
+
+def check_joined(folders: Sequence[epath.Path], path: epath.Path) -> None:
+  """Refuses a joined file that is not what the chunks hold.
+
+  Args:
+    folders: of each seed's chunks; where one is not finished nothing is known,
+      as of another system's predictions.
+    path: predictions/<method>/<benchmark>.jsonl.
+
+  Raises:
+    types.InputError: it, or a chunk, is damaged.
+  """
+  if not all(manifest.is_finished(folder) for folder in folders):
+    return
+  content = path.read_bytes()
+  for folder in folders:
+    if read_chunks(folder).encode() not in content:
+      raise types.InputError(
+        f'{path}: not what the chunks in {folder} hold: damaged, or changed by'
+        ' hand; --task=predict writes it anew'
+      )
 
 
 def read_predictions(path: epath.Path) -> list[types.Prediction]:
@@ -276,5 +359,9 @@ def _to_line(prediction: types.Prediction) -> str:
   return json.dumps(fields, ensure_ascii=False, allow_nan=False) + '\n'
 
 
+def _chunk_name(start: int) -> str:
+  return f'chunk_{start:08d}.jsonl'
+
+
 def _chunk_path(run: PredictionRun, start: int) -> epath.Path:
-  return run.folder / f'chunk_{start:08d}.jsonl'
+  return run.folder / _chunk_name(start)

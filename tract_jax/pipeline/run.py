@@ -230,7 +230,7 @@ class Run:
     for name, examples in self.data.benchmarks.items():
       run = predict.PredictionRun(
         label=hosts.labelled(self.host, f'{method} on {name} seed {seed}'),
-        folder=self._parts(method, name, seed),
+        folder=self._chunks(method, name, seed),
         method=how,
         seed=seed,
         num_cots=self.setup.config.num_cots if how.with_cot else 1,
@@ -260,20 +260,13 @@ class Run:
     if not self.host.writes:
       return
     for name, examples in self.data.benchmarks.items():
-      if self.host.count > 1 and not all(
-        manifest.is_finished(self._parts(method, name, seed))
-        for seed in self.setup.config.seeds
-      ):
+      chunks = [self._chunks(method, name, s) for s in self.setup.config.seeds]
+      if self.host.count > 1 and not all(map(manifest.is_finished, chunks)):
         label = hosts.labelled(self.host, f'{method} on {name}')
         progress.say(f'{label}: done, but other hosts are not')
         continue
-      text = ''.join(
-        predict.read_chunks(self._parts(method, name, seed), len(examples))
-        for seed in self.setup.config.seeds
-      )
       path = evaluate.prediction_path(self.workdir, method, name)
-      if not path.exists() or path.read_bytes() != text.encode('utf-8'):
-        manifest.write_text_atomic(path, text)
+      predict.join_chunks(chunks, len(examples), path)
 
   def export(self, method: str) -> None:
     """Exports the last stage of the first seed, where that is not done."""
@@ -394,6 +387,5 @@ class Run:
     """Where the self-CoTs of a method lie."""
     return self.workdir / owner / 'self_cot' / f'seed{seed}'
 
-  def _parts(self, method: str, benchmark: str, seed: int) -> epath.Path:
-    folder = self.workdir / 'predictions' / method / 'parts'
-    return folder / benchmark / f'seed{seed}'
+  def _chunks(self, method: str, benchmark: str, seed: int) -> epath.Path:
+    return evaluate.chunk_folder(self.workdir, method, benchmark, seed)

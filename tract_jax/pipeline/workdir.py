@@ -18,10 +18,13 @@ from typing import IO
 from etils import epath
 
 from tract_jax import types
+from tract_jax.data import disk
 from tract_jax.parallel import agreement, distributed
 from tract_jax.pipeline import bucket_lock, hosts
 
 _LOCK = '.lock'
+# On a full disk an empty file can still be made.
+_PROBE_BYTES = 2**16
 
 
 @contextlib.contextmanager
@@ -44,13 +47,17 @@ def use(
     types.InputError: it cannot be written, or another run, or another process
       of the same host's number, is in it.
   """
+  probe = folder / f'.probe{host.index}'
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f'.probe{host.index}'
-    probe.write_text('')
+    probe.write_bytes(bytes(_PROBE_BYTES))
     probe.unlink(missing_ok=True)
   except (OSError, ImportError) as error:
-    raise types.InputError(f'workdir {folder}: {error}') from error
+    with contextlib.suppress(OSError, ImportError):
+      probe.unlink(missing_ok=True)
+    raise types.InputError(
+      f'workdir {folder}: {error}{disk.free_space(folder)}'
+    ) from error
   with contextlib.ExitStack() as locks:
     own = f'{_LOCK}_host{host.index + 1}of{host.count}'
     if '://' in str(folder):
