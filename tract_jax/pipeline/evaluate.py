@@ -91,25 +91,17 @@ def evaluate(
   }
   if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
-  systems: list[metrics.SystemPredictions] = []
-  calibrations: list[calibration.Calibration] = []
-  for (method, benchmark), path in paths.items():
-    rows = predict.read_predictions(path)
-    _check_rows(config, grid, method, path, rows)
-    rows = _rated(path, rows)
-    systems += _systems(config, grid, method, benchmark, rows)
-    calibrations += _calibrations(config, grid, method, benchmark, rows)
-  figures = cot_gaps, lambda_points, self_cot_counts, calibrations
-  report = _make_report(config, grid, systems, *figures)
-  manifest.write_manifest(folder, 'report', fields, finished=False)
-  with disk.writing(folder):
-    report_writing.write_report(report, folder)
-  digests = {
-    n: manifest.digest_of_file(folder / n) for n in report_writing.FILES
-  }
-  manifest.write_manifest(folder, 'report', fields, {'sha256': digests})
-  progress.say(report_writing.results_table(report))
-  progress.say(f'report: {folder}')
+  systems, calibrations = _judged(config, grid, paths)
+  report = _make_report(
+    config,
+    grid,
+    systems,
+    cot_gaps=cot_gaps,
+    lambda_points=lambda_points,
+    self_cot_counts=self_cot_counts,
+    calibrations=calibrations,
+  )
+  _write(folder, fields, report)
   return True
 
 
@@ -144,6 +136,32 @@ def read_results(
     raise types.InputError(f'{path}: no report: {error}') from error
 
 
+def _judged(config, grid, paths):
+  """(predictions, calibrations) of every system in the files."""
+  systems: list[metrics.SystemPredictions] = []
+  calibrations: list[calibration.Calibration] = []
+  for (method, benchmark), path in paths.items():
+    rows = predict.read_predictions(path)
+    _check_rows(config, grid, method, path, rows)
+    rows = _rated(path, rows)
+    systems += _systems(config, grid, method, benchmark, rows)
+    calibrations += _calibrations(config, grid, method, benchmark, rows)
+  return systems, calibrations
+
+
+def _write(folder: epath.Path, fields, report: report_lib.Report) -> None:
+  """Writes report/ with the digests of its files, and prints the table."""
+  manifest.write_manifest(folder, 'report', fields, finished=False)
+  with disk.writing(folder):
+    report_writing.write_report(report, folder)
+  digests = {
+    n: manifest.digest_of_file(folder / n) for n in report_writing.FILES
+  }
+  manifest.write_manifest(folder, 'report', fields, {'sha256': digests})
+  progress.say(report_writing.results_table(report))
+  progress.say(f'report: {folder}')
+
+
 def _damaged(folder: epath.Path) -> list[str]:
   """Names of a finished report's files that are lost or changed."""
   recorded = manifest.read_results(folder).get('sha256', {})
@@ -159,9 +177,7 @@ def _digest(records: Sequence[Any]) -> str:
   return manifest.digest_of([repr(record) for record in records])
 
 
-def _make_report(
-  config, grid, systems, cot_gaps, lambda_points, self_cot_counts, calibrations
-) -> report_lib.Report:
+def _make_report(config, grid, systems, **more) -> report_lib.Report:
   return report_lib.make_report(
     systems,
     config=json.loads(json.dumps(config.to_dict())),
@@ -170,10 +186,7 @@ def _make_report(
     primary_predictors={
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },
-    cot_gaps=cot_gaps,
-    lambda_points=lambda_points,
-    self_cot_counts=self_cot_counts,
-    calibrations=calibrations,
+    **more,
   )
 
 
