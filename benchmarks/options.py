@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     help='batch sizes to try on their side',
   )
   add('--slots', type=int, default=12, help='of our engine')
-  add('--slots-4-cots', type=int, default=16, help='with four CoTs')
+  add('--slots-4-cots', type=int, default=14, help='with four CoTs')
   add(
     '--ours',
     type=_setting,
