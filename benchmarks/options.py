@@ -47,7 +47,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--max-new-tokens', type=int, default=128)
   add('--runs', type=int, default=3, help='pairs')
   add('--runs-4-cots', type=int, default=1, help='pairs with four CoTs')
-  add('--their-batch', type=int, default=0, help='rows; skips the sweep')
+  add(
+    '--their-batch',
+    type=_numbers,
+    default=[],
+    metavar='GENERATE[,SCORE]',
+    help='rows; skips the sweep',
+  )
   add(
     '--sweep',
     type=_numbers,
