@@ -8,7 +8,7 @@ import numpy as np
 from tests.fuzz import properties, strategies
 from tests.text import small_tokenizers
 from tract_jax import types
-from tract_jax.data import encoding
+from tract_jax.data import encoding, truncation
 from tract_jax.sampling import cot_end
 from tract_jax.text import prompts, score_tokens
 
@@ -108,6 +108,27 @@ def test_end_of_a_cot(name, ids, before, after, with_marker):
   if end is not None:
     assert end.text == text[: text.index(marker) + len(marker)]
     assert tokenizer.decode(ids[: end.num_kept]) + end.missing == end.text
+
+
+_HEAD = '###Task Description:\nJudge.\n\n###The instruction to evaluate:\n'
+_TAIL = '\n\n###Score Rubrics:\n[Is it good?]\n\n###Feedback:'
+
+
+@properties.fuzzed(
+  4,
+  name=_tokenizers,
+  judged=st.lists(_texts, max_size=6).map(' '.join),
+  limit=st.integers(0, 300),
+)
+def test_prompt_that_is_cut(name, judged, limit):
+  tokenizer = _TOKENIZERS[name]
+  prompt = f'{_HEAD}{judged}{_TAIL}'
+  cut = truncation.truncated(prompt, tokenizer, limit)
+  num_tokens = len(tokenizer.prompt_ids(prompt))
+  assert (cut == prompt) == (num_tokens <= limit)
+  if cut is not None:
+    assert len(tokenizer.prompt_ids(cut)) <= limit
+    assert cut.startswith(_HEAD.rstrip()) and cut.endswith(_TAIL)
 
 
 @properties.fuzzed(3, feedback=_texts, marker=st.sampled_from(['is', '5', '.']))
