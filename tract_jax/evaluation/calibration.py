@@ -115,35 +115,55 @@ def calibrate(
     'conformal_level': conformal_level,
   }
   if num_rows < _MIN_ROWS:
-    figures = dict.fromkeys(
-      ('entropy', 'crps', 'coverage', 'calibration_error')
-      + ('conformal_half_width', 'conformal_coverage')
-    )
     reason = f'{num_rows} rows with score and distribution, below {_MIN_ROWS}'
-    return Calibration(**facts, **figures, curve=(), reason=reason)
-  values = np.asarray(grid, np.float64)
-  probs = np.asarray(probs[usable], np.float64)
-  probs /= probs.sum(axis=-1, keepdims=True)
-  scores = np.asarray(system.scores[usable], np.float64)
-  expected = probs @ values
-  curve = reliability_curve(scores, expected)
-  half_width, coverage = split_conformal(scores, expected, conformal_level)
-  return Calibration(
-    **facts,
-    entropy=float(np.mean(entropy(probs))),
-    crps=float(np.mean(crps(scores, probs, values))),
-    coverage=tuple(
-      central_coverage(scores, probs, values, level) for level in INTERVALS
-    ),
-    curve=curve,
-    calibration_error=sum(
-      b.num_rows * abs(b.mean_prediction - b.mean_score) for b in curve
+    return Calibration(
+      **facts, **dict.fromkeys(_FIGURES), curve=(), reason=reason
     )
-    / num_rows,
-    conformal_half_width=half_width,
-    conformal_coverage=coverage,
-    reason=None,
+  probs = np.asarray(probs[usable], np.float64)
+  figures = _figures(
+    np.asarray(system.scores[usable], np.float64),
+    probs / probs.sum(axis=-1, keepdims=True),
+    np.asarray(grid, np.float64),
+    conformal_level,
   )
+  return Calibration(**facts, **figures, reason=None)
+
+
+def sort_key(calibration: Calibration) -> tuple[str, int, str, int]:
+  """What puts them in order: the system, the benchmark, the seed."""
+  c = calibration
+  return c.method, c.num_cots, c.benchmark, c.seed
+
+
+_FIGURES = (
+  'entropy',
+  'crps',
+  'coverage',
+  'calibration_error',
+  'conformal_half_width',
+  'conformal_coverage',
+)
+
+
+def _figures(scores, probs, grid, conformal_level: float) -> dict[str, Any]:
+  """The figures of scores [n] and normalised distributions [n, Y]."""
+  expected = probs @ grid
+  curve = reliability_curve(scores, expected)
+  distances = [
+    b.num_rows * abs(b.mean_prediction - b.mean_score) for b in curve
+  ]
+  half_width, covered = split_conformal(scores, expected, conformal_level)
+  return {
+    'entropy': float(np.mean(entropy(probs))),
+    'crps': float(np.mean(crps(scores, probs, grid))),
+    'coverage': tuple(
+      central_coverage(scores, probs, grid, level) for level in INTERVALS
+    ),
+    'curve': curve,
+    'calibration_error': sum(distances) / len(scores),
+    'conformal_half_width': half_width,
+    'conformal_coverage': covered,
+  }
 
 
 def entropy(probs: np.ndarray) -> np.ndarray:

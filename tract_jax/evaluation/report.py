@@ -112,12 +112,7 @@ def make_report(
     cot_gaps=tuple(sorted(cot_gaps, key=lambda g: (g.method, g.stage, g.seed))),
     lambda_points=tuple(lambda_points),
     self_cot_counts=tuple(self_cot_counts),
-    calibrations=tuple(
-      sorted(
-        calibrations,
-        key=lambda c: (c.method, c.num_cots, c.benchmark, c.seed),
-      )
-    ),
+    calibrations=tuple(sorted(calibrations, key=calibration.sort_key)),
   )
 
 

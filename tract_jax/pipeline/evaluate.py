@@ -79,16 +79,16 @@ def evaluate(
   }
   if manifest.is_current(folder, 'report', fields):
     return False
-  systems: list[metrics.SystemPredictions] = []
-  calibrations: list[calibration.Calibration] = []
-  for (method, benchmark), path in paths.items():
-    rows = predict.read_predictions(path)
-    _check_rows(config, grid, method, path, rows)
-    rows = _rated(path, rows)
-    systems += _systems(config, grid, method, benchmark, rows)
-    calibrations += _calibrations(config, grid, method, benchmark, rows)
-  figures = cot_gaps, lambda_points, self_cot_counts, calibrations
-  report = _make_report(config, grid, systems, *figures)
+  systems, calibrations = _judged(config, grid, paths)
+  report = _make_report(
+    config,
+    grid,
+    systems,
+    cot_gaps=cot_gaps,
+    lambda_points=lambda_points,
+    self_cot_counts=self_cot_counts,
+    calibrations=calibrations,
+  )
   manifest.write_manifest(folder, 'report', fields, finished=False)
   report_writing.write_report(report, folder)
   manifest.write_manifest(folder, 'report', fields)
@@ -127,9 +127,20 @@ def _digest(records: Sequence[Any]) -> str:
   return manifest.digest_of([repr(record) for record in records])
 
 
-def _make_report(
-  config, grid, systems, cot_gaps, lambda_points, self_cot_counts, calibrations
-) -> report_lib.Report:
+def _judged(config, grid, paths):
+  """(predictions, calibrations) of every system in the files."""
+  systems: list[metrics.SystemPredictions] = []
+  calibrations: list[calibration.Calibration] = []
+  for (method, benchmark), path in paths.items():
+    rows = predict.read_predictions(path)
+    _check_rows(config, grid, method, path, rows)
+    rows = _rated(path, rows)
+    systems += _systems(config, grid, method, benchmark, rows)
+    calibrations += _calibrations(config, grid, method, benchmark, rows)
+  return systems, calibrations
+
+
+def _make_report(config, grid, systems, **more) -> report_lib.Report:
   return report_lib.make_report(
     systems,
     config=json.loads(json.dumps(config.to_dict())),
@@ -138,10 +149,7 @@ def _make_report(
     primary_predictors={
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },
-    cot_gaps=cot_gaps,
-    lambda_points=lambda_points,
-    self_cot_counts=self_cot_counts,
-    calibrations=calibrations,
+    **more,
   )
 
 
