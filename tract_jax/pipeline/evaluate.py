@@ -89,11 +89,7 @@ def evaluate(
     self_cot_counts=self_cot_counts,
     calibrations=calibrations,
   )
-  manifest.write_manifest(folder, 'report', fields, finished=False)
-  report_writing.write_report(report, folder)
-  manifest.write_manifest(folder, 'report', fields)
-  progress.say(report_writing.results_table(report))
-  progress.say(f'report: {folder}')
+  _write(folder, fields, report)
   return True
 
 
@@ -125,6 +121,15 @@ def read_results(
 
 def _digest(records: Sequence[Any]) -> str:
   return manifest.digest_of([repr(record) for record in records])
+
+
+def _write(folder: epath.Path, fields, report: report_lib.Report) -> None:
+  """Writes report/, and prints the table."""
+  manifest.write_manifest(folder, 'report', fields, finished=False)
+  report_writing.write_report(report, folder)
+  manifest.write_manifest(folder, 'report', fields)
+  progress.say(report_writing.results_table(report))
+  progress.say(f'report: {folder}')
 
 
 def _judged(config, grid, paths):
