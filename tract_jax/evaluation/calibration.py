@@ -294,4 +294,4 @@ def cells(
 
 
 def _system(calibration: Calibration) -> tuple[str, int, str]:
-  return calibration.method, calibration.num_cots, calibration.benchmark
+  return sort_key(calibration)[:3]

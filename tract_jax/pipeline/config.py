@@ -194,8 +194,8 @@ _SAMPLING: dict[str, Any] = {
   # CoTs are written and their scores read: "" (as they are) or "int8".
   'weights': '',
   'kv_cache': '',
-  # CoTs decoded together (up to 16 take the same time, each takes its share of
-  # the cache), and examples of one chunk on disk.
+  # CoTs decoded together, each with its share of the cache, in tiles of 16 (on
+  # TPUs take a multiple of it), and examples of one chunk on disk.
   'slots': 16,
   'chunk_size': 64,
   # Tokens per slot between two looks at the text.
