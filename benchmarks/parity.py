@@ -29,6 +29,7 @@ MAX_LOSS_DIFFERENCE = 1e-4
 MAX_ADAPTER_DISTANCE = 1e-3
 MAX_PREDICTION_DIFFERENCE = 1e-4
 _PARTS = ('loss', 'ce', 'score_mse', 'grad_norm')
+_LIMITS = dict.fromkeys(('loss', 'ce', 'score_mse'), MAX_LOSS_DIFFERENCE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Comparison:
     """What is further apart than rounding, a line each."""
     found = [
       (f'{part} of step {int(self.differences(part).argmax())}', worst, limit)
-      for part, limit in self._limits.items()
+      for part, limit in _LIMITS.items()
       if not (worst := float(self.differences(part).max())) <= limit
     ]
     figures = (
@@ -71,10 +72,6 @@ class Comparison:
       f'{self.name}: {what}: {value:.2e} apart, more than {limit}'
       for what, value, limit in found
     ]
-
-  @property
-  def _limits(self) -> dict[str, float]:
-    return dict.fromkeys(('loss', 'ce', 'score_mse'), MAX_LOSS_DIFFERENCE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

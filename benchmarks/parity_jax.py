@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import pathlib
 
+import jax
 import numpy as np
 
 from benchmarks import parity_cases
@@ -60,7 +61,8 @@ class Side:
     """
     config = config_lib.merge({**case.settings, 'model.path': case.model})
     self._folder = folder
-    self._setup = setup = build.build(config)
+    # One device, as on the other side.
+    self._setup = setup = build.build(config, devices=jax.devices()[:1])
     self.objective = objective_lib.make_objective(config, case.objective)
     self._with_cot = case.cot_source != 'none'
     scores = setup.cot_scores if self._with_cot else setup.bare_scores

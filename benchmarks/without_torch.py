@@ -9,6 +9,7 @@ import runpy
 import sys
 
 if __name__ == '__main__':
-  sys.modules['torch'] = None
+  # Python's way to say that there is no such module.
+  sys.modules['torch'] = None  # type: ignore[assignment]
   del sys.argv[0]
   runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)

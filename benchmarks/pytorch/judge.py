@@ -61,7 +61,8 @@ class Figures:
 
   Attributes:
     loss: the objective.
-    ce: mean cross-entropy per target token, nats.
+    ce: mean cross-entropy per target token, nats; 0 where it is no part of
+      the objective.
     score_mse: mean squared error of the expected score.
     grad_norm: before clipping.
   """
@@ -149,9 +150,9 @@ class Trainer:
     """One update."""
     objective = self._objective
     ce, score_mse = loss_parts(self._model, batch, objective)
-    loss = objective.score_weight * score_mse
-    if objective.ce_weight:
-      loss = loss + objective.ce_weight * ce
+    if not objective.ce_weight:
+      ce = torch.zeros_like(ce)
+    loss = objective.ce_weight * ce + objective.score_weight * score_mse
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(self._params, self._clip_norm)
     self._optimizer.step()

@@ -105,7 +105,7 @@ def calibrate(
   usable = np.isfinite(masses[:, 0]) & (masses[:, 0] > 0)
   usable &= np.isfinite(system.scores)
   num_rows = int(usable.sum())
-  facts = {
+  facts: dict[str, Any] = {
     'method': system.method,
     'num_cots': system.num_cots,
     'benchmark': system.benchmark,
@@ -116,9 +116,8 @@ def calibrate(
   }
   if num_rows < _MIN_ROWS:
     reason = f'{num_rows} rows with score and distribution, below {_MIN_ROWS}'
-    return Calibration(
-      **facts, **dict.fromkeys(_FIGURES), curve=(), reason=reason
-    )
+    nothing: dict[str, Any] = dict.fromkeys(_FIGURES)
+    return Calibration(**facts, **nothing, curve=(), reason=reason)
   probs = np.asarray(probs[usable], np.float64)
   figures = _figures(
     np.asarray(system.scores[usable], np.float64),
@@ -295,4 +294,4 @@ def cells(
 
 
 def _system(calibration: Calibration) -> tuple[str, int, str]:
-  return calibration.method, calibration.num_cots, calibration.benchmark
+  return sort_key(calibration)[:3]

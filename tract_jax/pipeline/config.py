@@ -194,8 +194,8 @@ _SAMPLING: dict[str, Any] = {
   # CoTs are written and their scores read: "" (as they are) or "int8".
   'weights': '',
   'kv_cache': '',
-  # CoTs decoded together (up to 16 take the same time, each takes its share of
-  # the cache), and examples of one chunk on disk.
+  # CoTs decoded together, each with its share of the cache, in tiles of 16 (on
+  # TPUs take a multiple of it), and examples of one chunk on disk.
   'slots': 16,
   'chunk_size': 64,
   # Tokens per slot between two looks at the text.
@@ -211,8 +211,7 @@ _EVALUATION: dict[str, Any] = {
   'num_resamples': 2000,
   # Of the predictor "tempered"; 1 makes it "rail_normalized".
   'tempered_temperature': 1.0,
-  # How often the expected score plus or minus the reported width is to hold
-  # the rater's.
+  # How often the reported interval is to hold the rater's score.
   'conformal_level': 0.9,
   # Training inputs on which the gap between annotator's and own CoTs is
   # measured, for each stage; 0: not at all.
