@@ -10,7 +10,7 @@ STAMP := $(VENV)/.locked
 # ARGS='-k packing', ARGS=--runs=1 or ARGS=--upgrade.
 ARGS ?=
 
-.PHONY: help venv demo test test-fast check bench-sampling lock tpu
+.PHONY: help venv demo test test-fast check bench-sampling parity lock tpu
 
 help:  ## Lists these targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +52,9 @@ check: venv  ## Checks format, lint and types.
 
 bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.sampling $(ARGS)
+
+parity: venv  ## Trains beside PyTorch, and compares (docs/benchmarks.md).
+	$(BIN)/python -m benchmarks.parity $(ARGS)
 
 tpu: venv  ## Gets the TPU's compiler, for --task=plan (200 MB).
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
