@@ -51,6 +51,7 @@ def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
   assert shown.getvalue().endswith(b'gr\\xf6\\xdfe \\udce9\n')
 
 
+@pytest.mark.slow
 def test_paths_and_ids_may_be_of_any_script_in_the_c_locale(tmp_path):
   folder = tmp_path / 'größe 日本'
   folder.mkdir()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.text import small_tokenizers
 from tract_jax import types
-from tract_jax.data import cache, encoded_cache, encoding
+from tract_jax.data import cache, encoded_cache, encoded_examples, encoding
 from tract_jax.text import prompts, score_tokens
 
 GRID = prompts.make_score_grid([1, 2, 3, 4, 5])
@@ -52,8 +52,8 @@ def encode(lines, calls):
 
 def check_same(one, other):
   assert one[1] == other[1]
-  for name, array in vars(one[0]).items():
-    found = getattr(other[0], name)
+  for name in encoded_examples.ARRAYS:
+    array, found = getattr(one[0], name), getattr(other[0], name)
     assert type(found) is np.ndarray and found.dtype == array.dtype
     np.testing.assert_array_equal(found, array)
 

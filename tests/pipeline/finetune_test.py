@@ -93,6 +93,7 @@ def test_packed_rows_over_the_models_limit_are_refused_in_the_plan():
     finetune._loaders(setup, run, finetune.StageRows(rows, []))
 
 
+@pytest.mark.slow
 def test_three_bad_updates_name_examples_and_the_last_good_checkpoint(tmp_path):
   # Two updates an epoch, so updates 4 and 5 see each row once.
   data = {

@@ -16,6 +16,7 @@ import os
 import pathlib
 import secrets
 import shutil
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -118,7 +119,7 @@ def _read(folder: pathlib.Path) -> Encoded | None:
   if not manifest.is_current(folder, _KIND, {'digest': folder.name}):
     raise ValueError(f'{manifest.MANIFEST} is not there, or of another entry')
   results = manifest.read_results(folder)
-  arrays = {}
+  arrays: dict[str, Any] = {}
   for name in _ARRAYS:
     path = folder / f'{name}.npy'
     if manifest.digest_of_file(path) != results['sha256'][name]:
