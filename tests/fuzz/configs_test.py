@@ -73,7 +73,7 @@ def test_overrides(overrides):
   changed = {
     key
     for key in _KEYS
-    if repr(config_lib.get(config, key)) != repr(config_lib.get(default, key))
+    if config_lib.get(config, key) != config_lib.get(default, key)
   }
   assert len(changed) <= len(dict(_flat(overrides)))
   for key, value in _flat(overrides):
