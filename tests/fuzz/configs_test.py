@@ -141,7 +141,7 @@ _flags = st.one_of(
 
 
 @properties.fuzzed(
-  4, with_file=st.booleans(), argv=st.lists(_flags, max_size=4)
+  1, with_file=st.booleans(), argv=st.lists(_flags, max_size=4)
 )
 def test_command_line(with_file, argv):
   argv = [a for a in argv if not a.startswith('--config=')]
