@@ -62,6 +62,7 @@ def test_overrides_reach_the_config():
     ([DEMO, '--config.methods=("tarct",)'], 'config.methods'),
     ([DEMO, '--task=fly'], 'fly'),
     ([DEMO, '--worker=3'], 'worker'),
+    ([DEMO, '--flagfile=/'], 'Is a directory'),
     ([DEMO, '--noconfig.train.lrr'], 'nearest is config.train.lr'),
     ([DEMO, '--' + 'x' * 3000], 'recursion'),
     ([DEMO, '--config.seeds=' + '-' * 90_000 + '1'], 'MemoryError'),

@@ -107,12 +107,13 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
     config = config_lib.merge({'name': 'judge'})
   _check_keys(rest, config)
   values = flags.FlagValues()
-  config_flags.DEFINE_config_dict(
-    'config', config, flag_values=values, sys_argv=['main', *rest]
-  )
   flags.DEFINE_string('workdir', '', 'Folder of the run.', flag_values=values)
   flags.DEFINE_enum('task', 'run', TASKS, 'What to do.', flag_values=values)
   try:
+    # Reads the files of --flagfile, too.
+    config_flags.DEFINE_config_dict(
+      'config', config, flag_values=values, sys_argv=['main', *rest]
+    )
     left = values(['main', *rest])[1:]
   # absl, and Python's own reader of values, raise whatever they meet.
   except Exception as error:
