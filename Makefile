@@ -10,7 +10,7 @@ STAMP := $(VENV)/.locked
 # ARGS='-k packing', ARGS=--runs=1, ARGS=--kills=9 or ARGS=--upgrade.
 ARGS ?=
 
-.PHONY: help venv demo test test-fast check bench-sampling faults lock tpu
+.PHONY: help venv demo test test-fast check bench-sampling parity faults lock tpu
 
 help:  ## Lists these targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,6 +55,9 @@ bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md)
 
 faults: venv  ## Kills small runs 50 times at random; their ends must not differ.
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.faults.random_kills $(ARGS)
+
+parity: venv  ## Trains beside PyTorch, and compares (docs/benchmarks.md).
+	$(BIN)/python -m benchmarks.parity $(ARGS)
 
 tpu: venv  ## Gets the TPU's compiler, for --task=plan (200 MB).
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \

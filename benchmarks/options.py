@@ -45,9 +45,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--min-tokens', type=int, default=700, help='of a prompt')
   add('--max-tokens', type=int, default=1500, help='of a prompt')
   add('--max-new-tokens', type=int, default=128)
+  _add_sides(parser)
+  add('--decode-rows', type=int, default=16)
+  add('--decode-steps', type=int, default=64)
+  add('--check-rows', type=int, default=64)
+  add('--greedy-prompts', type=int, default=32)
+  add('--threads', type=int, default=2)
+  add('--keep', default='', help="folder for the processes' files")
+  return parser.parse_args(argv)
+
+
+def _add_sides(parser: argparse.ArgumentParser) -> None:
+  """How often both sides run, and how each does."""
+  add = parser.add_argument
   add('--runs', type=int, default=3, help='pairs')
   add('--runs-4-cots', type=int, default=1, help='pairs with four CoTs')
-  add('--their-batch', type=int, default=0, help='rows; skips the sweep')
+  add(
+    '--their-batch',
+    type=_numbers,
+    default=[],
+    metavar='GENERATE[,SCORE]',
+    help='rows; skips the sweep',
+  )
   add(
     '--sweep',
     type=_numbers,
@@ -64,13 +83,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     metavar='KEY=VALUE',
     help='a key of our configuration',
   )
-  add('--decode-rows', type=int, default=16)
-  add('--decode-steps', type=int, default=64)
-  add('--check-rows', type=int, default=64)
-  add('--greedy-prompts', type=int, default=32)
-  add('--threads', type=int, default=2)
-  add('--keep', default='', help="folder for the processes' files")
-  return parser.parse_args(argv)
 
 
 def _parts(text: str) -> list[str]:

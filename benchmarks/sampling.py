@@ -149,7 +149,7 @@ class Benchmark:
     )
     rows = self._args.their_batch
     if rows:
-      job = dataclasses.replace(job, generate_rows=rows, score_rows=rows)
+      job = dataclasses.replace(job, generate_rows=rows[0], score_rows=rows[-1])
     else:
       job = self._with_best_rows(job)
     figures = {

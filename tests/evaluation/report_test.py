@@ -2,22 +2,20 @@
 
 import dataclasses
 import json
-import os
-import re
 
 import numpy as np
 import pytest
 
+from tests.evaluation import reports
 from tract_jax import types
 from tract_jax.evaluation import (
-  intervals,
+  calibration,
   lambda_curve,
   metrics,
-  report,
+  report_writing,
   self_cots,
 )
 
-BOOTSTRAP = intervals.Bootstrap(num_resamples=100)
 ROW_FIELDS = {
   'method',
   'predictor',
@@ -38,51 +36,12 @@ ROW_FIELDS = {
   'num_invalid_cots',
   'reason',
 }
-NOISE = {'tract': 0.5, 'raft': 1.0, 'ce': 2.0, 'zero_shot': None}
-
-
-def _system(method, benchmark, seed, predictor='rail', num_cots=1, n=40):
-  """Noisy predictions of a made-up benchmark; constant for zero_shot."""
-  scores = np.random.default_rng(len(benchmark)).integers(1, 6, n).astype(float)
-  rng = np.random.default_rng([seed, num_cots, *method.encode()])
-  predictions = np.full(n, 3.0)
-  if (noise := NOISE.get(method, 1.0)) is not None:
-    predictions = scores + noise * rng.normal(size=n)
-  return metrics.SystemPredictions(
-    method=method,
-    predictor=predictor,
-    num_cots=num_cots,
-    benchmark=benchmark,
-    seed=seed,
-    example_ids=tuple(f'row{i}' for i in range(n)),
-    scores=scores,
-    predictions=predictions,
-    grid_mass=np.full(n, 0.75),
-    finish_reasons={'marker': n},
-  )
-
-
-def _systems(
-  methods=('tract', 'raft', 'zero_shot'),
-  benchmarks=('flask', 'mt_bench'),
-  seeds=(0, 1),
-):
-  return [_system(m, b, s) for m in methods for b in benchmarks for s in seeds]
-
-
-def _report(systems=None, **changes):
-  arguments = {
-    'config': {'name': 'demo', 'seeds': [0, 1]},
-    'fallback': 3.0,
-    'bootstrap': BOOTSTRAP,
-  }
-  return report.make_report(
-    _systems() if systems is None else systems, **(arguments | changes)
-  )
 
 
 def _content(systems=None, **changes):
-  return json.loads(report.metrics_json(_report(systems, **changes)))
+  return json.loads(
+    report_writing.metrics_json(reports.report(systems, **changes))
+  )
 
 
 class TestMetricsJson:
@@ -116,9 +75,11 @@ class TestMetricsJson:
     found = _content(lambda_points=[point])['lambda_curve']
     assert found == [dataclasses.asdict(point)]
     assert _content()['lambda_curve'] == []
-    text = report.report_markdown(_report(lambda_points=[point]))
+    text = report_writing.report_markdown(reports.report(lambda_points=[point]))
     assert '| tract | 2 | 0 | 0.2 | .500 | n/a | .100 | yes |' in text
-    assert 'Choice of lambda' not in report.report_markdown(_report())
+    assert 'Choice of lambda' not in report_writing.report_markdown(
+      reports.report()
+    )
 
   def test_counts_of_self_cots_are_there_and_empty_without_any(self):
     reasons = {'marker': 6, 'length': 3}
@@ -136,13 +97,34 @@ class TestMetricsJson:
       }
     ]
     assert _content()['self_cots'] == []
-    text = report.report_markdown(_report(self_cot_counts=[counts]))
+    text = report_writing.report_markdown(
+      reports.report(self_cot_counts=[counts])
+    )
     assert '| rows | CoTs | marker | length | retries | unusable |' in text
     assert '| tract | 0 | 5 | 9 | 6 | 3 | 4 | 2 | 1 |' in text
-    assert 'Self-CoTs' not in report.report_markdown(_report())
+    assert 'Self-CoTs' not in report_writing.report_markdown(reports.report())
+
+  def test_calibrations_are_there_and_their_reasons_told(self):
+    grid = np.arange(1.0, 6.0)
+    system = reports.system('tract', 'flask', 0)
+    known = calibration.calibrate(system, np.full((40, 5), 0.2), grid)
+    few = calibration.calibrate(
+      reports.system('raft', 'flask', 0, n=5), np.full((5, 5), 0.2), grid
+    )
+    content = _content(calibrations=[known, few])['calibration']
+    assert [row['method'] for row in content] == ['raft', 'tract']
+    assert content[0]['crps'] is None
+    assert content[1]['crps'] == pytest.approx(known.crps)
+    assert _content()['calibration'] == []
+    text = report_writing.report_markdown(
+      reports.report(calibrations=[known, few])
+    )
+    assert '| tract | 1 | flask | 1 |' in text
+    assert 'calibration of raft on flask, seed 0: 5 rows' in text
+    assert 'Calibration' not in report_writing.report_markdown(reports.report())
 
   def test_order_of_input_and_of_rows_changes_nothing(self):
-    systems = _systems()
+    systems = reports.systems()
     order = np.random.default_rng(0).permutation(40)
     shuffled = [
       dataclasses.replace(
@@ -153,16 +135,16 @@ class TestMetricsJson:
       )
       for system in reversed(systems)
     ]
-    first = report.metrics_json(_report(systems))
-    assert report.metrics_json(_report(shuffled)) == first
+    first = report_writing.metrics_json(reports.report(systems))
+    assert report_writing.metrics_json(reports.report(shuffled)) == first
 
   def test_another_method_and_benchmark_change_no_row(self):
-    few = _content(_systems(('tract',), ('flask',)))['rows']
+    few = _content(reports.systems(('tract',), ('flask',)))['rows']
     many = _content()['rows']
     assert [row for row in many if row in few] == few
 
   def test_invalid_rows_are_counted_and_scored_as_the_fallback(self):
-    system = _system('tract', 'flask', 0)
+    system = reports.system('tract', 'flask', 0)
     predictions = system.predictions.copy()
     predictions[:4] = np.nan
     invalid = dataclasses.replace(system, predictions=predictions)
@@ -177,7 +159,7 @@ class TestMetricsJson:
   def test_infinity_is_refused(self):
     gap = metrics.CotGap('tract', 1, 0, 9, 0.1, float('inf'))
     with pytest.raises(ValueError, match='not JSON compliant'):
-      report.metrics_json(_report(cot_gaps=[gap]))
+      report_writing.metrics_json(reports.report(cot_gaps=[gap]))
 
 
 class TestCombined:
@@ -205,7 +187,7 @@ class TestCombined:
     assert 'constant predictions' in combined['reason']
 
   def test_no_mean_over_fewer_benchmarks_than_others_have(self):
-    systems = [_system('tract', 'flask', 0), *_systems(('raft',))]
+    systems = [reports.system('tract', 'flask', 0), *reports.systems(('raft',))]
     means = [c for c in _content(systems)['combined'] if c['method'] == 'tract']
     assert [c['benchmark'] for c in means] == ['flask', 'mean']
     assert means[0]['pearson'] is not None
@@ -213,7 +195,10 @@ class TestCombined:
     assert means[1]['reason'] == 'no seed with predictions on every benchmark'
 
   def test_mean_takes_the_seeds_that_every_benchmark_has(self):
-    systems = [*_systems(('tract',)), _system('tract', 'flask', 2)]
+    systems = [
+      *reports.systems(('tract',)),
+      reports.system('tract', 'flask', 2),
+    ]
     means = {c['benchmark']: c for c in _content(systems)['combined']}
     assert means['flask']['seeds'] == [0, 1, 2]
     assert means['mean']['seeds'] == [0, 1]
@@ -221,14 +206,16 @@ class TestCombined:
 
 class TestDifferences:
   def test_default_is_tract_against_each_other_method(self):
-    differences = _report().differences
+    differences = reports.report().differences
     assert [(d.a.method, d.b.method) for d in differences] == [
       ('tract', 'raft'),
       ('tract', 'zero_shot'),
     ]
     first, second = differences
     combined = {
-      c.method: c.pearson for c in _report().combined if c.benchmark == 'mean'
+      c.method: c.pearson
+      for c in reports.report().combined
+      if c.benchmark == 'mean'
     }
     assert first.mean == pytest.approx(combined['tract'] - combined['raft'])
     assert (first.seeds, first.num_rows) == ((0, 1), 80)
@@ -236,20 +223,22 @@ class TestDifferences:
     assert second.reason == 'flask: constant predictions'
 
   def test_without_tract_the_next_of_the_family_stands_in(self):
-    (difference,) = _report(_systems(('raft', 'ce'))).differences
+    (difference,) = reports.report(reports.systems(('raft', 'ce'))).differences
     assert (difference.a.method, difference.b.method) == ('raft', 'ce')
-    assert _report(_systems(('ce_cot', 'ce'))).differences == ()
+    assert reports.report(reports.systems(('ce_cot', 'ce'))).differences == ()
 
   def test_primary_predictor_and_fewest_cots(self):
     systems = [
-      _system('tract', 'flask', 0, num_cots=5),
-      _system('tract', 'flask', 0, num_cots=2),
-      _system('ce', 'flask', 0, predictor='rail'),
-      _system('ce', 'flask', 0, predictor='decode'),
-      _system('raft', 'flask', 0, predictor='median'),
+      reports.system('tract', 'flask', 0, num_cots=5),
+      reports.system('tract', 'flask', 0, num_cots=2),
+      reports.system('ce', 'flask', 0, predictor='rail'),
+      reports.system('ce', 'flask', 0, predictor='decode'),
+      reports.system('raft', 'flask', 0, predictor='median'),
     ]
     primary = {'ce': 'decode', 'raft': 'decode'}
-    differences = _report(systems, primary_predictors=primary).differences
+    differences = reports.report(
+      systems, primary_predictors=primary
+    ).differences
     assert [(str(d.a), str(d.b)) for d in differences] == [
       ('tract/rail/2', 'ce/decode/1'),
       ('tract/rail/2', 'raft/median/1'),
@@ -257,19 +246,25 @@ class TestDifferences:
 
   def test_configured_pairs(self):
     pairs = [(('raft', 'rail'), ('tract', 'rail'))]
-    (difference,) = _report(comparisons=pairs).differences
+    (difference,) = reports.report(comparisons=pairs).differences
     assert (difference.a.method, difference.b.method) == ('raft', 'tract')
     assert difference.mean < 0
-    assert _report(comparisons=[]).differences == ()
+    assert reports.report(comparisons=[]).differences == ()
 
   def test_only_seeds_that_both_have(self):
-    systems = [*_systems(('tract',)), *_systems(('raft',), seeds=(1, 2))]
-    (difference,) = _report(systems).differences
+    systems = [
+      *reports.systems(('tract',)),
+      *reports.systems(('raft',), seeds=(1, 2)),
+    ]
+    (difference,) = reports.report(systems).differences
     assert difference.seeds == (1,)
 
   def test_nothing_in_common(self):
-    systems = [_system('tract', 'flask', 0), _system('raft', 'mt_bench', 0)]
-    (difference,) = _report(systems).differences
+    systems = [
+      reports.system('tract', 'flask', 0),
+      reports.system('raft', 'mt_bench', 0),
+    ]
+    (difference,) = reports.report(systems).differences
     assert difference.mean is None
     assert difference.reason == 'no benchmark in common'
 
@@ -278,7 +273,7 @@ class TestDifferences:
     with pytest.raises(
       types.InputError, match='comparison of raft/decode: .*tract/rail'
     ):
-      _report(comparisons=pairs)
+      reports.report(comparisons=pairs)
 
 
 class TestInput:
@@ -286,108 +281,14 @@ class TestInput:
     with pytest.raises(
       types.InputError, match='given twice: tract/rail/1, flask, seed 0'
     ):
-      _report([_system('tract', 'flask', 0)] * 2)
+      reports.report([reports.system('tract', 'flask', 0)] * 2)
 
   def test_name_of_the_mean_is_taken(self):
     with pytest.raises(types.InputError, match="benchmark 'mean'"):
-      _report([_system('tract', 'mean', 0)])
+      reports.report([reports.system('tract', 'mean', 0)])
 
   def test_nothing_at_all(self):
-    empty = _report([])
-    assert json.loads(report.metrics_json(empty))['rows'] == []
-    assert 'None.' in report.report_markdown(empty)
-    assert report.results_table(empty).startswith('method')
-
-
-class TestMarkdown:
-  def test_results_line(self):
-    combined = _report().combined
-    (mean,) = [
-      c for c in combined if (c.method, c.benchmark) == ('raft', 'mean')
-    ]
-    text = report.report_markdown(_report())
-    (line,) = [x for x in text.split('\n') if x.startswith('| raft')]
-    cells = [cell.strip() for cell in line.strip('|').split('|')]
-    assert len(cells) == 4 + 3 + 3
-    low, high = mean.pearson_ci
-    shown = f'{mean.pearson:.3f} ({low:.3f}, {high:.3f})'.replace('0.', '.')
-    assert cells[6] == shown
-    assert cells[-1] == '0/160'
-    assert cells[3] == '2'
-
-  def test_gap_table_is_the_mean_over_seeds(self):
-    gaps = [
-      metrics.CotGap('tract', 1, 0, 9, 0.1, 0.6),
-      metrics.CotGap('tract', 1, 1, 9, 0.2, 0.6),
-      metrics.CotGap('tract', 2, 0, 9, 1.45, None),
-    ]
-    text = report.report_markdown(_report(cot_gaps=gaps))
-    assert '| tract | 1 | 2 | .150 | .600 | .450 |' in text
-    assert '| tract | 2 | 1 | 1.450 | n/a | n/a |' in text
-
-  def test_text_from_data_is_escaped(self):
-    method = 'a|b_<img src=x>*[x](http://y)\n# z `c` www.d.e'
-    text = report.report_markdown(_report([_system(method, 'flask', 0)]))
-    (line,) = [x for x in text.split('\n') if x.startswith('| a')]
-    assert len(re.findall(r'(?<!\\)\|', line)) == 4 + 1 + 3 + 1
-    assert '\n# z' not in text
-    for markup in ('<', '*', '[', ']', '`', '_', '#', '://', '.d'):
-      assert re.search(rf'(?<!\\){re.escape(markup)}', line) is None, markup
-
-  def test_missing_figures_are_explained(self):
-    text = report.report_markdown(_report())
-    assert 'seed 1: pearson, pearson\\_ci, spearman, kendall: constant' in text
-
-
-class TestResultsTable:
-  @pytest.mark.parametrize('num_benchmarks', [1, 4, 9])
-  def test_width_and_content(self, num_benchmarks):
-    names = [f'benchmark_with_a_long_name_{i}' for i in range(num_benchmarks)]
-    methods = ('tract', 'raft', 'm' * 70)
-    table = report.results_table(_report(_systems(methods, names, (0,))))
-    assert max(map(len, table.split('\n'))) <= 100
-    assert 'm' * 28 + '..' in table
-    for name in names:
-      assert name in table
-    # Each block names its systems; one mean column where it says more.
-    blocks = [b for b in table.split('\n\n') if b.startswith('method')]
-    assert all(len(b.strip().split('\n')) == 4 for b in blocks)
-    headers = ' '.join(b.split('\n')[0] for b in blocks)
-    assert headers.count('mean') == (1 if num_benchmarks == 1 else 2)
-
-  def test_differences_follow(self):
-    table = report.results_table(_report())
-    assert re.search(r'tract/rail/1 +raft/rail/1 +\.\d{3} \(', table)
-
-
-class TestWriteReport:
-  def test_files_and_identical_bytes_on_repeat(self, tmp_path):
-    folder = tmp_path / 'Bericht ü' / 'report'
-    report.write_report(_report(), folder)
-    names = sorted(os.listdir(folder))
-    assert names == ['metrics.json', 'report.md']
-    first = [(folder / name).read_bytes() for name in names]
-    report.write_report(_report(), folder)
-    assert [(folder / name).read_bytes() for name in names] == first
-    assert sorted(os.listdir(folder)) == names
-
-  def test_a_report_that_cannot_be_written_leaves_the_earlier(self, tmp_path):
-    report.write_report(_report(), tmp_path)
-    before = (tmp_path / 'report.md').read_bytes()
-    gap = metrics.CotGap('tract', 1, 0, 9, 0.1, float('nan'))
-    with pytest.raises(ValueError):
-      report.write_report(_report(cot_gaps=[gap]), tmp_path)
-    assert (tmp_path / 'report.md').read_bytes() == before
-
-  def test_a_failed_write_leaves_the_earlier(self, tmp_path, monkeypatch):
-    report.write_report(_report(), tmp_path)
-    before = (tmp_path / 'metrics.json').read_bytes()
-
-    def fail(*_, **__):
-      raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(type(report.epath.Path(tmp_path)), 'write_text', fail)
-    with pytest.raises(OSError, match='No space left'):
-      report.write_report(_report(_systems(('raft',))), tmp_path)
-    assert (tmp_path / 'metrics.json').read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ['metrics.json', 'report.md']
+    empty = reports.report([])
+    assert json.loads(report_writing.metrics_json(empty))['rows'] == []
+    assert 'None.' in report_writing.report_markdown(empty)
+    assert report_writing.results_table(empty).startswith('method')

@@ -15,7 +15,7 @@ from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 
 
-def make_setup(sampling=None, **model):
+def make_setup(sampling=None, run=None, **model):
   overrides = {
     'data': {'source': 'synthetic', 'synthetic_train': 24, 'synthetic_test': 8},
     'model': {
@@ -30,6 +30,7 @@ def make_setup(sampling=None, **model):
     'train': {'batch_size': 8, 'micro_batch_size': 4, 'lr': 1e-2},
     'mesh': {'data': 2, 'fsdp': 2, 'tensor': 2},
     'sampling': {'max_new_tokens': 4, **(sampling or {})},
+    **(run or {}),
   }
   return build.build(config_lib.merge(overrides))
 
@@ -71,6 +72,30 @@ def test_step_on_a_mesh_is_traced_once_and_learns(setup, rows):
   assert trainer.step._cache_size() == 1
   assert losses[-1] < losses[0]
   assert int(state.step) == 3
+
+
+@pytest.mark.parametrize(('mapping', 'last'), [('jit', 0), ('pmap', 1)])
+def test_no_later_step_is_compiled(rows, mapping, last, caplog):
+  setup = make_setup(
+    run={
+      'mapping': mapping,
+      'mesh': {'data': 8, 'fsdp': 1, 'tensor': 1},
+      'train': {'batch_size': 8},
+    }
+  )
+  trainer = make_trainer(setup, rows)
+  trainable, frozen = base_model.init_params(setup.model, seed=0)
+  state = trainer.init_state(trainable)
+  numbers = []
+  with jax.log_compiles():
+    for step in range(3):
+      batch = trainer.to_device(make_loader(rows).batch(step))
+      state, _ = jax.block_until_ready(trainer.step(state, frozen, batch))
+      lines = [r.getMessage() for r in caplog.records]
+      numbers.append(sum('Finished XLA compilation' in x for x in lines))
+  assert numbers[0] >= 1
+  # pmap compiles once more for a state that comes from pmap.
+  assert numbers[last] == numbers[2] == numbers[0] + last
 
 
 def test_every_leaf_of_the_state_keeps_its_sharding(setup, rows):

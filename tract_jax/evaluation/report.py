@@ -1,40 +1,30 @@
 """The report: figures of every system, their means, differences, CoT gaps.
 
-In: the predictions of all systems. Out: a `Report`, and from it
-report/metrics.json (a contract with other programs), report/report.md and a
-table for the terminal. They depend on no clock and on no order of the input:
-the same predictions give the same bytes.
+In: the predictions of all systems. Out: a `Report`, which report_writing writes
+down. It depends on no order of the input.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
-import json
-import os
 from typing import Any, NamedTuple
 
-from etils import epath
 import numpy as np
 
 from tract_jax import types
 from tract_jax.evaluation import (
+  calibration,
   intervals,
   lambda_curve,
   metrics,
   self_cots,
-  tables,
 )
 
-SCHEMA = 1
-METRICS_FILE = 'metrics.json'
-_TEXT_FILE = 'report.md'
-FILES = (_TEXT_FILE, METRICS_FILE)
 MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
 # The first of them that was run is compared with every other method.
 _OURS = ('tract', 'cot_raft', 'raft')
 
 _Name = tuple[str, str]  # method, predictor
-_Cells = tuple[list[str], list[list]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +40,7 @@ class Report:
     differences, cot_gaps: between systems; on training inputs.
     lambda_points: validation figures of candidate lambdas.
     self_cot_counts: what became of the self-CoTs.
+    calibrations: of the distributions of each method.
   """
 
   config: Mapping[str, Any]
@@ -61,6 +52,7 @@ class Report:
   cot_gaps: tuple[metrics.CotGap, ...]
   lambda_points: tuple[lambda_curve.LambdaPoint, ...] = ()
   self_cot_counts: tuple[self_cots.SelfCotCounts, ...] = ()
+  calibrations: tuple[calibration.Calibration, ...] = ()
 
 
 def make_report(
@@ -74,6 +66,7 @@ def make_report(
   cot_gaps: Sequence[metrics.CotGap] = (),
   lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
   self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
+  calibrations: Sequence[calibration.Calibration] = (),
 ) -> Report:
   """Computes every figure of the report.
 
@@ -92,6 +85,7 @@ def make_report(
     cot_gaps: errors on training inputs, by annotator and own CoTs.
     lambda_points: the curves by which lambda was chosen.
     self_cot_counts: of the self-CoT datasets.
+    calibrations: of each method, benchmark and seed.
 
   Returns:
     The report, in an order of its own.
@@ -118,105 +112,8 @@ def make_report(
     cot_gaps=tuple(sorted(cot_gaps, key=lambda g: (g.method, g.stage, g.seed))),
     lambda_points=tuple(lambda_points),
     self_cot_counts=tuple(self_cot_counts),
+    calibrations=tuple(sorted(calibrations, key=calibration.sort_key)),
   )
-
-
-def metrics_json(report: Report) -> str:
-  """Text of report/metrics.json.
-
-  Numbers are rounded to 12 significant digits, past which the order of
-  summation, and so the number of cores, would show.
-
-  Raises:
-    ValueError: for a NaN or an infinity.
-  """
-  figures = {
-    'invalid_scored_as': report.fallback,
-    'rows': [dataclasses.asdict(row) for row in report.rows],
-    'combined': [dataclasses.asdict(c) for c in report.combined],
-    'differences': [dataclasses.asdict(d) for d in report.differences],
-    'cot_gap': [
-      dataclasses.asdict(g) | {'gap': g.gap} for g in report.cot_gaps
-    ],
-    'lambda_curve': [dataclasses.asdict(p) for p in report.lambda_points],
-    'self_cots': [dataclasses.asdict(c) for c in report.self_cot_counts],
-  }
-  content = json.loads(
-    json.dumps(figures, allow_nan=False),
-    parse_float=lambda digits: float(f'{float(digits):.12g}'),
-  )
-  content |= {'schema': SCHEMA, 'config': report.config}
-  content['bootstrap'] = dataclasses.asdict(report.bootstrap)
-  return json.dumps(content, allow_nan=False, indent=2, sort_keys=True) + '\n'
-
-
-def report_markdown(report: Report) -> str:
-  """Text of report/report.md."""
-  notes = ''.join(
-    f'\n- {tables.escaped(note)}' for note in _missing_notes(report)
-  )
-  sections = [
-    '# Report',
-    '## Results',
-    "Pearson's r with the rater, mean over seeds, with its "
-    f'{100 * report.bootstrap.level:g} % interval.',
-    tables.markdown(*_results_cells(report)),
-    '## Differences',
-    "Mean Pearson's r of the first system minus that of the second. A gap below"
-    ' .03 is no finding, even where its interval excludes zero.',
-    tables.markdown(*_difference_cells(report)),
-    '## Training inputs: annotator CoTs and own CoTs',
-    'RMSE on training inputs, mean over seeds. A gap above zero: the model '
-    'trusts its own CoTs more than they deserve.',
-    tables.markdown(*_gap_cells(report)),
-    *_lambda_section(report),
-    *_self_cot_section(report),
-    '## How to read this',
-    f'- Intervals are percentile bootstraps of {report.bootstrap.num_resamples}'
-    f' resamples (seed {report.bootstrap.seed}) of rows and, with several '
-    'seeds, of seeds. One seed says nothing of the spread between seeds, two '
-    'or three say little. Differences are paired by row and seed.\n'
-    '- Rows without a prediction are counted as invalid and scored as '
-    f'{report.fallback:g}, the fallback; none is left out.\n'
-    '- RMSE is the mean over seeds and benchmarks, in points of the score.\n'
-    f'- {tables.NONE}: there is no such figure, for the reason given here.'
-    f'{notes}',
-  ]
-  return '\n\n'.join(sections) + '\n'
-
-
-def results_table(report: Report) -> str:
-  """The results and differences for a terminal, at most 100 columns wide."""
-  blocks = tables.text_blocks(*_results_cells(report), num_keys=3)
-  if report.differences:
-    blocks += tables.text_blocks(*_difference_cells(report), num_keys=2)
-  return '\n\n'.join(blocks) + '\n'
-
-
-def write_report(report: Report, folder: os.PathLike | str) -> None:
-  """Writes report.md and metrics.json into a folder, local or gs://.
-
-  Each file is written under another name and renamed, so that an earlier
-  report stays whole whenever this is interrupted.
-
-  Raises:
-    OSError: if a file cannot be written.
-    ValueError: for a NaN or an infinity in the report, before any file.
-  """
-  files = {
-    _TEXT_FILE: report_markdown(report),
-    METRICS_FILE: metrics_json(report),
-  }
-  root = epath.Path(folder)
-  root.mkdir(parents=True, exist_ok=True)
-  for name, text in files.items():
-    temporary = root / f'{name}.tmp'
-    try:
-      temporary.write_text(text, encoding='utf-8')
-      temporary.replace(root / name)
-    except OSError:
-      temporary.unlink(missing_ok=True)
-      raise
 
 
 class _Judged(NamedTuple):
@@ -321,79 +218,3 @@ def _pairs(
         f'comparison of {"/".join(name)}: no predictions (there are: {known})'
       )
   return [(fewest_cots[a], fewest_cots[b]) for a, b in comparisons]
-
-
-def _results_cells(report: Report) -> _Cells:
-  """Header and lines of the results: a system a line, as in the paper."""
-  names = sorted({row.benchmark for row in report.rows})
-  columns = [*names, MEAN] if len(names) > 1 else names
-  header = ['method', 'predictor', 'CoTs', 'seeds', *columns]
-  header += ['mean rho', 'RMSE', 'invalid']
-  by_key = {(c.system, c.benchmark): c for c in report.combined}
-  lines = []
-  for total in (c for c in report.combined if c.benchmark == MEAN):
-    found = [by_key.get((total.system, name)) for name in columns]
-    line = [*dataclasses.astuple(total.system), total.num_seeds]
-    line += [tables.number(c.pearson, c.pearson_ci) if c else '' for c in found]
-    line += [tables.number(total.spearman), tables.number(total.rmse)]
-    share = f'{total.num_invalid}/{total.num_examples}'
-    lines.append([*line, share if total.num_examples else tables.NONE])
-  return header, lines
-
-
-def _difference_cells(report: Report) -> _Cells:
-  header = ['first', 'second', 'difference', 'excludes 0', 'seeds', 'rows']
-  lines = []
-  for d in report.differences:
-    excludes = {None: tables.NONE, True: 'yes', False: 'no'}[d.excludes_zero]
-    line = [d.a, d.b, tables.number(d.mean, d.ci), excludes]
-    lines.append([*line, d.num_seeds, d.num_rows])
-  return header, lines
-
-
-def _gap_cells(report: Report) -> _Cells:
-  header = ['method', 'stage', 'seeds', 'annotator CoT', 'own CoT', 'gap']
-  lines = []
-  for key in dict.fromkeys((g.method, g.stage) for g in report.cot_gaps):
-    gaps = [g for g in report.cot_gaps if (g.method, g.stage) == key]
-    means = [
-      metrics.mean_or_none([getattr(gap, name) for gap in gaps])
-      for name in ('rmse_annotator_cot', 'rmse_self_cot', 'gap')
-    ]
-    lines.append([*key, len(gaps), *map(tables.number, means)])
-  return header, lines
-
-
-def _lambda_section(report: Report) -> list[str]:
-  if not report.lambda_points:
-    return []
-  return [
-    '## Choice of lambda',
-    'Validation rows of each candidate; the smallest RMSE of the expected score'
-    ' is chosen. The loss holds lambda and cannot be compared.',
-    tables.markdown(*lambda_curve.cells(report.lambda_points)),
-  ]
-
-
-def _self_cot_section(report: Report) -> list[str]:
-  if not report.self_cot_counts:
-    return []
-  return [
-    '## Self-CoTs',
-    'How those that stage 2 is trained on ended. All but "marker" did not come '
-    'to the fixed words by themselves; those without a distribution are '
-    'unusable and not trained on.',
-    tables.markdown(*self_cots.cells(report.self_cot_counts)),
-  ]
-
-
-def _missing_notes(report: Report) -> list[str]:
-  """Why figures are n/a, one line each."""
-  notes = [
-    (f'{r.system} on {r.benchmark}, seed {r.seed}', r.reason)
-    for r in report.rows
-  ]
-  totals = [c for c in report.combined if c.benchmark == MEAN]
-  notes += [(f'{c.system}, {MEAN}', c.reason) for c in totals]
-  notes += [(f'{d.a} minus {d.b}', d.reason) for d in report.differences]
-  return [f'{where}: {reason}' for where, reason in notes if reason]

@@ -211,6 +211,8 @@ _EVALUATION: dict[str, Any] = {
   'num_resamples': 2000,
   # Of the predictor "tempered"; 1 makes it "rail_normalized".
   'tempered_temperature': 1.0,
+  # How often the reported interval is to hold the rater's score.
+  'conformal_level': 0.9,
   # Training inputs on which the gap between annotator's and own CoTs is
   # measured, for each stage; 0: not at all.
   'gap_examples': 256,

@@ -222,6 +222,10 @@ _RULES = {
   'export.max_shard_bytes': _AT_LEAST_1,
   'evaluation.num_resamples': _numbers(100, kind=int),
   'evaluation.tempered_temperature': _above(0),
+  'evaluation.conformal_level': (
+    lambda v: 0 < v < 1,
+    'is not between 0 and 1',
+  ),
   'evaluation.gap_examples': _NOT_NEGATIVE,
   'plan.topology': (
     lambda v: not v or chips.is_topology(v),

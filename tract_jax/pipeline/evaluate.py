@@ -12,7 +12,14 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import disk, manifest
-from tract_jax.evaluation import intervals, lambda_curve, metrics, self_cots
+from tract_jax.evaluation import (
+  calibration,
+  intervals,
+  lambda_curve,
+  metrics,
+  report_writing,
+  self_cots,
+)
 from tract_jax.evaluation import report as report_lib
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
@@ -84,21 +91,17 @@ def evaluate(
   }
   if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
-  systems = []
-  for (method, benchmark), path in paths.items():
-    rows = predict.read_predictions(path)
-    _check_rows(config, grid, method, path, rows)
-    rows = _rated(path, rows)
-    systems += _systems(config, grid, method, benchmark, rows)
-  figures = cot_gaps, lambda_points, self_cot_counts
-  report = _make_report(config, grid, systems, *figures)
-  manifest.write_manifest(folder, 'report', fields, finished=False)
-  with disk.writing(folder):
-    report_lib.write_report(report, folder)
-  digests = {n: manifest.digest_of_file(folder / n) for n in report_lib.FILES}
-  manifest.write_manifest(folder, 'report', fields, {'sha256': digests})
-  progress.say(report_lib.results_table(report))
-  progress.say(f'report: {folder}')
+  systems, calibrations = _judged(config, grid, paths)
+  report = _make_report(
+    config,
+    grid,
+    systems,
+    cot_gaps=cot_gaps,
+    lambda_points=lambda_points,
+    self_cot_counts=self_cot_counts,
+    calibrations=calibrations,
+  )
+  _write(folder, fields, report)
   return True
 
 
@@ -118,7 +121,7 @@ def read_results(
   Raises:
     types.InputError: a report that cannot be read.
   """
-  path = workdir / 'report' / report_lib.METRICS_FILE
+  path = workdir / 'report' / report_writing.METRICS_FILE
   if not path.exists():
     return []
   if manifest.is_finished(path.parent) and path.name in _damaged(path.parent):
@@ -138,7 +141,7 @@ def _damaged(folder: epath.Path) -> list[str]:
   recorded = manifest.read_results(folder).get('sha256', {})
   return [
     name
-    for name in report_lib.FILES
+    for name in report_writing.FILES
     if not (folder / name).exists()
     or manifest.digest_of_file(folder / name) != recorded.get(name)
   ]
@@ -148,9 +151,34 @@ def _digest(records: Sequence[Any]) -> str:
   return manifest.digest_of([repr(record) for record in records])
 
 
-def _make_report(
-  config, grid, systems, cot_gaps, lambda_points, self_cot_counts
-) -> report_lib.Report:
+def _write(folder: epath.Path, fields, report: report_lib.Report) -> None:
+  """Writes report/, and prints the table."""
+  manifest.write_manifest(folder, 'report', fields, finished=False)
+  with disk.writing(folder):
+    report_writing.write_report(report, folder)
+  digests = {
+    name: manifest.digest_of_file(folder / name)
+    for name in report_writing.FILES
+  }
+  manifest.write_manifest(folder, 'report', fields, {'sha256': digests})
+  progress.say(report_writing.results_table(report))
+  progress.say(f'report: {folder}')
+
+
+def _judged(config, grid, paths):
+  """(predictions, calibrations) of every system in the files."""
+  systems: list[metrics.SystemPredictions] = []
+  calibrations: list[calibration.Calibration] = []
+  for (method, benchmark), path in paths.items():
+    rows = predict.read_predictions(path)
+    _check_rows(config, grid, method, path, rows)
+    rows = _rated(path, rows)
+    systems += _systems(config, grid, method, benchmark, rows)
+    calibrations += _calibrations(config, grid, method, benchmark, rows)
+  return systems, calibrations
+
+
+def _make_report(config, grid, systems, **more) -> report_lib.Report:
   return report_lib.make_report(
     systems,
     config=json.loads(json.dumps(config.to_dict())),
@@ -159,9 +187,7 @@ def _make_report(
     primary_predictors={
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },
-    cot_gaps=cot_gaps,
-    lambda_points=lambda_points,
-    self_cot_counts=self_cot_counts,
+    **more,
   )
 
 
@@ -204,28 +230,59 @@ def _systems(config, grid, method, benchmark, rows):
   """One record per predictor, number of CoTs and seed."""
   own = methods_lib.METHODS[method].predictor
   names = list(dict.fromkeys([*config.predictors, own]))
+  for seed, of_seed, num_cots in _parts(config, method, rows):
+    for name in names:
+      yield _system(
+        config, grid, method, benchmark, of_seed, seed, name, num_cots
+      )
+
+
+def _calibrations(config, grid, method, benchmark, rows):
+  """One record per number of CoTs and seed, where there are scores."""
+  for seed, of_seed, num_cots in _parts(config, method, rows):
+    system = _system(
+      config, grid, method, benchmark, of_seed, seed, 'rail', num_cots
+    )
+    if not len(system.rated):
+      continue
+    probs, _ = _distributions(of_seed, max(num_cots, 1), len(grid.values))
+    is_known = np.isfinite(probs).all(axis=-1, keepdims=True)
+    number = is_known.sum(axis=1)
+    mean = np.where(is_known, probs, 0).sum(axis=1) / np.maximum(number, 1)
+    yield calibration.calibrate(
+      system,
+      np.where(number > 0, mean, np.nan),
+      grid.values,
+      conformal_level=config.evaluation.conformal_level,
+    )
+
+
+def _parts(config, method, rows):
+  """(seed, its rows, number of CoTs) of everything that is reported."""
   most = config.num_cots if methods_lib.METHODS[method].with_cot else 0
   for seed in config.seeds:
     of_seed = [row for row in rows if row.seed == seed]
-    for name in names:
-      for num_cots in sorted({min(most, 1), most}):
-        yield _system(
-          config, grid, method, benchmark, of_seed, seed, name, num_cots
-        )
+    for num_cots in sorted({min(most, 1), most}):
+      yield seed, of_seed, num_cots
+
+
+def _distributions(rows, num_cots: int, width: int):
+  """Distributions [n, C, Y] and decoded scores [n, C]; NaN: there is none."""
+  probs = np.full((len(rows), num_cots, width), np.nan, np.float32)
+  decoded = np.full((len(rows), num_cots), np.nan, np.float32)
+  for i, row in enumerate(rows):
+    for c in range(num_cots):
+      if row.distributions[c] is not None:
+        probs[i, c] = row.distributions[c]
+      if row.decoded[c] is not None:
+        decoded[i, c] = row.decoded[c]
+  return probs, decoded
 
 
 def _system(config, grid, method, benchmark, rows, seed, name, num_cots):
   """Predictions by one predictor from the first CoTs; 0: there are none."""
   used = max(num_cots, 1)
-  width = len(grid.values)
-  probs = np.full((len(rows), used, width), np.nan, np.float32)
-  decoded = np.full((len(rows), used), np.nan, np.float32)
-  for i, row in enumerate(rows):
-    for c in range(used):
-      if row.distributions[c] is not None:
-        probs[i, c] = row.distributions[c]
-      if row.decoded[c] is not None:
-        decoded[i, c] = row.decoded[c]
+  probs, decoded = _distributions(rows, used, len(grid.values))
   values = np.array(grid.values, np.float32)
   ids = tuple(row.example_id for row in rows)
   predicted = predictors.per_cot(

@@ -1,0 +1,1 @@
+"""A judge's training and prediction as a PyTorch user would write them."""

@@ -1,0 +1,195 @@
+"""Trains and asks a numeric judge with transformers, PEFT and PyTorch.
+
+The formulas of TRACT (arXiv:2503.04381) and no code of its release. Batches and
+adapters are read as the other side has them, so that both do the same work: on
+the CPU, or on a GPU where `device` is "cuda".
+
+Axes: B rows, L length, V vocabulary, Y score grid.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """CE, RAFT or CoT-RAFT: two weights.
+
+  Attributes:
+    ce_weight: of the mean cross-entropy per target token.
+    score_weight: lambda, of the mean squared error of the expected score.
+    ce_includes_score: whether the score's token is a target of the former.
+    score_ids: [Y] tokens of the scores.
+    score_values: [Y] the scores.
+  """
+
+  ce_weight: float
+  score_weight: float
+  ce_includes_score: bool
+  score_ids: tuple[int, ...]
+  score_values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Rows of one example each; numpy arrays as in tract_jax.types.Batch.
+
+  Attributes:
+    inputs, targets: [B, L] int.
+    is_token: [B, L] bool, what is no padding.
+    cot_mask, score_mask: [B, L] bool, targets that are CoT and end tokens, and
+      scores.
+    scores: [B, L] float, the rater's score where score_mask holds.
+  """
+
+  inputs: np.ndarray
+  targets: np.ndarray
+  is_token: np.ndarray
+  cot_mask: np.ndarray
+  score_mask: np.ndarray
+  scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+  """What an update reports.
+
+  Attributes:
+    loss: the objective.
+    ce: mean cross-entropy per target token, nats.
+    score_mse: mean squared error of the expected score.
+    grad_norm: before clipping.
+  """
+
+  loss: float
+  ce: float
+  score_mse: float
+  grad_norm: float
+
+
+def load(model: str, adapter: str, device: str = 'cpu') -> peft.PeftModel:
+  """A base model in float32 with an adapter that can be trained.
+
+  Args:
+    model: a Hugging Face folder.
+    adapter: a PEFT folder.
+    device: "cpu" or "cuda".
+  """
+  base = transformers.AutoModelForCausalLM.from_pretrained(
+    model, dtype=torch.float32, attn_implementation='sdpa'
+  )
+  wrapped = peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
+  return wrapped.to(device).train()
+
+
+def loss_parts(
+  model: torch.nn.Module, batch: Batch, objective: Objective
+) -> tuple[torch.Tensor, torch.Tensor]:
+  """Mean cross-entropy, and mean squared error of the expected score.
+
+  Args:
+    model: gives logits [B, L, V].
+    batch: the rows; position i predicts targets[i].
+    objective: says which targets the cross-entropy is of.
+
+  Returns:
+    Two scalars.
+  """
+  device = next(model.parameters()).device
+  arrays = {
+    name: torch.as_tensor(array, device=device)
+    for name, array in vars(batch).items()
+  }
+  logits = model(
+    input_ids=arrays['inputs'].long(),
+    attention_mask=arrays['is_token'].long(),
+  ).logits.float()
+  log_probs = logits.log_softmax(dim=-1)
+  score_mask = arrays['score_mask']
+  tokens = arrays['cot_mask']
+  if objective.ce_includes_score:
+    tokens = tokens | score_mask
+  nll = -log_probs.gather(-1, arrays['targets'].long()[..., None])[..., 0]
+  grid = torch.tensor(objective.score_values, device=device)
+  probs = log_probs[score_mask][:, list(objective.score_ids)].exp()
+  error = (probs * grid).sum(dim=-1) - arrays['scores'][score_mask]
+  return nll[tokens].mean(), error.square().mean()
+
+
+class Trainer:
+  """AdamW with clipping, warm-up and cosine decay."""
+
+  def __init__(
+    self,
+    model: torch.nn.Module,
+    objective: Objective,
+    *,
+    lr: float,
+    num_warmup_steps: int,
+    num_steps: int,
+    clip_norm: float = 1.0,
+  ):
+    self._model = model
+    self._objective = objective
+    self._clip_norm = clip_norm
+    self._params = [p for p in model.parameters() if p.requires_grad]
+    self._optimizer = torch.optim.AdamW(
+      self._params, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
+    )
+    self._schedule = transformers.get_cosine_schedule_with_warmup(
+      self._optimizer, num_warmup_steps, num_steps
+    )
+
+  def step(self, batch: Batch) -> Figures:
+    """One update."""
+    objective = self._objective
+    ce, score_mse = loss_parts(self._model, batch, objective)
+    loss = objective.score_weight * score_mse
+    if objective.ce_weight:
+      loss = loss + objective.ce_weight * ce
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(self._params, self._clip_norm)
+    self._optimizer.step()
+    self._schedule.step()
+    self._optimizer.zero_grad()
+    numbers = (float(x.detach()) for x in (loss, ce, score_mse, norm))
+    return Figures(*numbers)
+
+
+def adapter(model: peft.PeftModel) -> dict[str, np.ndarray]:
+  """The adapter's matrices, under the names of a PEFT file."""
+  return {
+    name: tensor.detach().float().cpu().numpy()
+    for name, tensor in peft.get_peft_model_state_dict(model).items()
+  }
+
+
+@torch.inference_mode()
+def score_probs(
+  model: torch.nn.Module,
+  sequences: Sequence[np.ndarray],
+  score_ids: Sequence[int],
+) -> np.ndarray:
+  """Probabilities of the scores after each sequence: CoT-RAIL's, eq. 3.
+
+  Args:
+    model: gives logits.
+    sequences: token ids [l] up to the score.
+    score_ids: [Y].
+
+  Returns:
+    [n, Y] softmax over the whole vocabulary, at the scores.
+  """
+  device = next(model.parameters()).device
+  model.eval()
+  rows = []
+  for sequence in sequences:
+    ids = torch.as_tensor(np.asarray(sequence), device=device).long()[None]
+    logits = model(input_ids=ids, logits_to_keep=1).logits[0, -1].float()
+    rows.append(logits.softmax(dim=-1)[list(score_ids)].cpu().numpy())
+  return np.stack(rows)
