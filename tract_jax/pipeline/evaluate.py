@@ -73,11 +73,8 @@ def evaluate(
     for benchmark in benchmarks
   }
   for (method, benchmark), path in paths.items():
-    if not path.exists():
-      raise types.InputError(f'{path}: no such file; run --task=predict first')
-    chunks = [
-      chunk_folder(workdir, method, benchmark, seed) for seed in config.seeds
-    ]
+    seeds = config.seeds
+    chunks = [chunk_folder(workdir, method, benchmark, seed) for seed in seeds]
     predict.check_joined(chunks, path)
   folder = workdir / 'report'
   fields = {

@@ -233,8 +233,10 @@ def check_joined(folders: Sequence[epath.Path], path: epath.Path) -> None:
     path: predictions/<method>/<benchmark>.jsonl.
 
   Raises:
-    types.InputError: it, or a chunk, is damaged.
+    types.InputError: it is not there; or it, or a chunk, is damaged.
   """
+  if not path.exists():
+    raise types.InputError(f'{path}: no such file; run --task=predict first')
   if not all(manifest.is_finished(folder) for folder in folders):
     return
   content = path.read_bytes()
