@@ -1,6 +1,8 @@
 """Artefacts of a run and of strangers, changed as JSON or as bytes."""
 
+import contextlib
 import dataclasses
+import io
 import json
 
 from etils import epath
@@ -9,13 +11,15 @@ from hypothesis import strategies as st
 from tests.fuzz import properties, strategies
 from tests.models import hf_config_test
 from tests.pipeline import judge_file_test
+from tract_jax import types
 from tract_jax.data import manifest
-from tract_jax.evaluation import report
+from tract_jax.evaluation import report_writing
 from tract_jax.models import hf_config, json_file, peft_adapter
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import (
   evaluate,
   judge_file,
+  other_systems,
   predict,
   prepared_folder,
   self_cot,
@@ -223,8 +227,55 @@ def test_figures_of_predictions(content):
   evaluate._check_rows(config, GRID, 'tract', path, rows)
   rated = [row for row in rows if row.score is not None] or rows
   systems = list(evaluate._systems(config, GRID, 'tract', 'bench', rated))
-  made = evaluate._make_report(config, GRID, systems, [], [], [])
-  figures = json.loads(report.metrics_json(made))['rows']
+  made = evaluate._make_report(config, GRID, systems)
+  figures = json.loads(report_writing.metrics_json(made))['rows']
   num_rows = sum(row.seed == 0 for row in rated)
   assert {row['num_examples'] for row in figures} == {num_rows}
-  assert report.report_markdown(made)
+  assert report_writing.report_markdown(made)
+
+
+_RELEASE = {
+  'probs': [[0.5, 0.25, 0.125], [0.0, 0.0, 1.0]],
+  'cot_outputs': ['It is. So the overall score is ', ''],
+  'labels': [2.5, 3.0],
+  'args': {'seed': 42, 'n_cot': 1},
+}
+_TWICE = _RELEASE | {
+  'probs': _RELEASE['probs'] * 2,
+  'cot_outputs': [['a', 'b'], ['c', 'd']],
+}
+_OURS = [
+  _PREDICTION | {'example_id': name, 'score': score}
+  for name, score in (('a', 2.5), ('b', 3.0))
+]
+
+
+@properties.fuzzed(
+  4,
+  content=st.one_of(
+    strategies.json_files(_RELEASE, _TWICE, _RELEASE | {'args': None}),
+    _prediction_files(),
+    st.lists(strategies.texts(), min_size=2, max_size=2).map(
+      lambda cots: b'\n'.join(
+        json.dumps(row | {'cots': [cot, '']}).encode()
+        for row, cot in zip(_OURS, cots, strict=True)
+      )
+    ),
+  ),
+)
+def test_predictions_of_other_systems(content):
+  path = properties.file_of(content, 'other.json')
+  examples = [types.Example('a', 'p', 2.5), types.Example('b', 'p', 3.0)]
+  config = config_lib.merge({'evaluation.others': f'them/bench={path}'})
+  with contextlib.redirect_stdout(io.StringIO()):
+    (found,) = other_systems.read(config, GRID, {'bench': examples})
+  scores = {e.example_id: e.score for e in examples}
+  num_cots = {len(row.distributions) for row in found.rows}
+  assert len(num_cots) == 1 and num_cots != {0}
+  for file in found.files:
+    rows = [row for row in found.rows if row.seed == file.seed]
+    assert {row.example_id: row.score for row in rows} == scores
+    assert len(rows) == file.num_examples == 2
+  for row in found.rows:
+    for probs in row.distributions:
+      assert probs is None or len(probs) == 3 and sum(probs) < 1.02

@@ -109,3 +109,32 @@ def test_benchmark_of_the_hub_is_named_by_its_dataset():
   assert row_settings.parse_benchmarks(f'{path}/a.json') == {
     'a': f'{path}/a.json'
   }
+
+
+def test_files_of_other_systems():
+  parse = row_settings.parse_others
+  assert parse('') == []
+  assert parse(' a/b = /x=y.json,a/b=z') == [
+    ('a', 'b', '/x=y.json'),
+    ('a', 'b', 'z'),
+  ]
+
+
+def test_bad_files_of_other_systems_are_told_all_at_once():
+  text = 'a=x,a/b=,tract/b=x,a b/../c=x,d/e=x,d/e=x'
+  config = config_lib.merge(
+    {'name': 'x', 'evaluation.others': text, 'data.too_long': 'cut'}
+  )
+  with pytest.raises(types.InputError) as error:
+    config_check.check_values(config)
+  first, *lines = str(error.value).splitlines()
+  assert first.startswith('config.data.too_long: ')
+  found = [line.removeprefix('config.evaluation.others: ') for line in lines]
+  assert found[:3] == [
+    "'a=x' is not like SYSTEM/BENCHMARK=PATH",
+    "'a/b=' is not like SYSTEM/BENCHMARK=PATH",
+    "'tract/b=x': 'tract' is a method of ours; rename it",
+  ]
+  assert found[3].startswith("'a b/../c=x': name 'a b': used in a path")
+  assert found[4].startswith("'a b/../c=x': name '../c': used in a path")
+  assert found[5:] == ["'d/e=x' stands twice"]

@@ -99,7 +99,8 @@ class Difference:
     mean: over seeds and, with equal weight, benchmarks.
     ci: its interval.
     benchmarks: those that both were judged on.
-    seeds: those that both have on each of them.
+    seeds: those that both have on each of them; where one has a single seed,
+      all of the other's, each beside it.
     num_seeds, num_rows: how many of them; rows over all benchmarks.
     excludes_zero: whether the interval does; None without one.
     reason: why there is no mean or interval; else None.

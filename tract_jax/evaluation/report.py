@@ -4,7 +4,7 @@ In: the predictions of all systems. Out: a `Report`, which report_writing writes
 down. It depends on no order of the input.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from tract_jax.evaluation import (
   intervals,
   lambda_curve,
   metrics,
+  other_systems,
   self_cots,
 )
 
@@ -41,6 +42,7 @@ class Report:
     lambda_points: validation figures of candidate lambdas.
     self_cot_counts: what became of the self-CoTs.
     calibrations: of the distributions of each method.
+    other_files: of the methods among them that are other systems'.
   """
 
   config: Mapping[str, Any]
@@ -53,6 +55,7 @@ class Report:
   lambda_points: tuple[lambda_curve.LambdaPoint, ...] = ()
   self_cot_counts: tuple[self_cots.SelfCotCounts, ...] = ()
   calibrations: tuple[calibration.Calibration, ...] = ()
+  other_files: tuple[other_systems.OtherFile, ...] = ()
 
 
 def make_report(
@@ -67,6 +70,7 @@ def make_report(
   lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
   self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
   calibrations: Sequence[calibration.Calibration] = (),
+  other_files: Sequence[other_systems.OtherFile] = (),
 ) -> Report:
   """Computes every figure of the report.
 
@@ -86,6 +90,7 @@ def make_report(
     lambda_points: the curves by which lambda was chosen.
     self_cot_counts: of the self-CoT datasets.
     calibrations: of each method, benchmark and seed.
+    other_files: those of `systems` that are not of this run.
 
   Returns:
     The report, in an order of its own.
@@ -94,14 +99,9 @@ def make_report(
     InputError: for a system given twice, a benchmark called "mean", or a
       comparison of a system without predictions.
   """
-  ordered = sorted(map(metrics.sorted_by_id, systems), key=lambda s: s.key)
-  for before, system in itertools.pairwise(ordered):
-    if before.key == system.key:
-      raise types.InputError('given twice: {}, {}, seed {}'.format(*system.key))
-  if any(system.benchmark == MEAN for system in ordered):
-    raise types.InputError(f'benchmark {MEAN!r}: the name is taken')
-  judged = _judge(ordered, fallback, bootstrap)
-  pairs = _pairs(judged.rows, comparisons, primary_predictors or {})
+  judged = _judge(_ordered(systems), fallback, bootstrap)
+  others = {file.method for file in other_files}
+  pairs = _pairs(judged.rows, comparisons, primary_predictors or {}, others)
   return Report(
     config=config,
     fallback=fallback,
@@ -113,7 +113,21 @@ def make_report(
     lambda_points=tuple(lambda_points),
     self_cot_counts=tuple(self_cot_counts),
     calibrations=tuple(sorted(calibrations, key=calibration.sort_key)),
+    other_files=tuple(sorted(other_files, key=dataclasses.astuple)),
   )
+
+
+def _ordered(
+  systems: Sequence[metrics.SystemPredictions],
+) -> list[metrics.SystemPredictions]:
+  """The systems by name, each once, and their rows by id."""
+  ordered = sorted(map(metrics.sorted_by_id, systems), key=lambda s: s.key)
+  for before, system in itertools.pairwise(ordered):
+    if before.key == system.key:
+      raise types.InputError('given twice: {}, {}, seed {}'.format(*system.key))
+  if any(system.benchmark == MEAN for system in ordered):
+    raise types.InputError(f'benchmark {MEAN!r}: the name is taken')
+  return ordered
 
 
 class _Judged(NamedTuple):
@@ -189,8 +203,14 @@ def _difference(
   rated = {d.rows.benchmark for d in judged.draws.values() if d.rows.scores}
   shared = sorted(names[0] & names[1] & rated)
   seeds = judged.seeds([a, b], shared)
-  samples_a = judged.samples(a, shared, seeds)
-  samples_b = judged.samples(b, shared, seeds)
+  of_each = [seeds, seeds]
+  own = [judged.seeds([system], shared) for system in (a, b)]
+  if min(map(len, own)) == 1:
+    # The only seed of a system stands beside each of the other's.
+    seeds = max(own, key=len)
+    of_each = [s if len(s) > 1 else s * len(seeds) for s in own]
+  samples_a = judged.samples(a, shared, of_each[0])
+  samples_b = judged.samples(b, shared, of_each[1])
   return intervals.pearson_difference(
     a, b, seeds, samples_a, samples_b, judged.bootstrap
   )
@@ -200,6 +220,7 @@ def _pairs(
   rows: Sequence[metrics.MetricRow],
   comparisons: Sequence[tuple[_Name, _Name]] | None,
   primary: Mapping[str, str],
+  others: Collection[str],
 ) -> list[tuple[metrics.System, metrics.System]]:
   """The systems to compare."""
   systems = sorted({row.system for row in rows}, reverse=True)
@@ -209,7 +230,9 @@ def _pairs(
     for m in sorted({s.method for s in systems}):
       had = sorted({s.predictor for s in systems if s.method == m})
       names[m] = m, next(p for p in (primary.get(m), 'rail', *had) if p in had)
-    ours = next((names.pop(name) for name in _OURS if name in names), None)
+    # Beside another system, any method of ours is compared.
+    first = [*_OURS, *(n for n in names if others and n not in others)]
+    ours = next((names.pop(name) for name in first if name in names), None)
     comparisons = [(ours, name) for name in names.values()] if ours else []
   known = ', '.join('/'.join(name) for name in sorted(fewest_cots))
   for name in itertools.chain(*comparisons):

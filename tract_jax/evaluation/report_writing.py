@@ -14,6 +14,7 @@ from tract_jax.evaluation import (
   calibration,
   lambda_curve,
   metrics,
+  other_systems,
   self_cots,
   tables,
 )
@@ -47,6 +48,7 @@ def metrics_json(report: report_lib.Report) -> str:
     'lambda_curve': [dataclasses.asdict(p) for p in report.lambda_points],
     'self_cots': [dataclasses.asdict(c) for c in report.self_cot_counts],
     'calibration': [dataclasses.asdict(c) for c in report.calibrations],
+    'other_systems': [dataclasses.asdict(f) for f in report.other_files],
   }
   content = json.loads(
     json.dumps(figures, allow_nan=False),
@@ -79,6 +81,7 @@ def report_markdown(report: report_lib.Report) -> str:
     *_calibration_section(report),
     *_lambda_section(report),
     *_self_cot_section(report),
+    *_other_section(report),
     '## How to read this',
     f'- Intervals are percentile bootstraps of {report.bootstrap.num_resamples}'
     f' resamples (seed {report.bootstrap.seed}) of rows and, with several '
@@ -134,10 +137,12 @@ def _results_cells(report: report_lib.Report) -> _Cells:
   header = ['method', 'predictor', 'CoTs', 'seeds', *columns]
   header += ['mean rho', 'RMSE', 'invalid']
   by_key = {(c.system, c.benchmark): c for c in report.combined}
+  others = {file.method for file in report.other_files}
   lines = []
   for total in (c for c in report.combined if c.benchmark == report_lib.MEAN):
     found = [by_key.get((total.system, name)) for name in columns]
     line = [*dataclasses.astuple(total.system), total.num_seeds]
+    line[0] += f' {other_systems.MARK}' if total.method in others else ''
     line += [tables.number(c.pearson, c.pearson_ci) if c else '' for c in found]
     line += [tables.number(total.spearman), tables.number(total.rmse)]
     share = f'{total.num_invalid}/{total.num_examples}'
@@ -203,6 +208,18 @@ def _self_cot_section(report: report_lib.Report) -> list[str]:
     'to the fixed words by themselves; those without a distribution are '
     'unusable and not trained on.',
     tables.markdown(*self_cots.cells(report.self_cot_counts)),
+  ]
+
+
+def _other_section(report: report_lib.Report) -> list[str]:
+  if not report.other_files:
+    return []
+  return [
+    '## Other systems',
+    f'Methods marked {tables.escaped(other_systems.MARK)} are not of this run: '
+    'their predictions of the same rows were read from these files, and every '
+    'figure is made from them as for our own.',
+    tables.markdown(*other_systems.cells(report.other_files)),
   ]
 
 

@@ -216,6 +216,9 @@ _EVALUATION: dict[str, Any] = {
   # Training inputs on which the gap between annotator's and own CoTs is
   # measured, for each stage; 0: not at all.
   'gap_examples': 256,
+  # Other systems' predictions, to stand beside ours: "SYSTEM/BENCHMARK=path,
+  # SYSTEM/BENCHMARK=path", each the release's logits.json or rows as ours.
+  'others': '',
 }
 _EXPORT: dict[str, Any] = {
   # "merged": a Hugging Face folder; "adapter": a PEFT adapter.

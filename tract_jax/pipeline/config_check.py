@@ -112,6 +112,7 @@ def _problems(config) -> Iterator[str]:
   for parse, text in (
     (row_settings.parse_fields, config.data.fields),
     (row_settings.parse_benchmarks, config.data.benchmarks),
+    (row_settings.parse_others, config.evaluation.others),
   ):
     try:
       parse(text)

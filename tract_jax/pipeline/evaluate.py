@@ -23,7 +23,12 @@ from tract_jax.evaluation import (
 from tract_jax.evaluation import report as report_lib
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import predict, progress
+from tract_jax.pipeline import (
+  other_systems,
+  predict,
+  prediction_rows,
+  progress,
+)
 
 
 def prediction_path(
@@ -49,6 +54,7 @@ def evaluate(
   cot_gaps: Sequence[metrics.CotGap],
   lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
   self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
+  others: Sequence[other_systems.OtherPredictions] = (),
 ) -> bool:
   """Writes report/ from the predictions, and prints the results table.
 
@@ -60,6 +66,7 @@ def evaluate(
     cot_gaps: measured before.
     lambda_points: of stages whose lambda was chosen.
     self_cot_counts: of the self-CoT datasets.
+    others: other systems' predictions.
 
   Returns:
     Whether there was anything to do.
@@ -67,15 +74,7 @@ def evaluate(
   Raises:
     types.InputError: predictions are missing or damaged.
   """
-  paths = {
-    (method, benchmark): prediction_path(workdir, method, benchmark)
-    for method in config.methods
-    for benchmark in benchmarks
-  }
-  for (method, benchmark), path in paths.items():
-    seeds = config.seeds
-    chunks = [chunk_folder(workdir, method, benchmark, seed) for seed in seeds]
-    predict.check_joined(chunks, path)
+  paths = _joined_paths(config, workdir, benchmarks)
   folder = workdir / 'report'
   fields = {
     'predictions': manifest.digest_of(
@@ -85,10 +84,11 @@ def evaluate(
     'cot_gap': _digest(cot_gaps),
     'lambda_curve': _digest(lambda_points),
     'self_cots': _digest(self_cot_counts),
+    'others': _digest([other.files for other in others]),
   }
   if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
-  systems, calibrations = _judged(config, grid, paths)
+  systems, calibrations = _judged(config, grid, paths, others)
   report = _make_report(
     config,
     grid,
@@ -97,6 +97,7 @@ def evaluate(
     lambda_points=lambda_points,
     self_cot_counts=self_cot_counts,
     calibrations=calibrations,
+    other_files=[file for other in others for file in other.files],
   )
   _write(folder, fields, report)
   return True
@@ -133,13 +134,33 @@ def read_results(
     raise types.InputError(f'{path}: no report: {error}') from error
 
 
-def _judged(config, grid, paths):
+def _joined_paths(
+  config, workdir: epath.Path, benchmarks: Sequence[str]
+) -> dict[tuple[str, str], epath.Path]:
+  """{(method, benchmark): predictions}, each what its chunks hold."""
+  paths = {
+    (method, benchmark): prediction_path(workdir, method, benchmark)
+    for method in config.methods
+    for benchmark in benchmarks
+  }
+  for (method, benchmark), path in paths.items():
+    seeds = config.seeds
+    chunks = [chunk_folder(workdir, method, benchmark, seed) for seed in seeds]
+    predict.check_joined(chunks, path)
+  return paths
+
+
+def _judged(config, grid, paths, others):
   """(predictions, calibrations) of every system in the files."""
   systems: list[metrics.SystemPredictions] = []
   calibrations: list[calibration.Calibration] = []
+  found = []
   for (method, benchmark), path in paths.items():
     rows = predict.read_predictions(path)
     _check_rows(config, grid, method, path, rows)
+    found.append((method, benchmark, path, rows))
+  found += [(o.method, o.benchmark, o.files[0].path, o.rows) for o in others]
+  for method, benchmark, path, rows in found:
     rows = _rated(path, rows)
     systems += _systems(config, grid, method, benchmark, rows)
     calibrations += _calibrations(config, grid, method, benchmark, rows)
@@ -189,7 +210,6 @@ def _make_report(config, grid, systems, **more) -> report_lib.Report:
 
 def _check_rows(config, grid, method, path, rows) -> None:
   """Refuses predictions that were made with other settings."""
-  width, lowest, highest = len(grid.values), grid.values[0], grid.values[-1]
   num_cots = config.num_cots if methods_lib.METHODS[method].with_cot else 1
   problems = []
   seeds = sorted({row.seed for row in rows})
@@ -199,17 +219,10 @@ def _check_rows(config, grid, method, path, rows) -> None:
     found = min(map(len, (row.distributions, row.decoded, row.finish_reasons)))
     if found < num_cots:
       problems.append(f'{path}: line {number}: {found} CoTs, not {num_cots}')
-    for value in (row.score, *row.decoded):
-      if value is not None and not lowest <= value <= highest:
-        problems.append(
-          f'{path}: line {number}: score {value:g} is outside the grid '
-          f'{grid.texts[0]}..{grid.texts[-1]}'
-        )
-    for probs in row.distributions:
-      if probs is not None and len(probs) != width:
-        problems.append(
-          f'{path}: line {number}: {len(probs)} scores, the grid has {width}'
-        )
+    problems += [
+      f'{path}: line {number}: {problem}'
+      for problem in prediction_rows.problems_on_grid(grid, row)
+    ]
   if problems:
     raise types.InputError('\n'.join(problems[:20]))
 
@@ -230,10 +243,8 @@ def _rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:
 
 def _systems(config, grid, method, benchmark, rows):
   """One record per predictor, number of CoTs and seed."""
-  own = methods_lib.METHODS[method].predictor
-  names = list(dict.fromkeys([*config.predictors, own]))
   for seed, of_seed, num_cots in _parts(config, method, rows):
-    for name in names:
+    for name in _predictors(config, method, rows):
       yield _system(
         config, grid, method, benchmark, of_seed, seed, name, num_cots
       )
@@ -261,11 +272,24 @@ def _calibrations(config, grid, method, benchmark, rows):
 
 def _parts(config, method, rows):
   """(seed, its rows, number of CoTs) of everything that is reported."""
-  most = config.num_cots if methods_lib.METHODS[method].with_cot else 0
-  for seed in config.seeds:
+  known, seeds = methods_lib.METHODS.get(method), config.seeds
+  most = config.num_cots if known and known.with_cot else 0
+  if not known:  # Another system.
+    most, seeds = other_systems.num_cots(rows), sorted({r.seed for r in rows})
+  for seed in seeds:
     of_seed = [row for row in rows if row.seed == seed]
     for num_cots in sorted({min(most, 1), most}):
       yield seed, of_seed, num_cots
+
+
+def _predictors(config, method, rows) -> list[str]:
+  """Those of the config and the method's own; another system's is RAIL."""
+  known = methods_lib.METHODS.get(method)
+  names = dict.fromkeys(config.predictors)
+  names[known.predictor if known else 'rail'] = None
+  if not known and all(d is None for row in rows for d in row.decoded):
+    names.pop('decode', None)  # It reports no decoded scores at all.
+  return list(names)
 
 
 def _distributions(rows, num_cots: int, width: int):

@@ -4,6 +4,7 @@ In: a line of predictions/<method>/<benchmark>.jsonl. Out: a types.Prediction
 whose every field is what it is said to be, so that figures can be made of it.
 """
 
+from collections.abc import Iterator
 import json
 import reprlib
 from typing import Any
@@ -48,6 +49,20 @@ def read_line(line: str) -> types.Prediction:
   return row
 
 
+def problems_on_grid(
+  grid: types.ScoreGrid, row: types.Prediction
+) -> Iterator[str]:
+  """What of a row does not fit the score grid, a line each."""
+  for value in (row.score, *row.decoded):
+    if value is not None and not grid.values[0] <= value <= grid.values[-1]:
+      yield (
+        f'score {value:g} is outside the grid {grid.texts[0]}..{grid.texts[-1]}'
+      )
+  for probs in row.distributions:
+    if probs is not None and len(probs) != len(grid.values):
+      yield f'{len(probs)} scores, the grid has {len(grid.values)}'
+
+
 def _is_text(value: Any) -> bool:
   return isinstance(value, str)
 
@@ -56,21 +71,21 @@ def _is_seed(value: Any) -> bool:
   return type(value) is int and value >= 0
 
 
-def _is_number(value: Any) -> bool:
-  """Finite, or None."""
+def is_number(value: Any) -> bool:
+  """Whether it is a finite number of a size to reckon with, or None."""
   return value is None or (
     type(value) in (int, float) and -_LARGEST < value < _LARGEST
   )
 
 
-def _is_distribution(value: Any) -> bool:
-  """Probabilities of the scores, or None."""
+def is_distribution(value: Any, rounding: float = _ROUNDING) -> bool:
+  """Whether these are probabilities that add up to at most 1, or None."""
   if value is None:
     return True
   return (
     isinstance(value, list)
     and all(type(p) in (int, float) and 0 <= p for p in value)
-    and sum(value) <= 1 + _ROUNDING
+    and sum(value) <= 1 + rounding
   )
 
 
@@ -81,14 +96,14 @@ def _is_list_of(is_right, value: Any) -> bool:
 _FIELDS = {
   'example_id': (_is_text, 'text'),
   'seed': (_is_seed, 'a whole number of at least 0'),
-  'score': (_is_number, 'a finite number or null'),
-  'prediction': (_is_number, 'a finite number or null'),
+  'score': (is_number, 'a finite number or null'),
+  'prediction': (is_number, 'a finite number or null'),
   'distributions': (
-    lambda v: _is_list_of(_is_distribution, v),
+    lambda v: _is_list_of(is_distribution, v),
     'a list of probabilities of the scores, or null, for each CoT',
   ),
   'decoded': (
-    lambda v: _is_list_of(_is_number, v),
+    lambda v: _is_list_of(is_number, v),
     'a list of a finite number or null for each CoT',
   ),
   'cots': (lambda v: _is_list_of(_is_text, v), 'a list of texts'),
@@ -98,6 +113,6 @@ _FIELDS = {
     'text or null',
   ),
   'category': (_is_text, 'text'),
-  'human_score': (_is_number, 'a finite number or null'),
+  'human_score': (is_number, 'a finite number or null'),
   'pair_id': (_is_text, 'text'),
 }

@@ -8,6 +8,7 @@ import ml_collections
 from tract_jax import types
 from tract_jax.data import manifest, row_kinds
 from tract_jax.evaluation import report
+from tract_jax.pipeline import methods
 from tract_jax.text import prompt_template
 
 
@@ -103,6 +104,46 @@ def parse_benchmarks(text: str) -> dict[str, str]:
         f'config.data.benchmarks: {name!r} {taken}; give each its name'
       )
     found[name] = path
+  return found
+
+
+def parse_others(text: str) -> list[tuple[str, str, str]]:
+  """Files of `config.evaluation.others`.
+
+  Args:
+    text: "SYSTEM/BENCHMARK=path,SYSTEM/BENCHMARK=path"; several files of one
+      are its seeds.
+
+  Returns:
+    (system, benchmark, path), in order; systems are fit for a report's rows,
+    and none of our methods.
+
+  Raises:
+    types.InputError: a part of another form, a bad name, or a file that stands
+      twice; a line each.
+  """
+  found: list[tuple[str, str, str]] = []
+  problems = []
+  for part in filter(None, (p.strip() for p in text.split(','))):
+    names, _, path = (word.strip() for word in part.partition('='))
+    system, slash, benchmark = names.partition('/')
+    if not (slash and path):
+      problems.append(f'{part!r} is not like SYSTEM/BENCHMARK=PATH')
+      continue
+    for name in (system, benchmark):
+      try:
+        manifest.checked_name(name)
+      except types.InputError as error:
+        problems.append(f'{part!r}: {error}')
+    if system in methods.METHODS:
+      problems.append(f'{part!r}: {system!r} is a method of ours; rename it')
+    if (system, benchmark, path) in found:
+      problems.append(f'{part!r} stands twice')
+    found.append((system, benchmark, path))
+  if problems:
+    raise types.InputError(
+      '\n'.join(f'config.evaluation.others: {line}' for line in problems)
+    )
   return found
 
 

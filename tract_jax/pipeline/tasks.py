@@ -13,7 +13,13 @@ the others do; the last one writes what is made of all chunks.
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.evaluation import metrics
-from tract_jax.pipeline import evaluate, lambda_choice, progress, self_cot
+from tract_jax.pipeline import (
+  evaluate,
+  lambda_choice,
+  other_systems,
+  progress,
+  self_cot,
+)
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import run as run_lib
 
@@ -39,6 +45,10 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
     loop.Interrupted: stopped; the same call goes on.
   """
   config = run.setup.config
+  others = []
+  if task in ('run', 'evaluate') and run.host.writes:
+    # First of all: a bad file is told before anything is trained.
+    others = other_systems.read(config, run.setup.grid, run.data.benchmarks)
   if run.host.is_alone and not as_judge:
     _check_trained(run, task)
   for seed in config.seeds if task not in ('evaluate', 'export') else ():
@@ -62,23 +72,33 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
     for method in config.methods:
       run.join_predictions(method)
   if task in ('run', 'evaluate'):
-    gaps = _gaps(run, only_measured=task == 'evaluate')
-    if run.host.writes:
-      run.num_worked += evaluate.evaluate(
-        config,
-        run.setup.grid,
-        run.workdir,
-        list(run.data.benchmarks),
-        gaps,
-        lambda_choice.curves(config, run.stage_folder),
-        self_cot.read_counts(config, run.self_cot_folder),
-      )
+    _report(run, _gaps(run, only_measured=task == 'evaluate'), others)
   run.meet('at the end; all is done')
   if not run.num_worked:
     share = (
       'all that was asked' if run.host.count == 1 else f'share of {run.host}'
     )
     progress.say(f'nothing to do: {share} is in {run.workdir}')
+
+
+def _report(
+  run: run_lib.Run,
+  gaps: list[metrics.CotGap],
+  others: list[other_systems.OtherPredictions],
+) -> None:
+  """Makes the report, on the host that writes it."""
+  if run.host.writes:
+    config = run.setup.config
+    run.num_worked += evaluate.evaluate(
+      config,
+      run.setup.grid,
+      run.workdir,
+      list(run.data.benchmarks),
+      gaps,
+      lambda_choice.curves(config, run.stage_folder),
+      self_cot.read_counts(config, run.self_cot_folder),
+      others,
+    )
 
 
 def _gaps(run: run_lib.Run, *, only_measured: bool) -> list[metrics.CotGap]:
