@@ -2,10 +2,12 @@
 
   make parity [ARGS='--steps=50 --models=tiny,smollm2-135m-instruct ...']
 
+prints a table and writes its curves as an SVG (--plot).
+
 One seed model, one start of the adapters, one order of batches, float32 on both
 sides. Ours is the step that a run maps on its mesh; theirs is
 benchmarks/pytorch. Then both score the same CoTs. Exit codes: 0 they agree, 1
-they do not, 2 no such model.
+they do not, 2 no such model, or more steps than a schedule has.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import tempfile
 import numpy as np
 import safetensors.numpy
 
-from benchmarks import parity_cases, parity_jax
+from benchmarks import parity_cases, parity_jax, parity_plot
 from benchmarks.pytorch import judge
 from tract_jax import types
 from tract_jax.models import peft_adapter
@@ -85,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   args = _parse(argv)
   problems = []
+  rows: dict[str, list[parity_plot.Panel]] = {}
   with tempfile.TemporaryDirectory() as scratch:
     folder = pathlib.Path(scratch)
     try:
@@ -92,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = compare(case, args.steps, folder / case.name.replace('/', '_'))
         print(table(found, args.every), flush=True)
         problems += found.problems
+        rows[found.name] = panels(found)
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+        args.plot.write_text(parity_plot.svg(rows), encoding='utf-8')
     except types.InputError as error:
       print(f'error: {error}', file=sys.stderr)
       return 2
@@ -107,13 +113,21 @@ def compare(
 
   Args:
     case: what is trained.
-    num_steps: updates, of a schedule that may be longer.
+    num_steps: updates, of a schedule that may be longer but not shorter.
     folder: for the adapters.
 
   Returns:
     The figures of every step.
+
+  Raises:
+    types.InputError: no such model, or a shorter schedule.
   """
   side = parity_jax.Side(case, folder)
+  if num_steps > side.num_steps:
+    raise types.InputError(
+      f'--steps: {num_steps}, but the schedule of {case.name} has'
+      f' {side.num_steps}'
+    )
   model = judge.load(case.model, str(side.start))
   trainer = judge.Trainer(
     model,
@@ -144,6 +158,23 @@ def compare(
       np.abs(side.score_probs() @ grid - expected).max()
     ),
   )
+
+
+def panels(found: Comparison) -> list[parity_plot.Panel]:
+  """The curves of a comparison, by step."""
+  sides = [
+    parity_plot.Panel(
+      part, {'ours': found.ours[part], 'theirs': found.theirs[part]}
+    )
+    for part in _PARTS
+  ]
+  apart = parity_plot.Panel(
+    f'adapters apart, limit {MAX_ADAPTER_DISTANCE:g} at the end',
+    {'apart': found.adapter_distances},
+    is_log=True,
+    limit=MAX_ADAPTER_DISTANCE,
+  )
+  return [*sides, apart]
 
 
 def table(found: Comparison, every: int) -> str:
@@ -187,6 +218,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     help='"tiny", folders or seed models, with commas',
   )
   add('--steps', type=int, default=50)
+  add(
+    '--plot',
+    type=pathlib.Path,
+    default=pathlib.Path('parity.svg'),
+    help='SVG file to write',
+  )
   add('--every', type=int, default=10, help='steps between two lines')
   return parser.parse_args(argv)
 

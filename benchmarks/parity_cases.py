@@ -5,9 +5,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import torch
-import transformers
-
+from benchmarks import random_models
 from tract_jax.data import synthetic
 
 
@@ -49,9 +47,6 @@ _STAGES = (
 _TINY = {
   'hidden_size': 64,
   'intermediate_size': 128,
-  'num_hidden_layers': 2,
-  'num_attention_heads': 4,
-  'num_key_value_heads': 2,
   'max_position_embeddings': 512,
   'initializer_range': 0.1,
 }
@@ -88,7 +83,8 @@ def _save(
   folder: pathlib.Path, family: str, changes: dict[str, Any]
 ) -> pathlib.Path:
   tokenizer = synthetic.make_tokenizer()
-  config = transformers.AutoConfig.for_model(
+  random_models.save(
+    folder,
     family,
     vocab_size=len(tokenizer),
     bos_token_id=tokenizer.bos_token_id,
@@ -96,10 +92,5 @@ def _save(
     pad_token_id=tokenizer.pad_token_id,
     **(_TINY | changes),
   )
-  torch.manual_seed(0)
-  model = transformers.AutoModelForCausalLM.from_config(
-    config, dtype=torch.float32
-  )
-  model.save_pretrained(folder)
   tokenizer.save_pretrained(folder)
   return folder

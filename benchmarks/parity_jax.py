@@ -13,7 +13,7 @@ from tract_jax import types
 from tract_jax.data import encoding, packing
 from tract_jax.data import loader as loader_lib
 from tract_jax.models import lora, peft_adapter
-from tract_jax.pipeline import base_model, build, finetune, read_data
+from tract_jax.pipeline import base_model, build, export, finetune, read_data
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 from tract_jax.sampling import engine as engine_lib
@@ -131,10 +131,11 @@ class Side:
     return engine.sample(params, requests, 0, 'parity')
 
   def _written(self, name: str) -> pathlib.Path:
-    model = self._setup.config.model
-    config = lora.LoraConfig(
-      model.lora_rank, model.lora_alpha, tuple(model.lora_targets)
-    )
     folder = self._folder / name
-    peft_adapter.write_adapter(folder, self._trainable, config, model.path)
+    peft_adapter.write_adapter(
+      folder,
+      self._trainable,
+      export.lora_config(self._setup),
+      self._setup.config.model.path,
+    )
     return folder

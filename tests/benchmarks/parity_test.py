@@ -1,9 +1,12 @@
 """Training beside PyTorch: agreement is seen, and so is a broken term."""
 
 import dataclasses
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+
+from tract_jax import types
 
 pytest.importorskip('torch')
 pytest.importorskip('peft')
@@ -45,6 +48,8 @@ def test_both_sides_agree(cases, words, tmp_path):
   text = parity.table(found, every=2)
   assert text.splitlines()[0] == f'tiny-{" ".join(words)}'
   assert len(text.splitlines()) == 6
+  titles = [panel.title.split()[0] for panel in parity.panels(found)]
+  assert titles == ['loss', 'ce', 'score_mse', 'grad_norm', 'adapters']
 
 
 def _broken(monkeypatch, change):
@@ -76,6 +81,29 @@ def test_a_broken_term_is_seen(cases, change, part, monkeypatch, tmp_path):
   case = cases['llama', 'cot_raft', 'annotator']
   found = parity.compare(case, 2, tmp_path)
   assert any(f'{case.name}: {part} of' in line for line in found.problems)
+
+
+def test_more_steps_than_the_schedule_has_are_refused(cases, tmp_path):
+  case = cases['llama', 'ce', 'none']
+  with pytest.raises(
+    types.InputError, match='--steps: 99, but the schedule of'
+  ):
+    parity.compare(case, 99, tmp_path)
+
+
+def test_the_whole_command(cases, tmp_path, monkeypatch, capsys):
+  case = cases['llama', 'raft', 'none']
+  monkeypatch.setattr(parity, '_cases', lambda *_: iter([case]))
+  plot = tmp_path / 'plots' / 'parity.svg'
+  assert parity.main(['--steps=2', f'--plot={plot}']) == 0
+  assert case.name in capsys.readouterr().out
+  root = ElementTree.fromstring(plot.read_text())
+  lines = root.findall('{http://www.w3.org/2000/svg}polyline')
+  # Two lines of each part, and one of the distance, of a point for each step.
+  assert len(lines) == 9
+  assert {len(line.attrib['points'].split()) for line in lines} == {2}
+  assert parity.main(['--steps=99', f'--plot={plot}']) == 2
+  assert 'the schedule of tiny-llama raft none has' in capsys.readouterr().err
 
 
 def test_an_unknown_model_is_refused(capsys):

@@ -193,7 +193,8 @@ def _check_files(folder: epath.Path) -> None:
     raise types.InputError('\n'.join(problems))
 
 
-def _lora_config(setup: build.Setup) -> lora.LoraConfig:
+def lora_config(setup: build.Setup) -> lora.LoraConfig:
+  """The adapters that a run trains."""
   model = setup.config.model
   return lora.LoraConfig(
     model.lora_rank, model.lora_alpha, tuple(model.lora_targets)
@@ -203,7 +204,7 @@ def _lora_config(setup: build.Setup) -> lora.LoraConfig:
 def _write_adapter(setup, run, trained) -> None:
   name, revision = _base_reference(setup)
   peft_adapter.write_adapter(
-    run.folder, trained, _lora_config(setup), name, revision
+    run.folder, trained, lora_config(setup), name, revision
   )
 
 
@@ -212,7 +213,7 @@ def _write_merged(setup, run, trained) -> None:
   config, sources = setup.config, setup.model.sources
   dtype = config.export.dtype or config.model.dtype
   params = base_model.trained_weights(
-    setup.model, trained, _lora_config(setup), dtype
+    setup.model, trained, lora_config(setup), dtype
   )
   hf_export.write_weights(
     run.folder,
