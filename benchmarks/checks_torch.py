@@ -11,7 +11,7 @@ from benchmarks import sampling_torch
 TIE = 1e-3
 
 
-def check(job: job_lib.Job) -> job_lib.Measurement:
+def check(job: job_lib.SamplingJob) -> job_lib.Measurement:
   """Compares our distributions with a full forward over the same tokens."""
   side = sampling_torch.Side(job)
   cots = job_lib.read_measurement(job.ours).cots
@@ -30,7 +30,7 @@ def check(job: job_lib.Job) -> job_lib.Measurement:
   return sampling_torch.measurement(0.0, 0, 0.0, details=details)
 
 
-def greedy(job: job_lib.Job) -> job_lib.Measurement:
+def greedy(job: job_lib.SamplingJob) -> job_lib.Measurement:
   """Compares our greedy tokens with those of transformers."""
   side = sampling_torch.Side(job)
   ours = {cot.prompt: cot for cot in job_lib.read_measurement(job.ours).cots}

@@ -1,9 +1,10 @@
 """What the processes of a benchmark tell each other: one JSON file each way.
 
-    sampling --Job--> sampling_torch or sampling_jax --Measurement--> sampling
+    pairs --Job--> sampling_torch or sampling_jax, ... --Measurement--> pairs
 
 Each side runs in a process of its own, so that its peak memory is its own and
-neither library's threads disturb the other's.
+neither library's threads disturb the other's. For the same reason nothing of
+tract_jax is imported here.
 """
 
 from collections.abc import Sequence
@@ -11,37 +12,52 @@ import dataclasses
 import json
 import os
 import pathlib
+import platform
+import re
 import subprocess
 import sys
+import time
 from typing import Any
 
-from tract_jax.data import manifest
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
   """What a process has to do.
 
   Attributes:
-    kind: a key of the module's KINDS, such as "sample" or "decode".
+    kind: a key of the module's KINDS, such as "sample" or "train".
     model: a Hugging Face folder.
+    seed: of what is random, the same on both sides.
+    num_threads: of the process.
+    settings: further keys of our configuration, dotted.
+    asked_at: when the process was started, in seconds of the clock.
+  """
+
+  kind: str
+  model: str
+  seed: int = 0
+  num_threads: int = 2
+  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+  asked_at: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingJob(Job):
+  """CoTs or score distributions of prompts.
+
+  Attributes:
     example_ids: of the prompts.
     prompts: token ids, the same on both sides.
     marker, lead_ids, prefix_ids, score_ids, eos_id, pad_id: as in
       sampling.cot_end.CotFormat.
     temperature, top_p, repetition_penalty, max_new_tokens: of sampling.
     num_cots: CoTs per prompt.
-    seed: of sampling.
-    num_threads: of the process.
     generate_rows, score_rows: PyTorch's batch sizes, in CoTs.
     sweep_rows: batch sizes that "sweep" tries.
-    settings: further keys of our configuration, dotted.
     ours: Measurement file that the checks compare with.
     max_checks: CoTs of it whose distribution is checked.
   """
 
-  kind: str
-  model: str
   example_ids: list[str]
   prompts: list[list[int]]
   marker: str
@@ -55,14 +71,34 @@ class Job:
   repetition_penalty: float = 1.03
   max_new_tokens: int = 128
   num_cots: int = 1
-  seed: int = 0
-  num_threads: int = 2
   generate_rows: int = 8
   score_rows: int = 4
   sweep_rows: list[int] = dataclasses.field(default_factory=list)
-  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
   ours: str = ''
   max_checks: int = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingJob(Job):
+  """Updates of CoT-RAFT on rows without padding.
+
+  Attributes:
+    num_rows, length: B and L of each update.
+    num_targets: the last so many places of a row, which are learnt.
+    lora_rank: of adapters on all linear layers; 0: all weights are trained.
+    num_steps: updates that are timed, after the first one.
+    vocab_size: V.
+    score_ids, score_values: [Y].
+  """
+
+  num_rows: int
+  length: int
+  num_targets: int
+  lora_rank: int
+  num_steps: int
+  vocab_size: int
+  score_ids: list[int]
+  score_values: list[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +129,7 @@ class Measurement:
     num_tokens: that the model wrote in this time.
     warm_up_secs: before it: compilation, and first calls.
     peak_memory_bytes: resident, of the whole process from its start.
-    versions: of the libraries.
+    versions: of the libraries; and Python's, and the machine.
     cots: the samples.
     details: further numbers.
     lines: for the reader.
@@ -121,7 +157,8 @@ def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:
   """Runs a job in a new process and waits for it.
 
   Args:
-    module: "sampling_torch", "sampling_jax" or "checks_torch".
+    module: of this package, such as "sampling_torch"; those that end in "_jax"
+      run as if PyTorch were not installed.
     job: what to do.
     folder: for the two files, which stay there.
 
@@ -133,7 +170,8 @@ def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:
   """
   number = len(list(folder.glob('*.job.json')))
   asked = folder / f'{number:02d}_{module}_{job.kind}.job.json'
-  manifest.write_json_atomic(asked, dataclasses.asdict(job))
+  job = dataclasses.replace(job, asked_at=time.time())
+  asked.write_text(json.dumps(dataclasses.asdict(job)), encoding='utf-8')
   answer = answer_path(asked)
   threads = str(job.num_threads)
   env = {
@@ -145,7 +183,7 @@ def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:
     'MALLOC_ARENA_MAX': '1',
   }
   command = [f'benchmarks.{module}', str(asked)]
-  if module == 'sampling_jax':
+  if module.endswith('_jax'):
     command = ['benchmarks.without_torch', *command]
   subprocess.run(
     [sys.executable, '-m', *command],
@@ -173,17 +211,48 @@ def read_measurement(path: pathlib.Path | str) -> Measurement:
   return Measurement(**fields, cots=cots)
 
 
-def answer(argv: Sequence[str], kinds: dict[str, Any]) -> None:
+def answer(
+  argv: Sequence[str], kinds: dict[str, Any], job_type: type[Job] = Job
+) -> None:
   """The main function of a process: reads its Job, does it, writes the answer.
 
   Args:
     argv: one argument, the Job's file.
     kinds: {Job.kind: function of the Job that gives a Measurement}.
+    job_type: of the Job.
   """
   asked = pathlib.Path(argv[0])
-  job = Job(**json.loads(asked.read_text(encoding='utf-8')))
-  measured = kinds[job.kind](job)
-  manifest.write_json_atomic(answer_path(asked), dataclasses.asdict(measured))
+  job = job_type(**json.loads(asked.read_text(encoding='utf-8')))
+  found = dataclasses.asdict(kinds[job.kind](job))
+  answer_path(asked).write_text(json.dumps(found), encoding='utf-8')
+
+
+def measured(
+  secs: float,
+  num_tokens: int,
+  warm_up_secs: float,
+  versions: dict[str, str],
+  **more: Any,
+) -> Measurement:
+  """A Measurement with this process's memory, its Python and the machine."""
+  versions = {
+    **versions,
+    'python': platform.python_version(),
+    'machine': machine(),
+  }
+  peak = peak_memory_bytes()
+  return Measurement(secs, num_tokens, warm_up_secs, peak, versions, **more)
+
+
+def machine() -> str:
+  """The machine, as a table's header names it."""
+  info = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
+  memory = pathlib.Path('/proc/meminfo').read_text(encoding='ascii')
+  models = re.findall(r'^model name\s*: (.*)$', info, re.MULTILINE)
+  (kilobytes,) = re.findall(r'^MemTotal: *(\d+) kB', memory)
+  amx = ' with AMX' if ' amx_tile' in info else ''
+  model = models[0] if models else platform.machine()
+  return f'{os.cpu_count()} x {model}{amx}, {int(kilobytes) / 1e6:.0f} GB'
 
 
 def peak_memory_bytes() -> int:

@@ -1,8 +1,9 @@
-"""What the sampling benchmark is asked: options, and the job made of them."""
+"""What the benchmarks are asked: options, and the jobs made of them."""
 
 import argparse
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import dataclasses
 import pathlib
 
 from benchmarks import job as job_lib
@@ -12,11 +13,13 @@ from tract_jax.pipeline import build, data_source, row_settings, seed_model
 from tract_jax.pipeline import config as config_lib
 
 PARTS = ('one_cot', 'four_cots', 'decode', 'checks')
-_RESULTS = pathlib.Path(__file__).resolve().parent / 'results' / 'sampling.json'
+RESULTS = pathlib.Path(__file__).resolve().parent / 'results'
+# Adapters of the training benchmark, as in the paper.
+_LORA_RANK = 8
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  """Reads the arguments.
+  """Reads the arguments of the sampling benchmark.
 
   Args:
     argv: without the program's name; those of the process if None.
@@ -32,27 +35,83 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     description='Samples CoTs here and with PyTorch.',
   )
   add = parser.add_argument
-  add('--data', default='../shared/data/mt_bench_eval.json', help='rows')
-  add('--model', default='smollm2-135m-instruct', help='folder, or seed model')
+  _add_prompts(parser, num_prompts=64)
   add(
     '--results',
     type=pathlib.Path,
     help='file to write',
-    default=_RESULTS,
+    default=RESULTS / 'sampling.json',
   )
-  add('--parts', type=_parts, default=PARTS, help=','.join(PARTS))
-  add('--num-prompts', type=int, default=64)
-  add('--min-tokens', type=int, default=700, help='of a prompt')
-  add('--max-tokens', type=int, default=1500, help='of a prompt')
+  add('--parts', type=names_of(PARTS), default=PARTS, help=','.join(PARTS))
   add('--max-new-tokens', type=int, default=128)
   _add_sides(parser)
   add('--decode-rows', type=int, default=16)
   add('--decode-steps', type=int, default=64)
   add('--check-rows', type=int, default=64)
   add('--greedy-prompts', type=int, default=32)
+  return parser.parse_args(argv)
+
+
+def parse_bench(
+  argv: Sequence[str] | None, parts: Sequence[str]
+) -> argparse.Namespace:
+  """Reads the arguments of `make bench`.
+
+  Args:
+    argv: without the program's name; those of the process if None.
+    parts: that there are.
+
+  Returns:
+    The options.
+
+  Raises:
+    SystemExit: an unknown option or a bad value, which is told.
+  """
+  parser = argparse.ArgumentParser(
+    prog='make bench',
+    description='Trains, predicts, loads and saves here and with PyTorch.',
+  )
+  add = parser.add_argument
+  _add_prompts(parser, num_prompts=32)
+  add('--only', type=names_of(parts), default=parts, help=','.join(parts))
+  add(
+    '--results',
+    type=pathlib.Path,
+    help='folder to write to, a file for each part',
+    default=RESULTS,
+  )
+  add('--pairs', type=int, default=3, help='of processes')
+  add('--steps', type=int, default=5, help='updates that are timed')
+  add('--rows', type=int, default=4, help='of an update')
+  add('--length', type=int, default=512, help='tokens of a row')
+  add('--targets', type=int, default=128, help='of a row with a prompt')
+  add(
+    '--their-rows',
+    type=_numbers,
+    default=[4, 8, 16],
+    help='batch sizes of prediction to try on their side',
+  )
+  return parser.parse_args(argv)
+
+
+def _add_prompts(parser: argparse.ArgumentParser, num_prompts: int) -> None:
+  """The model, the prompts, and how processes run."""
+  add = parser.add_argument
+  add('--data', default='../shared/data/mt_bench_eval.json', help='rows')
+  add('--model', default='smollm2-135m-instruct', help='folder, or seed model')
+  add('--num-prompts', type=int, default=num_prompts)
+  add('--min-tokens', type=int, default=700, help='of a prompt')
+  add('--max-tokens', type=int, default=1500, help='of a prompt')
   add('--threads', type=int, default=2)
   add('--keep', default='', help="folder for the processes' files")
-  return parser.parse_args(argv)
+  add(
+    '--ours',
+    type=_setting,
+    action='append',
+    default=[],
+    metavar='KEY=VALUE',
+    help='a key of our configuration',
+  )
 
 
 def _add_sides(parser: argparse.ArgumentParser) -> None:
@@ -75,21 +134,20 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
   )
   add('--slots', type=int, default=12, help='of our engine')
   add('--slots-4-cots', type=int, default=14, help='with four CoTs')
-  add(
-    '--ours',
-    type=_setting,
-    action='append',
-    default=[],
-    metavar='KEY=VALUE',
-    help='a key of our configuration',
-  )
 
 
-def _parts(text: str) -> list[str]:
-  parts = text.split(',')
-  if unknown := set(parts) - set(PARTS):
-    raise argparse.ArgumentTypeError(f'{unknown}: not of {", ".join(PARTS)}')
-  return parts
+def names_of(allowed: Sequence[str]) -> Callable[[str], list[str]]:
+  """The type of an option that takes some of these names, with commas."""
+
+  def parse_names(text: str) -> list[str]:
+    names = text.split(',')
+    if unknown := set(names) - set(allowed):
+      raise argparse.ArgumentTypeError(
+        f'{unknown}: not of {", ".join(allowed)}'
+      )
+    return names
+
+  return parse_names
 
 
 def _numbers(text: str) -> list[int]:
@@ -104,26 +162,36 @@ def _setting(text: str) -> tuple[str, object]:
     return key, value
 
 
-def make_job(args: argparse.Namespace) -> job_lib.Job:
+def sampling_job(args: argparse.Namespace) -> job_lib.SamplingJob:
+  """The job of the sampling benchmark; arguments as for `make_job`."""
+  job = make_job(args)
+  return dataclasses.replace(
+    job,
+    max_new_tokens=args.max_new_tokens,
+    sweep_rows=args.sweep,
+    settings={'sampling.slots': args.slots, **job.settings},
+    max_checks=args.check_rows,
+  )
+
+
+def make_job(args: argparse.Namespace) -> job_lib.SamplingJob:
   """Renders the prompts and finds the score tokens, for both sides.
 
   Args:
     args: of the command line.
 
   Returns:
-    A Job of no kind.
+    A job of no kind.
 
   Raises:
     types.InputError: no model, no data, or too few prompts of these lengths.
   """
-  folder = seed_model.seed_model_path(args.model)
-  config = config_lib.merge({'name': 'benchmark', 'model.path': str(folder)})
-  setup = build.build(config, as_judge=True)
+  setup, folder = _setup(args)
   examples, _ = records.read_examples(
     data_source.find(args.data),
     setup.grid,
     role='judge',
-    marker=config.score.marker,
+    marker=setup.config.score.marker,
     row_format=row_settings.row_format(setup.config),
     name=args.data,
   )
@@ -142,9 +210,9 @@ def make_job(args: argparse.Namespace) -> job_lib.Job:
     )
   names = list(fitting)[: args.num_prompts]
   scores = setup.cot_scores
-  return job_lib.Job(
+  return job_lib.SamplingJob(
     kind='',
-    model=str(folder),
+    model=folder,
     example_ids=names,
     prompts=[fitting[name] for name in names],
     marker=scores.marker,
@@ -153,9 +221,55 @@ def make_job(args: argparse.Namespace) -> job_lib.Job:
     score_ids=list(scores.ids),
     eos_id=setup.tokenizer.eos_id,
     pad_id=setup.tokenizer.pad_id,
-    max_new_tokens=args.max_new_tokens,
     num_threads=args.threads,
-    sweep_rows=args.sweep,
-    settings={'sampling.slots': args.slots, **dict(args.ours)},
-    max_checks=args.check_rows,
+    settings=dict(args.ours),
   )
+
+
+def training_jobs(args: argparse.Namespace) -> dict[str, job_lib.TrainingJob]:
+  """Updates of full and LoRA training, with prompts and without.
+
+  Args:
+    args: of the command line.
+
+  Returns:
+    {name: job of kind "train"}.
+
+  Raises:
+    types.InputError: no model.
+  """
+  setup, folder = _setup(args)
+  return {
+    f'{training}_{rows}': job_lib.TrainingJob(
+      kind='train',
+      model=folder,
+      num_rows=args.rows,
+      length=args.length,
+      num_targets=num_targets,
+      lora_rank=lora_rank,
+      num_steps=args.steps,
+      vocab_size=setup.tokenizer.vocab_size,
+      score_ids=list(setup.cot_scores.ids),
+      score_values=list(setup.grid.values),
+      num_threads=args.threads,
+      settings=dict(args.ours),
+    )
+    for training, lora_rank in (('full', 0), ('lora', _LORA_RANK))
+    for rows, num_targets in (('prompts', args.targets), ('all', args.length))
+  }
+
+
+def model_folder(args: argparse.Namespace) -> str:
+  """The Hugging Face folder of the model.
+
+  Raises:
+    types.InputError: there is none.
+  """
+  return str(seed_model.seed_model_path(args.model))
+
+
+def _setup(args: argparse.Namespace) -> tuple[build.Setup, str]:
+  """Tokenizer and scores of the model, and its folder."""
+  folder = model_folder(args)
+  config = config_lib.merge({'name': 'benchmark', 'model.path': folder})
+  return build.build(config, as_judge=True), folder

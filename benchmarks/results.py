@@ -1,7 +1,8 @@
 """Rows of a results file, and the table on the terminal.
 
-A row compares medians over pairs of runs. A ratio is ours over theirs of one
-pair, whatever the unit: more is better for a rate, less for memory.
+A row compares medians over pairs of runs. A ratio is one pair's, and above 1
+where ours is better: ours over theirs for a rate, theirs over ours for seconds
+and bytes, of which less is better.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,9 @@ import statistics
 
 from tract_jax.data import manifest
 
+# Units, as words of a name.
+_LESS_IS_BETTER = {'secs', 'bytes'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -20,9 +24,9 @@ class Row:
   Attributes:
     name: with the unit, as "rows_per_sec_1_cot".
     ours, theirs: medians; theirs is None for a check of ours.
-    ratio_median, ratio_min, ratio_max: ours over theirs, over the pairs.
+    ratio_median, ratio_min, ratio_max: how much better ours is, over the pairs.
     runs: number of pairs, or of the rows that were checked.
-    versions: {library: version}.
+    versions: {library: version}, and the machine.
   """
 
   name: str
@@ -52,6 +56,8 @@ def compared(
     The row.
   """
   ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+  if _LESS_IS_BETTER & set(name.split('_')):
+    ratios = [1 / ratio for ratio in ratios]
   return Row(
     name=name,
     ours=statistics.median(ours),
@@ -89,7 +95,7 @@ def table(rows: Iterable[Row]) -> str:
   """The rows as text."""
   lines = [f'{"":40} {"ours":>12} {"theirs":>12}   ratio (least to most)']
   for row in rows:
-    line = f'{row.name:40} {_shown(row.ours):>12} {_shown(row.theirs):>12}'
+    line = f'{row.name:40} {shown(row.ours):>12} {shown(row.theirs):>12}'
     if row.ratio_median is not None:
       line += (
         f'   {row.ratio_median:.2f} ({row.ratio_min:.2f} to'
@@ -99,7 +105,8 @@ def table(rows: Iterable[Row]) -> str:
   return '\n'.join(lines)
 
 
-def _shown(value: float | None) -> str:
+def shown(value: float | None) -> str:
+  """A number of any unit in a few digits; "" for none."""
   if value is None:
     return ''
   return f'{value:,.0f}' if value >= 1000 else f'{value:.4g}'

@@ -43,7 +43,7 @@ class Pass:
 class Side:
   """An engine with its params and a job's numbers."""
 
-  def __init__(self, job: job_lib.Job):
+  def __init__(self, job: job_lib.SamplingJob):
     self.job = job
     self._num_compiled = 0
     jax.monitoring.register_event_duration_secs_listener(self._count)
@@ -97,11 +97,17 @@ class Side:
     secs = time.perf_counter() - begin
     return Pass(secs, samples, told[-1], self._num_compiled - before)
 
+  def score(self, sequences: list[np.ndarray]) -> tuple[np.ndarray, int]:
+    """Distributions [n, Y], and how many programs were compiled for them."""
+    before = self._num_compiled
+    probs, _ = self._engine.score(self.params, sequences)
+    return probs, self._num_compiled - before
+
   def _count(self, event: str, secs: float, **kwargs) -> None:
     self._num_compiled += event == _COMPILED
 
 
-def sample(job: job_lib.Job) -> job_lib.Measurement:
+def sample(job: job_lib.SamplingJob) -> job_lib.Measurement:
   """The whole job, sampled or greedy."""
   begin = time.perf_counter()
   side = Side(job)
@@ -113,7 +119,7 @@ def sample(job: job_lib.Job) -> job_lib.Measurement:
   return _measurement(job, timed, timed.secs, _num_written(timed), warm_up_secs)
 
 
-def decode(job: job_lib.Job) -> job_lib.Measurement:
+def decode(job: job_lib.SamplingJob) -> job_lib.Measurement:
   """Decoding steps of all prompts in as many slots, none ending early.
 
   The fixed words and the score's place are steps, too: with fewer sampled
@@ -139,6 +145,36 @@ def decode(job: job_lib.Job) -> job_lib.Measurement:
   )
 
 
+def score(job: job_lib.SamplingJob) -> job_lib.Measurement:
+  """The distribution over the scores behind each prompt and the fixed words."""
+  side = Side(job)
+  rows = [np.asarray(p + job.lead_ids, np.int32) for p in job.prompts]
+  begin = time.perf_counter()
+  side.score([min(rows, key=len)])
+  start_up_secs = time.time() - job.asked_at
+  for _ in range(_MAX_PASSES):
+    start = time.perf_counter()
+    probs, num_compiled = side.score(rows)
+    secs = time.perf_counter() - start
+    if not num_compiled:
+      break
+  return job_lib.measured(
+    secs,
+    sum(map(len, rows)),
+    start - begin,
+    {'jax': jax.__version__},
+    cots=[
+      job_lib.Cot(i, job.lead_ids, 0, 'marker', _finite(row))
+      for i, row in enumerate(probs)
+    ],
+    details={'start_up_secs': start_up_secs},
+  )
+
+
+def _finite(probs: np.ndarray) -> list[float | None]:
+  return [p if math.isfinite(p) else None for p in probs.tolist()]
+
+
 def _repeated(
   once: Callable[[], Pass], is_full: Callable[[Pass], bool]
 ) -> Pass:
@@ -158,28 +194,25 @@ def _num_written(timed: Pass) -> int:
 
 
 def _measurement(
-  job: job_lib.Job,
+  job: job_lib.SamplingJob,
   timed: Pass,
   secs: float,
   num_tokens: int,
   warm_up_secs: float,
 ) -> job_lib.Measurement:
   told = timed.progress
-  return job_lib.Measurement(
-    secs=secs,
-    num_tokens=num_tokens,
-    warm_up_secs=warm_up_secs,
-    peak_memory_bytes=job_lib.peak_memory_bytes(),
-    versions={'jax': jax.__version__},
+  return job_lib.measured(
+    secs,
+    num_tokens,
+    warm_up_secs,
+    {'jax': jax.__version__},
     cots=[
       job_lib.Cot(
         prompt=i // job.num_cots,
         tokens=s.tokens.tolist(),
         num_sampled_tokens=s.num_sampled_tokens,
         finish_reason=s.finish_reason,
-        score_probs=[
-          p if math.isfinite(p) else None for p in s.score_probs.tolist()
-        ],
+        score_probs=_finite(s.score_probs),
       )
       for i, s in enumerate(timed.samples)
     ],
@@ -192,7 +225,7 @@ def _measurement(
   )
 
 
-KINDS = {'sample': sample, 'greedy': sample, 'decode': decode}
+KINDS = {'sample': sample, 'greedy': sample, 'decode': decode, 'score': score}
 
 if __name__ == '__main__':
-  job_lib.answer(sys.argv[1:], KINDS)
+  job_lib.answer(sys.argv[1:], KINDS, job_lib.SamplingJob)

@@ -20,7 +20,7 @@ from benchmarks import job as job_lib
 class Side:
   """A model of transformers with a job's numbers."""
 
-  def __init__(self, job: job_lib.Job):
+  def __init__(self, job: job_lib.SamplingJob):
     torch.set_num_threads(job.num_threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -124,7 +124,7 @@ class Clock(transformers.StoppingCriteria):
     return self.ticks[-1] - self.ticks[1]
 
 
-def sample(job: job_lib.Job) -> job_lib.Measurement:
+def sample(job: job_lib.SamplingJob) -> job_lib.Measurement:
   """The whole job: generate, append, forward."""
   side = Side(job)
   order = sorted(range(len(job.prompts)), key=lambda i: len(job.prompts[i]))
@@ -164,7 +164,33 @@ def sample(job: job_lib.Job) -> job_lib.Measurement:
   )
 
 
-def sweep(job: job_lib.Job) -> job_lib.Measurement:
+def score(job: job_lib.SamplingJob) -> job_lib.Measurement:
+  """The distribution over the scores behind each prompt and the fixed words."""
+  side = Side(job)
+  rows = [prompt + job.lead_ids for prompt in job.prompts]
+  order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+  loaded = time.perf_counter()
+  side.score_probs([rows[order[0]]])
+  start_up_secs = time.time() - job.asked_at
+  begin = time.perf_counter()
+  samples = []
+  for batch in chunks(order, job.score_rows):
+    found = side.score_probs([rows[i] for i in batch]).tolist()
+    samples += [
+      job_lib.Cot(i, job.lead_ids, 0, 'marker', probs)
+      for i, probs in zip(batch, found, strict=True)
+    ]
+  secs = time.perf_counter() - begin
+  return measurement(
+    secs,
+    sum(map(len, rows)),
+    begin - loaded,
+    cots=samples,
+    details={'start_up_secs': start_up_secs},
+  )
+
+
+def sweep(job: job_lib.SamplingJob) -> job_lib.Measurement:
   """Finds the batch sizes that give the most rows per second.
 
   Each is tried on prompts around the median length, at least four rows.
@@ -212,7 +238,7 @@ def sweep(job: job_lib.Job) -> job_lib.Measurement:
   return measurement(0.0, 0, 0.0, details=rates, lines=lines)
 
 
-def decode(job: job_lib.Job) -> job_lib.Measurement:
+def decode(job: job_lib.SamplingJob) -> job_lib.Measurement:
   """The time between tokens, all prompts in one batch, none ending early."""
   side = Side(job)
   torch.manual_seed(job.seed)
@@ -254,13 +280,10 @@ def measurement(
     'torch': torch.__version__,
     'transformers': transformers.__version__,
   }
-  peak = job_lib.peak_memory_bytes()
-  return job_lib.Measurement(
-    secs, num_tokens, warm_up_secs, peak, versions, **more
-  )
+  return job_lib.measured(secs, num_tokens, warm_up_secs, versions, **more)
 
 
-KINDS = {'sample': sample, 'sweep': sweep, 'decode': decode}
+KINDS = {'sample': sample, 'sweep': sweep, 'decode': decode, 'score': score}
 
 if __name__ == '__main__':
-  job_lib.answer(sys.argv[1:], KINDS)
+  job_lib.answer(sys.argv[1:], KINDS, job_lib.SamplingJob)

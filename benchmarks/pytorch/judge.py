@@ -73,19 +73,24 @@ class Figures:
   grad_norm: float
 
 
-def load(model: str, adapter: str, device: str = 'cpu') -> peft.PeftModel:
-  """A base model in float32 with an adapter that can be trained.
+def load(
+  model: str, adapter: str | peft.LoraConfig | None = None, device: str = 'cpu'
+) -> torch.nn.Module:
+  """A model in float32 to be trained, as a whole or by an adapter.
 
   Args:
     model: a Hugging Face folder.
-    adapter: a PEFT folder.
+    adapter: a PEFT folder, or the numbers of a new one; None: all weights.
     device: "cpu" or "cuda".
   """
   base = transformers.AutoModelForCausalLM.from_pretrained(
     model, dtype=torch.float32, attn_implementation='sdpa'
   )
-  wrapped = peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
-  return wrapped.to(device).train()
+  if isinstance(adapter, str):
+    base = peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
+  elif adapter:
+    base = peft.get_peft_model(base, adapter)
+  return base.to(device).train()
 
 
 def loss_parts(
@@ -162,7 +167,7 @@ class Trainer:
     return Figures(*numbers)
 
 
-def adapter(model: peft.PeftModel) -> dict[str, np.ndarray]:
+def adapter(model: torch.nn.Module) -> dict[str, np.ndarray]:
   """The adapter's matrices, under the names of a PEFT file."""
   return {
     name: tensor.detach().float().cpu().numpy()

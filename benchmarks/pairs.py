@@ -1,0 +1,95 @@
+"""Both sides of a benchmark in turn, and the rows of results made of them.
+
+A pair is one process of each side, one after the other, so that what slows the
+machine down for a while slows both.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import pathlib
+
+from benchmarks import job as job_lib
+from benchmarks import results
+
+Figure = Callable[[job_lib.Measurement], float]
+
+
+class Pairs:
+  """Runs jobs, and writes rows as it goes.
+
+  Attributes:
+    rows: {name: row} so far.
+    failures: of checks, for the reader.
+  """
+
+  def __init__(self, path: pathlib.Path, folder: pathlib.Path):
+    """Begins with no rows.
+
+    Args:
+      path: of the results file; rows of other names that it holds stay.
+      folder: for the processes' files.
+    """
+    self.rows: dict[str, results.Row] = {}
+    self.failures: list[str] = []
+    self._path = path
+    self._folder = folder
+    folder.mkdir(parents=True, exist_ok=True)
+
+  def run(
+    self,
+    side: str,
+    job: job_lib.Job,
+    num_pairs: int,
+    figures: Mapping[str, Figure],
+  ) -> list[tuple[job_lib.Measurement, job_lib.Measurement]]:
+    """Runs both sides in turn, and writes the rows after each pair.
+
+    Args:
+      side: the modules are called side_torch and side_jax.
+      job: of both; each pair has a seed of its own.
+      num_pairs: how often.
+      figures: {name of a row: its number in a Measurement}.
+
+    Returns:
+      (ours, theirs) of each pair.
+    """
+    pairs = []
+    for seed in range(num_pairs):
+      job = dataclasses.replace(job, seed=seed)
+      theirs = self.start(f'{side}_torch', job)
+      ours = self.start(f'{side}_jax', job)
+      pairs.append((ours, theirs))
+      versions = {**theirs.versions, **ours.versions}
+      for name, get in figures.items():
+        mine, others = zip(*[(get(o), get(t)) for o, t in pairs], strict=True)
+        self.add(results.compared(name, mine, others, versions))
+    return pairs
+
+  def start(self, module: str, job: job_lib.Job) -> job_lib.Measurement:
+    """Runs one process, and says what it found."""
+    say(f'{module}: {job.kind}, seed {job.seed}')
+    measured = job_lib.start(module, job, self._folder)
+    if measured.secs:
+      details = ''.join(
+        f'; {name} {value:,.1f}' for name, value in measured.details.items()
+      )
+      say(
+        f'  {measured.secs:.1f} s, {measured.num_tokens:,} tokens; warm-up'
+        f' {measured.warm_up_secs:.1f} s; peak'
+        f' {measured.peak_memory_bytes / 1e9:.2f} GB{details}'
+      )
+    return measured
+
+  def last_answer(self) -> str:
+    """The file of the Measurement that was written last."""
+    return job_lib.last_answer(self._folder)
+
+  def add(self, row: results.Row) -> None:
+    """Writes a row."""
+    self.rows[row.name] = row
+    results.write_results(self._path, self.rows.values())
+
+
+def say(line: str) -> None:
+  """Prints a line at once."""
+  print(line, flush=True)

@@ -1,0 +1,48 @@
+"""The other side: updates of CoT-RAFT, as benchmarks/pytorch makes them."""
+
+import sys
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+from benchmarks import job as job_lib
+from benchmarks import training_work
+from benchmarks.pytorch import judge
+
+_TARGETS = 'q_proj k_proj v_proj o_proj gate_proj up_proj down_proj'.split()
+
+
+def train(job: job_lib.TrainingJob) -> job_lib.Measurement:
+  """Updates of the whole model, or of new adapters."""
+  torch.set_num_threads(job.num_threads)
+  torch.manual_seed(job.seed)
+  # Who trains has a tokenizer, too.
+  transformers.AutoTokenizer.from_pretrained(job.model)
+  adapters = peft.LoraConfig(
+    r=job.lora_rank, lora_alpha=16, target_modules=_TARGETS
+  )
+  trainer = judge.Trainer(
+    judge.load(job.model, adapters if job.lora_rank else None),
+    judge.Objective(
+      1.0, 1.0, False, tuple(job.score_ids), tuple(job.score_values)
+    ),
+    lr=1e-5,
+    num_warmup_steps=1,
+    num_steps=job.num_steps + 1,
+  )
+  rows = training_work.make_rows(job)
+  batch = judge.Batch(**vars(rows), is_token=np.ones(rows.inputs.shape, bool))
+  versions = {
+    'torch': torch.__version__,
+    'transformers': transformers.__version__,
+    'peft': peft.__version__,
+  }
+  return training_work.timed(job, lambda: trainer.step(batch).loss, versions)
+
+
+KINDS = {'train': train}
+
+if __name__ == '__main__':
+  job_lib.answer(sys.argv[1:], KINDS, job_lib.TrainingJob)
