@@ -10,8 +10,8 @@ STAMP := $(VENV)/.locked
 # ARGS='-k packing', ARGS=--inputs=1000, ARGS=--kills=9 or ARGS=--runs=1.
 ARGS ?=
 
-.PHONY: help venv demo test test-fast check fuzz faults bench-sampling parity \
-  lock tpu
+.PHONY: help venv demo test test-fast check fuzz faults bench bench-sampling \
+  bench-tables parity lock tpu
 
 help:  ## Lists these targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -53,6 +53,13 @@ check: venv  ## Checks format, lint and types.
 
 fuzz: venv  ## Tries 100,000 odd inputs on every reader (ARGS=--inputs=N).
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+bench: venv  ## Measures training, prediction and files beside PyTorch's.
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+	$(BIN)/python -m benchmarks.tables
+
+bench-tables: venv  ## Writes the tables of docs/benchmarks.md anew.
+	$(BIN)/python -m benchmarks.tables
 
 bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.sampling $(ARGS)

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
           print(f'error: {line}', file=sys.stderr)
         return 2
-      print(results.table(runner.rows.values()), flush=True)
+      print(results.table([*runner.rows.values()]), flush=True)
       failures += runner.failures
   for failure in failures:
     print(f'error: {failure}', file=sys.stderr)

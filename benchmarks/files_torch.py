@@ -14,7 +14,7 @@ from benchmarks.pytorch import judge
 
 def files(job: job_lib.Job) -> job_lib.Measurement:
   """Loads a model, exports it, saves and restores a state of full training."""
-  torch.set_num_threads(job.num_threads)
+  sampling_torch.prepare(job)
   secs = {}
   begin = time.perf_counter()
   model = judge.load(job.model)

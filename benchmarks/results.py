@@ -91,9 +91,24 @@ def write_results(path: pathlib.Path, rows: Iterable[Row]) -> None:
   manifest.write_json_atomic(path, list(by_name.values()))
 
 
-def table(rows: Iterable[Row]) -> str:
-  """The rows as text."""
-  lines = [f'{"":40} {"ours":>12} {"theirs":>12}   ratio (least to most)']
+def header(rows: Iterable[Row]) -> str:
+  """The machine and the versions of some rows, in one line."""
+  found: dict[str, list[str]] = {}
+  for row in rows:
+    for name, version in row.versions.items():
+      if version not in found.setdefault(name, []):
+        found[name].append(version)
+  machine = ' or '.join(found.pop('machine', ['unknown machine']))
+  versions = [f'{name} {" or ".join(v)}' for name, v in found.items()]
+  return f'{machine}; {", ".join(versions)}'
+
+
+def table(rows: Sequence[Row]) -> str:
+  """The rows as text, under the machine and the versions."""
+  lines = [
+    header(rows),
+    f'{"":40} {"ours":>12} {"theirs":>12}   ratio (least to most)',
+  ]
   for row in rows:
     line = f'{row.name:40} {shown(row.ours):>12} {shown(row.theirs):>12}'
     if row.ratio_median is not None:

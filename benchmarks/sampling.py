@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = Benchmark(args, job, pathlib.Path(args.keep or scratch))
     for part in args.parts:
       getattr(bench, part)()
-  print(results.table(bench.rows.values()))
+  print(results.table([*bench.rows.values()]))
   for failure in bench.failures:
     print(f'error: {failure}', file=sys.stderr)
   return 1 if bench.failures else 0

@@ -16,14 +16,17 @@ import transformers
 
 from benchmarks import job as job_lib
 
+VERSIONS = {
+  'torch': torch.__version__,
+  'transformers': transformers.__version__,
+}
+
 
 class Side:
   """A model of transformers with a job's numbers."""
 
   def __init__(self, job: job_lib.SamplingJob):
-    torch.set_num_threads(job.num_threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    prepare(job)
     self.job = job
     self.tokenizer = transformers.AutoTokenizer.from_pretrained(job.model)
     self.model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -103,6 +106,14 @@ class Side:
       use_cache=False,
     )
     return out.logits[:, -1].float()
+
+
+def prepare(job: job_lib.Job) -> None:
+  """The number of threads, and no lines or bars of transformers'."""
+  torch.set_num_threads(job.num_threads)
+  torch.manual_seed(job.seed)
+  transformers.logging.set_verbosity_error()
+  transformers.logging.disable_progress_bar()
 
 
 class Clock(transformers.StoppingCriteria):
@@ -276,11 +287,7 @@ def measurement(
   secs: float, num_tokens: int, warm_up_secs: float, **more
 ) -> job_lib.Measurement:
   """With this process's memory and versions."""
-  versions = {
-    'torch': torch.__version__,
-    'transformers': transformers.__version__,
-  }
-  return job_lib.measured(secs, num_tokens, warm_up_secs, versions, **more)
+  return job_lib.measured(secs, num_tokens, warm_up_secs, VERSIONS, **more)
 
 
 KINDS = {'sample': sample, 'sweep': sweep, 'decode': decode, 'score': score}

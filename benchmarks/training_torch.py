@@ -4,11 +4,10 @@ import sys
 
 import numpy as np
 import peft
-import torch
 import transformers
 
 from benchmarks import job as job_lib
-from benchmarks import training_work
+from benchmarks import sampling_torch, training_work
 from benchmarks.pytorch import judge
 
 _TARGETS = 'q_proj k_proj v_proj o_proj gate_proj up_proj down_proj'.split()
@@ -16,8 +15,7 @@ _TARGETS = 'q_proj k_proj v_proj o_proj gate_proj up_proj down_proj'.split()
 
 def train(job: job_lib.TrainingJob) -> job_lib.Measurement:
   """Updates of the whole model, or of new adapters."""
-  torch.set_num_threads(job.num_threads)
-  torch.manual_seed(job.seed)
+  sampling_torch.prepare(job)
   # Who trains has a tokenizer, too.
   transformers.AutoTokenizer.from_pretrained(job.model)
   adapters = peft.LoraConfig(
@@ -34,11 +32,7 @@ def train(job: job_lib.TrainingJob) -> job_lib.Measurement:
   )
   rows = training_work.make_rows(job)
   batch = judge.Batch(**vars(rows), is_token=np.ones(rows.inputs.shape, bool))
-  versions = {
-    'torch': torch.__version__,
-    'transformers': transformers.__version__,
-    'peft': peft.__version__,
-  }
+  versions = sampling_torch.VERSIONS | {'peft': peft.__version__}
   return training_work.timed(job, lambda: trainer.step(batch).loss, versions)
 
 

@@ -26,6 +26,13 @@ def test_a_row_has_the_medians_and_the_ratios_of_the_pairs():
   )
 
 
+@pytest.mark.parametrize('name', ['load_secs', 'peak_memory_bytes_1_cot'])
+def test_less_time_and_memory_give_a_ratio_above_1(name):
+  row = results.compared(name, [1.0, 4.0, 2.0], [2.0, 2.0, 8.0], VERSIONS)
+  assert (row.ours, row.theirs) == (2.0, 2.0)
+  assert (row.ratio_min, row.ratio_median, row.ratio_max) == (0.5, 2.0, 4.0)
+
+
 def test_pairs_have_two_sides():
   with pytest.raises(ValueError, match='shorter'):
     results.compared('a', [1.0, 2.0], [1.0], VERSIONS)
@@ -60,7 +67,8 @@ def test_the_table_shows_units_of_any_size():
       results.checked('difference', 2.5e-6, 4, VERSIONS),
     ]
   )
-  _, memory, difference = text.splitlines()
+  header, _, memory, difference = text.splitlines()
+  assert header == 'unknown machine; torch 2, jax 1'
   assert memory.split() == (
     ['memory', '1,500', '3,000', '0.50', '(0.50', 'to', '0.50,', '1', 'pairs)']
   )
