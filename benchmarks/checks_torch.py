@@ -88,4 +88,4 @@ def _gap(
 KINDS = {'check': check, 'greedy': greedy}
 
 if __name__ == '__main__':
-  job_lib.answer(sys.argv[1:], KINDS)
+  job_lib.answer(sys.argv[1:], KINDS, job_lib.SamplingJob)

@@ -48,4 +48,4 @@ def files(job: job_lib.Job) -> job_lib.Measurement:
 KINDS = {'files': files}
 
 if __name__ == '__main__':
-  job_lib.answer(sys.argv[1:], KINDS)
+  job_lib.answer(sys.argv[1:], KINDS, job_lib.Job)

@@ -212,7 +212,7 @@ def read_measurement(path: pathlib.Path | str) -> Measurement:
 
 
 def answer(
-  argv: Sequence[str], kinds: dict[str, Any], job_type: type[Job] = Job
+  argv: Sequence[str], kinds: dict[str, Any], job_type: type[Job]
 ) -> None:
   """The main function of a process: reads its Job, does it, writes the answer.
 
