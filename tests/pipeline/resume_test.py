@@ -65,5 +65,10 @@ def test_sigterm_saves_and_says_how_to_go_on(undisturbed, tmp_path):
   harness.wait_for(tmp_path / harness.PHASES['stage 1'][0], process)
   process.send_signal(signal.SIGTERM)
   assert 'the same command continues' in harness.finish(process, 75)
-  assert 'continues from step' in harness.finish(harness.start(tmp_path))
+  process = harness.start(tmp_path, environment={'JAX_LOG_COMPILES': '1'})
+  output = harness.finish(process)
+  assert 'continues from step' in output
   assert harness.results(tmp_path) == harness.results(undisturbed)
+  # A step for each of two stages, an engine for self-CoTs and one to predict.
+  for function in ('step', 'decode', 'empty_state'):
+    assert output.count(f'Compiling jit({function}) ') == 2, function
