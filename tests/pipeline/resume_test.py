@@ -69,6 +69,6 @@ def test_sigterm_saves_and_says_how_to_go_on(undisturbed, tmp_path):
   output = harness.finish(process)
   assert 'continues from step' in output
   assert harness.results(tmp_path) == harness.results(undisturbed)
-  # A step for each of two stages, an engine for self-CoTs and one to predict.
-  for function in ('step', 'decode', 'empty_state'):
-    assert output.count(f'Compiling jit({function}) ') == 2, function
+  # A step for each of two stages; all CoTs by one engine.
+  for function, number in (('step', 2), ('prefill', 1), ('decode', 1)):
+    assert output.count(f'Compiling jit({function}) ') == number, function
