@@ -28,7 +28,7 @@ from tract_jax.text import prompts
 
 _FINGERPRINT = {'seed': 0, 'model.dtype': 'float32', 'mesh': {'data': [1, 2]}}
 _MANIFEST = {
-  'schema': 1,
+  'schema': manifest.SCHEMA,
   'kind': 'stage',
   'finished': True,
   'fingerprint': _FINGERPRINT,
@@ -36,11 +36,12 @@ _MANIFEST = {
 }
 
 
-@properties.fuzzed(8, content=strategies.json_files(_MANIFEST))
+@properties.fuzzed(8, content=strategies.sealed_files(_MANIFEST))
 def test_manifest(content):
   folder = properties.file_of(content, 'stage/manifest.json').parent
   read = manifest.read_manifest(folder)
-  assert read == json.loads(content.decode('utf-8-sig'))
+  said = json.loads(content.decode('utf-8-sig'))
+  assert manifest.sealed(read) == said
   assert manifest.read_results(folder) == read['results']
   is_done = manifest.is_current(folder, 'stage', _FINGERPRINT)
   assert manifest.matches(folder, 'stage', _FINGERPRINT) == is_done
@@ -137,7 +138,7 @@ _SUMMARY = {
 }
 
 
-@properties.fuzzed(2, content=strategies.json_files(_SUMMARY))
+@properties.fuzzed(2, content=strategies.sealed_files(_SUMMARY))
 def test_summary_of_self_cots(content):
   folder = epath.Path(
     properties.file_of(content, 'self_cot/dataset.json').parent
@@ -227,7 +228,7 @@ def test_figures_of_predictions(content):
   evaluate._check_rows(config, GRID, 'tract', path, rows)
   rated = [row for row in rows if row.score is not None] or rows
   systems = list(evaluate._systems(config, GRID, 'tract', 'bench', rated))
-  made = evaluate._make_report(config, GRID, systems)
+  made = evaluate._make_report(config, GRID, systems, cot_gaps=[])
   figures = json.loads(report_writing.metrics_json(made))['rows']
   num_rows = sum(row.seed == 0 for row in rated)
   assert {row['num_examples'] for row in figures} == {num_rows}

@@ -306,6 +306,17 @@ def test_own_form_has_decoded_scores_and_pairs_by_seed(tmp_path):
   assert difference['seeds'] == [0, 1]
 
 
+def test_decoded_scores_that_are_none_are_invalid_not_left_out(tmp_path):
+  path = write(tmp_path, ours(0, decoded=[None, None]))
+  content = judged(tmp_path, path, predictors=('decode',))
+  rows = [r for r in content['rows'] if r['method'] == 'their.tract']
+  assert {
+    (r['predictor'], r['num_invalid'], r['num_examples'])
+    for r in rows
+    if r['predictor'] == 'decode'
+  } == {('decode', 4, 4)}
+
+
 def test_any_method_of_ours_is_compared_with_another_system(tmp_path):
   workdir = epath.Path(tmp_path / 'run')
   evaluate_test.write_predictions(workdir)

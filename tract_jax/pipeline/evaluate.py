@@ -287,8 +287,8 @@ def _predictors(config, method, rows) -> list[str]:
   known = methods_lib.METHODS.get(method)
   names = dict.fromkeys(config.predictors)
   names[known.predictor if known else 'rail'] = None
-  if not known and all(d is None for row in rows for d in row.decoded):
-    names.pop('decode', None)  # It reports no decoded scores at all.
+  if not known and not any(row.decoded for row in rows):
+    names.pop('decode', None)  # Its file does not tell what it decodes.
   return list(names)
 
 
@@ -300,7 +300,7 @@ def _distributions(rows, num_cots: int, width: int):
     for c in range(num_cots):
       if row.distributions[c] is not None:
         probs[i, c] = row.distributions[c]
-      if row.decoded[c] is not None:
+      if row.decoded and row.decoded[c] is not None:
         decoded[i, c] = row.decoded[c]
   return probs, decoded
 

@@ -265,9 +265,9 @@ def _of_release(
         score=example.score,
         prediction=None,
         distributions=probs,
-        # The release reads probabilities alone.
-        decoded=[None] * release.num_cots,
         cots=release.cots[place],
+        # The release reads probabilities alone.
+        decoded=[],
         finish_reasons=[],
         invalid_reason=None if is_known else 'no finite distribution',
         category=example.category,
