@@ -38,7 +38,6 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['NPROC'] = str(_threads_per_worker())
 os.environ['OMP_NUM_THREADS'] = str(_threads_per_worker())
 
-import jax  # noqa: E402
 import pytest  # noqa: E402
 
 # Without these, tests of parity with PyTorch, with real tokenizers or of
@@ -82,9 +81,6 @@ def shared_folder(tmp_path_factory) -> pathlib.Path:
 def compiled(shared_folder) -> None:
   """What runs compile that tests start is kept for those that come later."""
   os.environ['TESTS_COMPILED'] = str(shared_folder / 'compiled')
-  jax.config.update('jax_compilation_cache_dir', os.environ['TESTS_COMPILED'])
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
-  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
 @pytest.fixture(scope='session')

@@ -47,6 +47,12 @@ def test_training_lines_have_loss_parts_speed_and_time_left(capsys):
     assert part in out[1]
 
 
+def test_a_line_has_no_secret(capsys, monkeypatch):
+  monkeypatch.setenv('HF_TOKEN', 'a-long-secret')
+  progress.say('read with a-long-secret from here')
+  assert capsys.readouterr().out == 'read with [secret] from here\n'
+
+
 def test_skipped_updates_are_said(capsys):
   lines = progress.TrainProgress('run', num_steps=6, every=100)
   for step in range(6):

@@ -84,7 +84,7 @@ def is_distribution(value: Any, rounding: float = _ROUNDING) -> bool:
     return True
   return (
     isinstance(value, list)
-    and all(type(p) in (int, float) and 0 <= p for p in value)
+    and all(type(p) in (int, float) and 0 <= p <= 1 + rounding for p in value)
     and sum(value) <= 1 + rounding
   )
 
