@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = options.parse_bench(argv, tuple(PARTS))
   failures = []
   with tempfile.TemporaryDirectory() as scratch:
-    for part in args.only:
+    for part in (name for name in PARTS if name in args.only):
       folder = pathlib.Path(args.keep or scratch) / part
       runner = pairs.Pairs(args.results / f'{part}.json', folder)
       try:
@@ -141,9 +141,11 @@ def _compare(runner: pairs.Pairs, what: str, apart: float) -> None:
     )
 
 
+# In this order: the one that needs data comes first, so that it is told at once
+# where there are none.
 PARTS: dict[str, Callable[[argparse.Namespace, pairs.Pairs], None]] = {
-  'training': training,
   'prediction': prediction,
+  'training': training,
   'files': files,
 }
 
