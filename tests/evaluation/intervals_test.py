@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 
 from tract_jax import types
-from tract_jax.evaluation import intervals, metrics
+from tract_jax.evaluation import intervals, metrics, resampling
 
 A = metrics.System('tract', 'rail', 1)
 B = metrics.System('raft', 'rail', 1)
-QUICK = intervals.Bootstrap(num_resamples=200, seed=7)
+QUICK = resampling.Bootstrap(num_resamples=200, seed=7)
 
 
 def _rows(scores, benchmark='mt_bench'):
@@ -41,7 +41,7 @@ class TestDraws:
     rng = np.random.default_rng(0)
     scores = rng.integers(1, 6, 40).astype(float)
     predictions = _noisy(rng, scores, 3, 1.0)
-    draws = intervals.pearson_draws(_rows(scores), predictions, QUICK)
+    draws = resampling.pearson_draws(_rows(scores), predictions, QUICK)
     chosen = _chosen(QUICK, 'rows of mt_bench', 40)
     for line, sample in zip(predictions, draws, strict=True):
       expected = _scipy_draws(scores, line, chosen)
@@ -54,9 +54,9 @@ class TestDraws:
     rng = np.random.default_rng(1)
     scores = rng.integers(1, 6, 30).astype(float)
     predictions = _noisy(rng, scores, 1, 1.0)
-    (whole,) = intervals.pearson_draws(_rows(scores), predictions, QUICK)
-    monkeypatch.setattr(intervals, '_CHUNK_ELEMENTS', 7 * 30)
-    (chunked,) = intervals.pearson_draws(
+    (whole,) = resampling.pearson_draws(_rows(scores), predictions, QUICK)
+    monkeypatch.setattr(resampling, '_CHUNK_ELEMENTS', 7 * 30)
+    (chunked,) = resampling.pearson_draws(
       _rows(scores), 100.0 + 2.0 * predictions, QUICK
     )
     np.testing.assert_allclose(chunked.draws, whole.draws, atol=1e-10)
@@ -64,7 +64,7 @@ class TestDraws:
   def test_constant_resamples_are_nan(self):
     scores = np.array([1.0, 1.0, 1.0, 5.0])
     predictions = np.array([[1.0, 2.0, 3.0, 4.0]])
-    (sample,) = intervals.pearson_draws(_rows(scores), predictions, QUICK)
+    (sample,) = resampling.pearson_draws(_rows(scores), predictions, QUICK)
     chosen = _chosen(QUICK, 'rows of mt_bench', 4)
     constant = np.ptp(scores[chosen], axis=1) == 0
     constant |= np.ptp(predictions[0][chosen], axis=1) == 0
@@ -72,7 +72,7 @@ class TestDraws:
     np.testing.assert_array_equal(np.isnan(sample.draws), constant)
 
   def test_no_rows(self):
-    (sample,) = intervals.pearson_draws(_rows([]), np.zeros((1, 0)), QUICK)
+    (sample,) = resampling.pearson_draws(_rows([]), np.zeros((1, 0)), QUICK)
     assert sample.r == metrics.Figure(None, 'fewer than 3 rows')
     assert np.isnan(sample.draws).all()
 
@@ -80,8 +80,8 @@ class TestDraws:
     rng = np.random.default_rng(2)
     scores = rng.integers(1, 6, 30).astype(float)
     predictions = _noisy(rng, scores, 4, 1.0)
-    alone = intervals.pearson_draws(_rows(scores), predictions[2:3], QUICK)[0]
-    among = intervals.pearson_draws(_rows(scores), predictions, QUICK)[2]
+    alone = resampling.pearson_draws(_rows(scores), predictions[2:3], QUICK)[0]
+    among = resampling.pearson_draws(_rows(scores), predictions, QUICK)[2]
     np.testing.assert_allclose(alone.draws, among.draws, atol=1e-12)
 
   def test_benchmarks_of_one_size_are_resampled_apart(self):
@@ -89,7 +89,7 @@ class TestDraws:
     scores = rng.integers(1, 6, 30).astype(float)
     predictions = _noisy(rng, scores, 1, 1.0)
     first, second = (
-      intervals.pearson_draws(_rows(scores, name), predictions, QUICK)[0].draws
+      resampling.pearson_draws(_rows(scores, name), predictions, QUICK)[0].draws
       for name in ('vicuna', 'mt_bench')
     )
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.3
@@ -99,7 +99,7 @@ class TestMean:
   def test_one_seed_is_the_percentile_interval_of_its_draws(self):
     rng = np.random.default_rng(4)
     scores = rng.integers(1, 6, 50).astype(float)
-    (sample,) = intervals.pearson_draws(
+    (sample,) = resampling.pearson_draws(
       _rows(scores), _noisy(rng, scores, 1, 1.0), QUICK
     )
     estimate = intervals.mean_pearson([[sample]], QUICK)
@@ -116,7 +116,7 @@ class TestMean:
       scores = rng.integers(1, 6, size).astype(float)
       predictions = _noisy(rng, scores, 3, 1.0)
       samples.append(
-        intervals.pearson_draws(_rows(scores, name), predictions, QUICK)
+        resampling.pearson_draws(_rows(scores, name), predictions, QUICK)
       )
       chosen = _chosen(QUICK, f'rows of {name}', size)
       by_seed = np.array([_scipy_draws(scores, p, chosen) for p in predictions])
@@ -131,7 +131,7 @@ class TestMean:
 
   def test_a_missing_correlation_is_not_left_out_of_the_mean(self):
     scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 1.0])
-    good, constant = intervals.pearson_draws(
+    good, constant = resampling.pearson_draws(
       _rows(scores), np.array([scores, np.full(6, 3.0)]), QUICK
     )
     estimate = intervals.mean_pearson([[good, constant]], QUICK)
@@ -141,7 +141,7 @@ class TestMean:
 
   def test_too_many_constant_resamples(self):
     scores = np.array([1.0, 1.0, 1.0, 5.0])
-    (sample,) = intervals.pearson_draws(_rows(scores), scores[None], QUICK)
+    (sample,) = resampling.pearson_draws(_rows(scores), scores[None], QUICK)
     estimate = intervals.mean_pearson([[sample]], QUICK)
     assert estimate.mean == 1.0
     assert estimate.ci is None
@@ -151,8 +151,8 @@ class TestMean:
   def test_level(self):
     rng = np.random.default_rng(6)
     scores = rng.integers(1, 6, 50).astype(float)
-    half = intervals.Bootstrap(num_resamples=200, seed=7, level=0.5)
-    (sample,) = intervals.pearson_draws(
+    half = resampling.Bootstrap(num_resamples=200, seed=7, level=0.5)
+    (sample,) = resampling.pearson_draws(
       _rows(scores), _noisy(rng, scores, 1, 1.0), half
     )
     estimate = intervals.mean_pearson([[sample]], half)
@@ -167,7 +167,7 @@ class TestDifference:
     scores = rng.integers(1, 6, 60).astype(float)
     a = _noisy(rng, scores, 3, 1.0)
     b = a + 0.3 * rng.normal(size=a.shape)
-    draws = intervals.pearson_draws(_rows(scores), np.array([*a, *b]), QUICK)
+    draws = resampling.pearson_draws(_rows(scores), np.array([*a, *b]), QUICK)
     difference = intervals.pearson_difference(
       A, B, [0, 1, 2], [draws[:3]], [draws[3:]], QUICK
     )
@@ -192,7 +192,7 @@ class TestDifference:
     rng = np.random.default_rng(9)
     scores = rng.integers(1, 6, 100).astype(float)
     good, bad = _noisy(rng, scores, 1, 0.5), _noisy(rng, scores, 1, 3.0)
-    draws = intervals.pearson_draws(
+    draws = resampling.pearson_draws(
       _rows(scores), np.concatenate([good, bad]), QUICK
     )
     for x, y, sign in ((0, 1, 1), (1, 0, -1)):
@@ -210,11 +210,11 @@ class TestDifference:
   def test_other_rows_are_refused(self):
     rng = np.random.default_rng(10)
     scores = rng.integers(1, 6, 20).astype(float)
-    (a,) = intervals.pearson_draws(
+    (a,) = resampling.pearson_draws(
       _rows(scores), _noisy(rng, scores, 1, 1.0), QUICK
     )
     shorter = scores[:-1]
-    (b,) = intervals.pearson_draws(
+    (b,) = resampling.pearson_draws(
       _rows(shorter), _noisy(rng, shorter, 1, 1.0), QUICK
     )
     difference = intervals.pearson_difference(A, B, [0], [[a]], [[b]], QUICK)
@@ -234,7 +234,7 @@ class TestDifference:
 )
 def test_rejects_a_wrong_bootstrap(wrong):
   with pytest.raises(types.InputError, match=str(next(iter(wrong.values())))):
-    intervals.Bootstrap(**wrong)
+    resampling.Bootstrap(**wrong)
 
 
 def _mean_r(noises):
@@ -251,7 +251,7 @@ def test_coverage(num_seeds):
   form; with several seeds the noise of a system differs between seeds.
   """
   num_sets, num_rows = 300, 150
-  bootstrap = intervals.Bootstrap(num_resamples=500)
+  bootstrap = resampling.Bootstrap(num_resamples=500)
   rng = np.random.default_rng(11)
   spread = 0.0 if num_seeds == 1 else 0.3
   population = rng.uniform(-spread, spread, 200_000)
@@ -263,7 +263,7 @@ def test_coverage(num_seeds):
     noise = rng.uniform(-spread, spread, (2, num_seeds, 1))
     noise += np.array([0.7, 1.0]).reshape(2, 1, 1)
     predictions = quality + noise * rng.normal(size=(2, num_seeds, num_rows))
-    draws = intervals.pearson_draws(
+    draws = resampling.pearson_draws(
       _rows(scores), predictions.reshape(-1, num_rows), bootstrap
     )
     a, b = [draws[:num_seeds]], [draws[num_seeds:]]

@@ -13,6 +13,8 @@ from tract_jax.objectives import predictors
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import evaluate, predict
 
+# Predictions alone: of no row is more known.
+BENCH: dict = {'bench': ()}
 GRID = types.ScoreGrid((1.0, 2.0, 3.0), ('1', '2', '3'))
 
 
@@ -61,7 +63,7 @@ def test_rows_of_every_predictor_number_of_cots_and_seed(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
   config = make_config(predictors=('decode', 'rail'))
-  assert evaluate.evaluate(config, GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(config, GRID, workdir, BENCH, [])
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   keys = [(r['predictor'], r['num_cots'], r['seed']) for r in content['rows']]
   assert sorted(keys) == [
@@ -100,7 +102,7 @@ def test_calibration_is_of_the_mean_over_the_cots(tmp_path):
     config = make_config(
       seeds=(0,), evaluation={'num_resamples': 100, 'conformal_level': level}
     )
-    evaluate.evaluate(config, GRID, workdir, ['bench'], [])
+    evaluate.evaluate(config, GRID, workdir, BENCH, [])
     content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
     one, two = content['calibration']
     levels.append(two['conformal_level'])
@@ -124,7 +126,7 @@ def test_sampled_and_tempered_predictions_and_their_invalid_rows(tmp_path):
     predictors=('decode_sampled', 'tempered'),
     evaluation={'num_resamples': 100, 'tempered_temperature': 1e6},
   )
-  evaluate.evaluate(config, GRID, workdir, ['bench'], [])
+  evaluate.evaluate(config, GRID, workdir, BENCH, [])
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   by_key = {
     (r['predictor'], r['num_cots'], r['seed']): r for r in content['rows']
@@ -146,8 +148,8 @@ def test_curve_of_lambda_is_reported_and_makes_the_report_anew(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
   point = lambda_curve.LambdaPoint('tract', 1, 0, 0.2, 0.5, 0.1, 0.2, True)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
-  arguments = make_config(), GRID, workdir, ['bench'], [], [point]
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
+  arguments = make_config(), GRID, workdir, BENCH, [], [point]
   assert evaluate.evaluate(*arguments)
   assert not evaluate.evaluate(*arguments)
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
@@ -158,37 +160,59 @@ def test_counts_of_self_cots_are_reported_and_make_the_report_anew(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
   counts = self_cots.SelfCotCounts('tract', 0, 2, 2, {'marker': 2}, 1, 0, 0)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
-  arguments = make_config(), GRID, workdir, ['bench'], [], [], [counts]
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
+  arguments = make_config(), GRID, workdir, BENCH, [], [], [counts]
   assert evaluate.evaluate(*arguments)
   assert not evaluate.evaluate(*arguments)
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   assert content['self_cots'] == [dataclasses.asdict(counts)]
 
 
+def test_references_are_reported_and_make_the_report_anew(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
+  rows = [
+    types.Example(f'row {i}', 'x', float(i), ratings=(1.0, i), response='a' * i)
+    for i in (1, 2, 3)
+  ]
+  arguments = make_config(), GRID, workdir, {'bench': rows}, []
+  assert evaluate.evaluate(*arguments)
+  assert not evaluate.evaluate(*arguments)
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  assert content['constant'] == {'value': 2.0, 'kind': 'grid_middle'}
+  found = {row['method']: row for row in content['references']}
+  assert found['response_length']['pearson'] == pytest.approx(1.0)
+  assert found['raters']['num_examples'] == 3
+  assert 'constant' not in {row['method'] for row in content['rows']}
+  assert evaluate.evaluate(*arguments, training_scores=[1.0, 2.0])
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  assert content['constant'] == {'value': 1.5, 'kind': 'training_mean'}
+
+
 def test_second_evaluation_has_nothing_to_do(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   before = (tmp_path / 'report' / 'metrics.json').read_bytes()
-  assert not evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert not evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   more = make_config(evaluation={'num_resamples': 200})
-  assert evaluate.evaluate(more, GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(more, GRID, workdir, BENCH, [])
   assert (tmp_path / 'report' / 'metrics.json').read_bytes() != before
 
 
 def test_missing_and_damaged_predictions_are_named(tmp_path):
   workdir = epath.Path(tmp_path)
   with pytest.raises(types.InputError, match='bench.jsonl: no such file'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   write_predictions(workdir)
   path = evaluate.prediction_path(workdir, 'tract', 'bench')
   path.write_text(path.read_text()[:-20])
   with pytest.raises(types.InputError, match='bench.jsonl: line 8'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   path.write_bytes(path.read_bytes().replace(b'row 1', b'row \xff'))
   with pytest.raises(types.InputError, match='bench.jsonl: line 2'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
 
 
 @pytest.mark.parametrize('name', ['metrics.json', 'report.md'])
@@ -196,7 +220,7 @@ def test_missing_and_damaged_predictions_are_named(tmp_path):
 def test_a_damaged_report_is_made_anew_and_not_quoted(tmp_path, name, lost):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   path = tmp_path / 'report' / name
   before = path.read_bytes()
   rows = evaluate.read_results(workdir, 'tract', 0)
@@ -207,7 +231,7 @@ def test_a_damaged_report_is_made_anew_and_not_quoted(tmp_path, name, lost):
     if name == 'metrics.json':
       with pytest.raises(types.InputError, match=r'metrics\.json: not as it'):
         evaluate.read_results(workdir, 'tract', 0)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   assert path.read_bytes() == before
   assert evaluate.read_results(workdir, 'tract', 0) == rows != []
 
@@ -223,12 +247,12 @@ def test_predictions_that_are_not_those_of_their_chunks_are_refused(tmp_path):
     folder.mkdir(parents=True)
     (folder / 'chunk_00000000.jsonl').write_text(predict.with_digest(rows))
     manifest.write_manifest(folder, 'predictions', {})
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   path.write_text(path.read_text().replace('0.8', '0.9', 1))
   with pytest.raises(types.InputError, match=r'bench\.jsonl: not what the chu'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   # Its first row is of the other seed.
-  evaluate.evaluate(make_config(seeds=(1,)), GRID, workdir, ['bench'], [])
+  evaluate.evaluate(make_config(seeds=(1,)), GRID, workdir, BENCH, [])
 
 
 @pytest.mark.parametrize(
@@ -256,7 +280,7 @@ def test_fields_of_other_kinds_are_named(tmp_path, field, value, message):
   lines.append(json.dumps(json.loads(last) | {field: value}))
   path.write_text('\n'.join(lines) + '\n')
   with pytest.raises(types.InputError, match=f'bench.jsonl: {message}'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
 
 
 @pytest.mark.parametrize(
@@ -275,7 +299,7 @@ def test_file_that_holds_no_predictions_is_named(tmp_path, content, message):
   path = evaluate.prediction_path(workdir, 'tract', 'bench')
   path.write_bytes(content)
   with pytest.raises(types.InputError, match=f'bench.jsonl: {message}'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
 
 
 def test_rows_without_a_raters_score_are_counted_and_left_out(tmp_path, capsys):
@@ -287,14 +311,14 @@ def test_rows_without_a_raters_score_are_counted_and_left_out(tmp_path, capsys):
     if row['example_id'] == 'row 1':
       row['score'] = None
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   assert "2 of 8 rows have no rater's score" in capsys.readouterr().out
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   assert {row['num_examples'] for row in content['rows']} == {3}
   path.write_text(
     ''.join(json.dumps({**row, 'score': None}) + '\n' for row in rows)
   )
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   assert "no row has a rater's score" in capsys.readouterr().out
 
 
@@ -308,7 +332,9 @@ def test_benchmark_without_scores_has_null_figures_and_no_part_in_means(
   evaluate.prediction_path(workdir, 'tract', 'pairs').write_text(
     ''.join(json.dumps({**row, 'score': None}) + '\n' for row in rows)
   )
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench', 'pairs'], [])
+  assert evaluate.evaluate(
+    make_config(), GRID, workdir, BENCH | {'pairs': ()}, []
+  )
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   rated, unrated = (
     [row for row in content['rows'] if row['benchmark'] == name]
@@ -339,10 +365,10 @@ def test_predictions_of_other_settings_are_refused(tmp_path, more, expected):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
   with pytest.raises(types.InputError, match=expected):
-    evaluate.evaluate(make_config(**more), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(**more), GRID, workdir, BENCH, [])
   wide = types.ScoreGrid((1.0, 2.0), ('1', '2'))
   with pytest.raises(types.InputError, match='3 scores, the grid has 2'):
-    evaluate.evaluate(make_config(), wide, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), wide, workdir, BENCH, [])
 
 
 def test_line_separators_in_a_cot_are_no_line_ends(tmp_path):

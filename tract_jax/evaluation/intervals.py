@@ -1,10 +1,6 @@
 """Bootstrap intervals of Pearson's r, of its mean, and of differences.
 
-In: rows of a benchmark and the predictions of all systems on them. Out:
-percentile intervals. Every system judged on the same rows sees the same
-resamples, so that a difference is paired; each benchmark has its own stream of
-random numbers, by name, so that adding a system or a benchmark changes no
-other interval.
+In: resamples of systems on benchmarks. Out: percentile intervals.
 
 Rows and, where there are several, seeds are resampled, each with replacement
 (crossed: one draw of seeds serves every row, one draw of rows every seed).
@@ -13,72 +9,21 @@ Of the spread between seeds one seed says nothing, and few say little: where it
 dominates, an interval from S seeds lies between the lowest and the highest, and
 covers the mean in about 1 - 2^(1 - S) of cases at most (.5 for 2, .75 for 3).
 
-  Axes: n rows of a benchmark, R resamples, U predictions made on the same rows
-  (systems and seeds).
+  Axes: R resamples.
 """
 
 from collections.abc import Sequence
 import dataclasses
-import zlib
 
 import numpy as np
 
-from tract_jax import types
-from tract_jax.evaluation import metrics
+from tract_jax.evaluation import metrics, resampling
 
 # Resamples without a correlation are left out; an interval of too few others
 # would describe another population.
 _MIN_USABLE = 0.9
-_CHUNK_ELEMENTS = 2**21
-_ROUNDING = 1e-12
 
 Interval = tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bootstrap:
-  """How intervals are made.
-
-  Attributes:
-    num_resamples: R.
-    seed: of the resampling; not the seed of a run.
-    level: probability that an interval is meant to cover.
-  """
-
-  num_resamples: int = 2000
-  seed: int = 0
-  level: float = 0.95
-
-  def __post_init__(self):
-    if self.num_resamples < 1:
-      raise types.InputError(
-        f'num_resamples {self.num_resamples}: at least 1 is needed'
-      )
-    if self.seed < 0:
-      raise types.InputError(
-        f'bootstrap seed {self.seed}: must not be negative'
-      )
-    if not 0 < self.level < 1:
-      raise types.InputError(f'level {self.level}: must lie between 0 and 1')
-
-
-DEFAULT = Bootstrap()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PearsonDraws:
-  """Pearson's r of one system with one seed, and of its resamples.
-
-  Attributes:
-    rows: what was judged.
-    r: on the rows as they are.
-    draws: [R] float64 on resampled rows; NaN where a side is constant. Draw i
-      has the same rows for every system.
-  """
-
-  rows: metrics.Rows
-  r: metrics.Figure
-  draws: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,39 +101,16 @@ class Combined:
     return metrics.System(self.method, self.predictor, self.num_cots)
 
 
-def pearson_draws(
-  rows: metrics.Rows, predictions: np.ndarray, bootstrap: Bootstrap
-) -> list[PearsonDraws]:
-  """Pearson's r of each line of predictions, with resamples of the rows.
-
-  Args:
-    rows: the judged rows.
-    predictions: [U, n] finite.
-    bootstrap: how many resamples, and their seed.
-
-  Returns:
-    U records; all share the same resamples.
-  """
-  scores = np.asarray(rows.scores, np.float64)
-  draws = np.full((len(predictions), bootstrap.num_resamples), np.nan)
-  if len(scores):
-    rng = _stream(bootstrap, f'rows of {rows.benchmark}')
-    draws = _resampled_pearson(scores, predictions, bootstrap, rng)
-  return [
-    PearsonDraws(rows, metrics.pearson(scores, line), draws[i])
-    for i, line in enumerate(predictions)
-  ]
-
-
 def mean_pearson(
-  samples: Sequence[Sequence[PearsonDraws]], bootstrap: Bootstrap
+  samples: Sequence[Sequence[resampling.PearsonDraws]],
+  bootstrap: resampling.Bootstrap,
 ) -> Estimate:
   """Mean Pearson's r over seeds and benchmarks, with its interval.
 
   Args:
     samples: [benchmarks][seeds]; the same seeds for each benchmark, in the
       same order, and the same rows for each seed.
-    bootstrap: as given to `pearson_draws`.
+    bootstrap: as given to `resampling.pearson_draws`.
 
   Returns:
     The mean, benchmarks weighing the same. None if one of its correlations
@@ -206,8 +128,8 @@ def combine(
   system: metrics.System,
   benchmark: str,
   rows: Sequence[metrics.MetricRow],
-  samples: Sequence[Sequence[PearsonDraws]],
-  bootstrap: Bootstrap,
+  samples: Sequence[Sequence[resampling.PearsonDraws]],
+  bootstrap: resampling.Bootstrap,
 ) -> Combined:
   """All figures of a system, as means over seeds and benchmarks.
 
@@ -216,7 +138,7 @@ def combine(
     benchmark: its name, or "mean".
     rows: one for each benchmark and seed, in any order.
     samples: [benchmarks][seeds], as for `mean_pearson`.
-    bootstrap: as given to `pearson_draws`.
+    bootstrap: as given to `resampling.pearson_draws`.
 
   Returns:
     The means.
@@ -246,9 +168,9 @@ def pearson_difference(
   a: metrics.System,
   b: metrics.System,
   seeds: Sequence[int],
-  samples_a: Sequence[Sequence[PearsonDraws]],
-  samples_b: Sequence[Sequence[PearsonDraws]],
-  bootstrap: Bootstrap,
+  samples_a: Sequence[Sequence[resampling.PearsonDraws]],
+  samples_b: Sequence[Sequence[resampling.PearsonDraws]],
+  bootstrap: resampling.Bootstrap,
 ) -> Difference:
   """Difference of the mean Pearson's r of two systems, paired by row and seed.
 
@@ -259,7 +181,7 @@ def pearson_difference(
     a, b: the systems; the difference is a's mean minus b's.
     seeds: [seeds], the runs' seeds.
     samples_a, samples_b: [benchmarks][seeds], aligned with each other.
-    bootstrap: as given to `pearson_draws`.
+    bootstrap: as given to `resampling.pearson_draws`.
 
   Returns:
     The difference; its mean is None if one of the correlations does not exist
@@ -290,84 +212,26 @@ def pearson_difference(
   )
 
 
-def _stream(bootstrap: Bootstrap, name: str) -> np.random.Generator:
-  return np.random.default_rng([bootstrap.seed, zlib.crc32(name.encode())])
-
-
-def _resampled_pearson(
-  scores: np.ndarray,
-  predictions: np.ndarray,
-  bootstrap: Bootstrap,
-  rng: np.random.Generator,
-) -> np.ndarray:
-  """[U, R] Pearson's r on R resamples of the rows; NaN where it has none.
-
-  A resample is how often it holds each row: its moments are then one matrix
-  product over all systems, and no [R, U, n] array is made.
-  """
-  num_rows = len(scores)
-  x, x_floor = _standardised(scores[None])
-  y, y_floor = _standardised(np.asarray(predictions, np.float64))
-  columns = np.concatenate([x, x * x, y, y * y, x * y])
-  num_lines = len(y)
-  chunk = max(1, _CHUNK_ELEMENTS // num_rows)
-  out = []
-  for start in range(0, bootstrap.num_resamples, chunk):
-    size = min(chunk, bootstrap.num_resamples - start)
-    chosen = rng.integers(num_rows, size=(size, num_rows))
-    moments = columns @ (_counts(chosen, num_rows).T / num_rows)
-    x1, x2 = moments[:1], moments[1:2]
-    y1, y2, xy = moments[2:].reshape(3, num_lines, size)
-    x_var, y_var = x2 - x1**2, y2 - y1**2
-    # Second moments bound the rounding error that a zero variance shows.
-    constant = x_var <= np.maximum(x_floor, _ROUNDING * x2)
-    constant = constant | (y_var <= np.maximum(y_floor, _ROUNDING * y2))
-    spread = np.sqrt(np.where(constant, 1.0, x_var * y_var))
-    out.append(np.where(constant, np.nan, (xy - x1 * y1) / spread))
-  return np.clip(np.concatenate(out, axis=1), -1.0, 1.0)
-
-
-def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Lines [U, n] with mean 0 and variance 1; a constant line becomes 0.
-
-  The second is the variance [U, 1] up to which a resample of the line counts
-  as constant.
-  """
-  std = np.std(values, axis=1, keepdims=True)
-  spread = np.array([[metrics.constant_spread(line)] for line in values])
-  constant = std <= spread
-  std = np.where(constant, 1.0, std)
-  centred = np.where(constant, 0.0, values - values.mean(1, keepdims=True))
-  return centred / std, (spread / std) ** 2
-
-
-def _counts(chosen: np.ndarray, num_items: int) -> np.ndarray:
-  """[R, items] how often each line of `chosen` [R, ...] holds each item."""
-  offsets = num_items * np.arange(len(chosen))[:, None]
-  counts = np.bincount(
-    (chosen + offsets).ravel(), minlength=len(chosen) * num_items
-  )
-  return counts.reshape(len(chosen), num_items)
-
-
-def _mean_r(samples: Sequence[Sequence[PearsonDraws]]) -> float:
+def _mean_r(samples: Sequence[Sequence[resampling.PearsonDraws]]) -> float:
   values = [[sample.r.value for sample in line] for line in samples]
   return float(np.mean(np.array(values, np.float64)))
 
 
-def _mean_draws(draws: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+def _mean_draws(
+  draws: np.ndarray, bootstrap: resampling.Bootstrap
+) -> np.ndarray:
   """[R] means of draws [benchmarks, seeds, R] over resampled seeds."""
   num_seeds = draws.shape[1]
   if num_seeds == 1:
     return draws[:, 0].mean(axis=0)
   size = (bootstrap.num_resamples, num_seeds)
-  chosen = _stream(bootstrap, 'seeds').integers(num_seeds, size=size)
-  weights = _counts(chosen, num_seeds).T / num_seeds
+  chosen = resampling.stream(bootstrap, 'seeds').integers(num_seeds, size=size)
+  weights = resampling.counts(chosen, num_seeds).T / num_seeds
   return np.sum(draws.mean(axis=0) * weights, axis=0)
 
 
 def _interval(
-  draws: np.ndarray, bootstrap: Bootstrap
+  draws: np.ndarray, bootstrap: resampling.Bootstrap
 ) -> tuple[Interval | None, str | None]:
   """Percentile interval of draws [R], or why there is none."""
   usable = draws[np.isfinite(draws)]
@@ -379,7 +243,9 @@ def _interval(
   return (float(low), float(high)), None
 
 
-def _unpaired_reason(samples: Sequence[Sequence[PearsonDraws]]) -> str | None:
+def _unpaired_reason(
+  samples: Sequence[Sequence[resampling.PearsonDraws]],
+) -> str | None:
   if not samples:
     return 'no benchmark in common'
   if not all(samples):
@@ -390,7 +256,9 @@ def _unpaired_reason(samples: Sequence[Sequence[PearsonDraws]]) -> str | None:
   return None
 
 
-def _missing_reason(samples: Sequence[Sequence[PearsonDraws]]) -> str | None:
+def _missing_reason(
+  samples: Sequence[Sequence[resampling.PearsonDraws]],
+) -> str | None:
   for line in samples:
     for sample in line:
       if sample.r.value is None:

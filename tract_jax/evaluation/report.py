@@ -17,8 +17,10 @@ from tract_jax.evaluation import (
   intervals,
   lambda_curve,
   metrics,
+  resampling,
   self_cots,
 )
+from tract_jax.evaluation import references as references_lib
 
 MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
 # The first of them that was run is compared with every other method.
@@ -41,11 +43,14 @@ class Report:
     lambda_points: validation figures of candidate lambdas.
     self_cot_counts: what became of the self-CoTs.
     calibrations: of the distributions of each method.
+    references, combined_references: as `rows` and `combined`, of what judges
+      are held against.
+    constant: what the constant reference says.
   """
 
   config: Mapping[str, Any]
   fallback: float
-  bootstrap: intervals.Bootstrap
+  bootstrap: resampling.Bootstrap
   rows: tuple[metrics.MetricRow, ...]
   combined: tuple[intervals.Combined, ...]
   differences: tuple[intervals.Difference, ...]
@@ -53,6 +58,9 @@ class Report:
   lambda_points: tuple[lambda_curve.LambdaPoint, ...] = ()
   self_cot_counts: tuple[self_cots.SelfCotCounts, ...] = ()
   calibrations: tuple[calibration.Calibration, ...] = ()
+  references: tuple[metrics.MetricRow, ...] = ()
+  combined_references: tuple[intervals.Combined, ...] = ()
+  constant: references_lib.Constant | None = None
 
 
 def make_report(
@@ -60,13 +68,15 @@ def make_report(
   *,
   config: Mapping[str, Any],
   fallback: float,
-  bootstrap: intervals.Bootstrap = intervals.DEFAULT,
+  bootstrap: resampling.Bootstrap = resampling.DEFAULT,
   comparisons: Sequence[tuple[_Name, _Name]] | None = None,
   primary_predictors: Mapping[str, str] | None = None,
   cot_gaps: Sequence[metrics.CotGap] = (),
   lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
   self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
   calibrations: Sequence[calibration.Calibration] = (),
+  references: Sequence[references_lib.Reference] = (),
+  constant: references_lib.Constant | None = None,
 ) -> Report:
   """Computes every figure of the report.
 
@@ -82,10 +92,9 @@ def make_report(
       every other method.
     primary_predictors: predictor per method for that; where it has no
       predictions "rail" stands in, or else the first by name.
-    cot_gaps: errors on training inputs, by annotator and own CoTs.
-    lambda_points: the curves by which lambda was chosen.
-    self_cot_counts: of the self-CoT datasets.
-    calibrations: of each method, benchmark and seed.
+    cot_gaps, lambda_points, self_cot_counts, calibrations, constant: as the
+      report has them, in any order.
+    references: of each benchmark.
 
   Returns:
     The report, in an order of its own.
@@ -95,12 +104,9 @@ def make_report(
       comparison of a system without predictions.
   """
   ordered = sorted(map(metrics.sorted_by_id, systems), key=lambda s: s.key)
-  for before, system in itertools.pairwise(ordered):
-    if before.key == system.key:
-      raise types.InputError('given twice: {}, {}, seed {}'.format(*system.key))
-  if any(system.benchmark == MEAN for system in ordered):
-    raise types.InputError(f'benchmark {MEAN!r}: the name is taken')
+  _check_names(ordered)
   judged = _judge(ordered, fallback, bootstrap)
+  beside = _judge_references(references, fallback, bootstrap)
   pairs = _pairs(judged.rows, comparisons, primary_predictors or {})
   return Report(
     config=config,
@@ -113,15 +119,26 @@ def make_report(
     lambda_points=tuple(lambda_points),
     self_cot_counts=tuple(self_cot_counts),
     calibrations=tuple(sorted(calibrations, key=calibration.sort_key)),
+    references=beside.rows,
+    combined_references=tuple(_combined(beside)),
+    constant=constant,
   )
+
+
+def _check_names(ordered: Sequence[metrics.SystemPredictions]) -> None:
+  for before, system in itertools.pairwise(ordered):
+    if before.key == system.key:
+      raise types.InputError('given twice: {}, {}, seed {}'.format(*system.key))
+  if any(system.benchmark == MEAN for system in ordered):
+    raise types.InputError(f'benchmark {MEAN!r}: the name is taken')
 
 
 class _Judged(NamedTuple):
   """What all means and differences are made of."""
 
   rows: tuple[metrics.MetricRow, ...]
-  draws: dict[tuple, intervals.PearsonDraws]
-  bootstrap: intervals.Bootstrap
+  draws: dict[tuple, resampling.PearsonDraws]
+  bootstrap: resampling.Bootstrap
 
   def seeds(
     self, systems: Iterable[metrics.System], benchmarks: Iterable[str]
@@ -135,7 +152,7 @@ class _Judged(NamedTuple):
 
   def samples(
     self, system: metrics.System, benchmarks: list[str], seeds: list[int]
-  ) -> list[list[intervals.PearsonDraws]]:
+  ) -> list[list[resampling.PearsonDraws]]:
     """[benchmarks][seeds] of one system."""
     return [[self.draws[system, b, s] for s in seeds] for b in benchmarks]
 
@@ -143,16 +160,16 @@ class _Judged(NamedTuple):
 def _judge(
   systems: Sequence[metrics.SystemPredictions],
   fallback: float,
-  bootstrap: intervals.Bootstrap,
+  bootstrap: resampling.Bootstrap,
 ) -> _Judged:
   """Figures of each system; systems on the same rows share resamples."""
   groups: dict[metrics.Rows, list[metrics.SystemPredictions]] = {}
   for system in systems:
     groups.setdefault(system.rows, []).append(system)
-  draws: dict[tuple, intervals.PearsonDraws] = {}
+  draws: dict[tuple, resampling.PearsonDraws] = {}
   for rows, members in groups.items():
     filled = [metrics.fill_invalid(m.predictions, fallback)[0] for m in members]
-    records = intervals.pearson_draws(rows, np.array(filled), bootstrap)
+    records = resampling.pearson_draws(rows, np.array(filled), bootstrap)
     draws |= {m.key: d for m, d in zip(members, records, strict=True)}
   metric_rows = []
   for system in systems:
@@ -162,6 +179,21 @@ def _judge(
     row = metrics.metric_row(system, fallback, estimate.ci, reason)
     metric_rows.append(row)
   return _Judged(tuple(metric_rows), draws, bootstrap)
+
+
+def _judge_references(
+  references: Sequence[references_lib.Reference],
+  fallback: float,
+  bootstrap: resampling.Bootstrap,
+) -> _Judged:
+  """As `_judge`, of what judges are held against."""
+  found = [references_lib.judge(r, fallback, bootstrap) for r in references]
+  found.sort(key=lambda pair: pair[0].key)
+  return _Judged(
+    tuple(row for row, _ in found),
+    {row.key: draws for row, draws in found},
+    bootstrap,
+  )
 
 
 def _combined(judged: _Judged) -> Iterator[intervals.Combined]:

@@ -14,6 +14,7 @@ from tract_jax.evaluation import (
   calibration,
   lambda_curve,
   metrics,
+  references,
   self_cots,
   tables,
 )
@@ -47,6 +48,8 @@ def metrics_json(report: report_lib.Report) -> str:
     'lambda_curve': [dataclasses.asdict(p) for p in report.lambda_points],
     'self_cots': [dataclasses.asdict(c) for c in report.self_cot_counts],
     'calibration': [dataclasses.asdict(c) for c in report.calibrations],
+    'references': [dataclasses.asdict(row) for row in report.references],
+    'constant': report.constant and dataclasses.asdict(report.constant),
   }
   content = json.loads(
     json.dumps(figures, allow_nan=False),
@@ -68,6 +71,7 @@ def report_markdown(report: report_lib.Report) -> str:
     "Pearson's r with the rater, mean over seeds, with its "
     f'{100 * report.bootstrap.level:g} % interval.',
     tables.markdown(*_results_cells(report)),
+    *_reference_notes(report),
     '## Differences',
     "Mean Pearson's r of the first system minus that of the second. A gap below"
     ' .03 is no finding, even where its interval excludes zero.',
@@ -133,16 +137,45 @@ def _results_cells(report: report_lib.Report) -> _Cells:
   columns = [*names, report_lib.MEAN] if len(names) > 1 else names
   header = ['method', 'predictor', 'CoTs', 'seeds', *columns]
   header += ['mean rho', 'RMSE', 'invalid']
-  by_key = {(c.system, c.benchmark): c for c in report.combined}
+  combined = [*report.combined, *report.combined_references]
+  by_key = {(c.system, c.benchmark): c for c in combined}
+  beside = {row.system for row in report.references}
   lines = []
-  for total in (c for c in report.combined if c.benchmark == report_lib.MEAN):
+  for total in (c for c in combined if c.benchmark == report_lib.MEAN):
     found = [by_key.get((total.system, name)) for name in columns]
-    line = [*dataclasses.astuple(total.system), total.num_seeds]
+    line: list = [total.method, total.predictor, '', '']
+    if total.system not in beside:
+      line[2:] = [total.num_cots, total.num_seeds]
     line += [tables.number(c.pearson, c.pearson_ci) if c else '' for c in found]
     line += [tables.number(total.spearman), tables.number(total.rmse)]
     share = f'{total.num_invalid}/{total.num_examples}'
     lines.append([*line, share if total.num_examples else tables.NONE])
   return header, lines
+
+
+def _reference_notes(report: report_lib.Report) -> list[str]:
+  """What the lines below the judges are."""
+  if not report.constant:
+    return []
+  kind = {
+    references.TRAINING_MEAN: "the training rows' mean",
+    references.GRID_MIDDLE: "the grid's middle, for nothing is trained",
+  }[report.constant.kind]
+  notes = [
+    f'"{references.CONSTANT}" gives every row {report.constant.value:.3f}, '
+    f'{kind}'
+  ]
+  found = {row.method for row in report.references}
+  if references.LENGTH in found:
+    notes.append(
+      f'"{references.LENGTH}" is the number of characters of the response'
+    )
+  if references.RATERS in found:
+    notes.append(
+      f'"{references.RATERS}" is each rater against the mean of the others of '
+      'the same row, the mean over raters'
+    )
+  return [f'No judges: {"; ".join(notes)}.']
 
 
 def _difference_cells(report: report_lib.Report) -> _Cells:

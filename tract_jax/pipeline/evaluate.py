@@ -1,7 +1,7 @@
 """From prediction files to the report, for every predictor."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import math
 from typing import Any
@@ -14,10 +14,11 @@ from tract_jax import types
 from tract_jax.data import disk, manifest
 from tract_jax.evaluation import (
   calibration,
-  intervals,
   lambda_curve,
   metrics,
+  references,
   report_writing,
+  resampling,
   self_cots,
 )
 from tract_jax.evaluation import report as report_lib
@@ -45,10 +46,11 @@ def evaluate(
   config: ml_collections.ConfigDict,
   grid: types.ScoreGrid,
   workdir: epath.Path,
-  benchmarks: Sequence[str],
+  benchmarks: Mapping[str, Sequence[types.Example]],
   cot_gaps: Sequence[metrics.CotGap],
   lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
   self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
+  training_scores: Sequence[float] = (),
 ) -> bool:
   """Writes report/ from the predictions, and prints the results table.
 
@@ -56,10 +58,11 @@ def evaluate(
     config: of the run.
     grid: the scores.
     workdir: of the run.
-    benchmarks: names.
+    benchmarks: {name: its rows}, for the references; predictions of other rows
+      are judged all the same.
     cot_gaps: measured before.
-    lambda_points: of stages whose lambda was chosen.
-    self_cot_counts: of the self-CoT datasets.
+    lambda_points, self_cot_counts: of chosen lambdas, and self-CoT datasets.
+    training_scores: of the training rows; none where nothing is trained.
 
   Returns:
     Whether there was anything to do.
@@ -72,34 +75,40 @@ def evaluate(
     for method in config.methods
     for benchmark in benchmarks
   }
-  for (method, benchmark), path in paths.items():
-    seeds = config.seeds
-    chunks = [chunk_folder(workdir, method, benchmark, seed) for seed in seeds]
-    predict.check_joined(chunks, path)
+  _check_joined(config, workdir, paths)
   folder = workdir / 'report'
+  constant = references.constant(training_scores, grid.values)
+  predicted = {'/'.join(k): manifest.digest_of_file(paths[k]) for k in paths}
   fields = {
-    'predictions': manifest.digest_of(
-      {'/'.join(k): manifest.digest_of_file(p) for k, p in paths.items()}
-    ),
+    'predictions': manifest.digest_of(predicted),
     'config': manifest.digest_of(config.to_dict()),
     'cot_gap': _digest(cot_gaps),
     'lambda_curve': _digest(lambda_points),
     'self_cots': _digest(self_cot_counts),
+    'benchmarks': _digest([*benchmarks.items()]),
+    'constant': _digest([constant]),
   }
   if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
   systems, calibrations = _judged(config, grid, paths)
   report = _make_report(
-    config,
-    grid,
-    systems,
+    *(config, grid, systems),
     cot_gaps=cot_gaps,
     lambda_points=lambda_points,
     self_cot_counts=self_cot_counts,
     calibrations=calibrations,
+    references=references.of_benchmarks(benchmarks, constant),
+    constant=constant,
   )
   _write(folder, fields, report)
   return True
+
+
+def _check_joined(config, workdir, paths) -> None:
+  for (method, benchmark), path in paths.items():
+    seeds = config.seeds
+    chunks = [chunk_folder(workdir, method, benchmark, seed) for seed in seeds]
+    predict.check_joined(chunks, path)
 
 
 def read_results(
@@ -179,7 +188,7 @@ def _make_report(config, grid, systems, **more) -> report_lib.Report:
     systems,
     config=json.loads(json.dumps(config.to_dict())),
     fallback=(grid.values[0] + grid.values[-1]) / 2,
-    bootstrap=intervals.Bootstrap(config.evaluation.num_resamples),
+    bootstrap=resampling.Bootstrap(config.evaluation.num_resamples),
     primary_predictors={
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },

@@ -140,7 +140,10 @@ def digest(examples: Sequence[types.Example]) -> str:
   """SHA-256 of the examples' whole content, in order."""
   rows = [dataclasses.asdict(example) for example in examples]
   for row in rows:
-    del row['judged']  # What could have been cut is no content.
+    # What could have been cut is no content, and what is only reported on
+    # changes no prediction.
+    for name in ('judged', 'response', 'response_source'):
+      del row[name]
   return manifest.digest_of(rows)
 
 

@@ -68,10 +68,11 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
         config,
         run.setup.grid,
         run.workdir,
-        list(run.data.benchmarks),
+        run.data.benchmarks,
         gaps,
         lambda_choice.curves(config, run.stage_folder),
         self_cot.read_counts(config, run.self_cot_folder),
+        [e.score for e in run.data.train if e.score is not None],
       )
   run.meet('at the end; all is done')
   if not run.num_worked:
