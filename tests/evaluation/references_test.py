@@ -34,7 +34,7 @@ def example(i, score, response='', ratings=()):
 def found(examples, constant=MIDDLE):
   """{method: (row, draws)} of every reference."""
   pairs = [
-    references.judge(reference, 3.0, QUICK)
+    references.judge(reference, QUICK, 0.5)
     for reference in references.references('bench', examples, constant)
   ]
   return {row.method: (row, draws) for row, draws in pairs}
@@ -66,7 +66,7 @@ def test_length_has_correlations_and_no_errors():
   )
   assert row.spearman == pytest.approx(1.0)
   assert row.rmse is None and row.mae is None
-  assert 'rmse, mae: a length is no score' in row.reason
+  assert 'rmse, mae, accuracy: a length is no score' in row.reason
   # One response is not known: no figure of the others alone.
   assert 'response_length' not in found([*examples, example(4, 1.0)])
 
@@ -91,14 +91,21 @@ def test_raters_are_each_held_against_the_mean_of_the_others():
   assert row.rmse == pytest.approx(np.mean(rmses))
   low, high = row.pearson_ci
   assert low < row.pearson < high
-  # Every rater is seen on the same resamples.
-  assert np.std(draws.draws) > 0.8 * np.std(
-    resampling.pearson_draws(
-      metrics.Rows('bench', draws.rows.example_ids, tuple(each[0][1])),
-      ratings[None, :, 0],
+  # The interval is of the mean of the raters' draws on the same resamples.
+  order = np.argsort([f'row {i}' for i in range(12)])
+  ids = tuple(f'row {i}' for i in order)
+  of_raters = [
+    resampling.resample(
+      metrics.Rows('bench', ids, tuple(others[order])),
+      ratings[order, i][None],
       QUICK,
-    )[0].draws
-  ) / np.sqrt(3)
+      0.5,
+    )[0]['pearson'].draws
+    for i, (_, others) in enumerate(each)
+  ]
+  np.testing.assert_allclose(
+    draws['pearson'].draws, np.mean(of_raters, axis=0), atol=1e-9
+  )
 
 
 def test_unrated_rows_have_no_reference():

@@ -343,7 +343,7 @@ def test_benchmark_without_scores_has_null_figures_and_no_part_in_means(
   for row in unrated:
     for figure in ('pearson', 'pearson_ci', 'spearman', 'kendall', 'rmse'):
       assert row[figure] is None
-    assert 'rmse, mae: no scores' in row['reason']
+    assert 'rmse, mae, accuracy: no scores' in row['reason']
     assert (row['num_examples'], row['num_invalid']) == (4, 1)
     assert row['grid_mass'] == pytest.approx(rated[0]['grid_mass'], abs=0.2)
   means = {

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of Pearson's r, of its mean, and of differences.
+"""Bootstrap intervals of figures, of their means, and of differences.
 
 In: resamples of systems on benchmarks. Out: percentile intervals.
 
@@ -12,18 +12,21 @@ covers the mean in about 1 - 2^(1 - S) of cases at most (.5 for 2, .75 for 3).
   Axes: R resamples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from tract_jax.evaluation import metrics, resampling
+from tract_jax.evaluation import figures, metrics, resampling
 
 # Resamples without a correlation are left out; an interval of too few others
 # would describe another population.
 _MIN_USABLE = 0.9
 
-Interval = tuple[float, float]
+Interval = metrics.Interval
+# [benchmarks][seeds] of a system.
+Samples = Sequence[Sequence[resampling.FigureDraws]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +39,29 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gap:
+  """A mean difference: its interval, and whether that excludes zero."""
+
+  mean: float | None
+  ci: Interval | None
+  excludes_zero: bool | None
+  reason: str | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Difference:
-  """Mean Pearson's r of system `a` minus that of `b`, on the same rows.
+  """Figures of system `a` minus those of `b`, on the same rows.
 
   Attributes:
     a, b: the systems.
-    mean: over seeds and, with equal weight, benchmarks.
+    mean: of Pearson's r, over seeds and, with equal weight, benchmarks.
     ci: its interval.
     benchmarks: those that both were judged on.
     seeds: those that both have on each of them.
     num_seeds, num_rows: how many of them; rows over all benchmarks.
     excludes_zero: whether the interval does; None without one.
     reason: why there is no mean or interval; else None.
+    figures: the same of each other figure, by name.
   """
 
   a: metrics.System
@@ -60,6 +74,7 @@ class Difference:
   num_rows: int
   excludes_zero: bool | None
   reason: str | None
+  figures: dict[str, Gap]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +87,9 @@ class Combined:
     seeds, num_seeds: of the runs; for "mean", those on every benchmark.
     num_examples, num_invalid: predictions over all these, and how many of
       them were scored as the fallback.
-    pearson, spearman, kendall, rmse, mae, grid_mass: means; None where one of
-      the figures is.
-    pearson_ci: bootstrap interval over rows and seeds.
+    pearson, spearman, kendall, rmse, mae, accuracy, grid_mass: means; None
+      where one of the figures is.
+    pearson_ci, ..., accuracy_ci: bootstrap intervals over rows and seeds.
     reason: why figures above are None; else None.
   """
 
@@ -89,9 +104,15 @@ class Combined:
   pearson: float | None
   pearson_ci: Interval | None
   spearman: float | None
+  spearman_ci: Interval | None
   kendall: float | None
+  kendall_ci: Interval | None
   rmse: float | None
+  rmse_ci: Interval | None
   mae: float | None
+  mae_ci: Interval | None
+  accuracy: float | None
+  accuracy_ci: Interval | None
   grid_mass: float | None
   reason: str | None
 
@@ -101,34 +122,74 @@ class Combined:
     return metrics.System(self.method, self.predictor, self.num_cots)
 
 
-def mean_pearson(
-  samples: Sequence[Sequence[resampling.PearsonDraws]],
+def metric_row(
+  system: metrics.SystemPredictions,
+  drawn: resampling.FigureDraws,
+  bootstrap: resampling.Bootstrap,
+) -> metrics.MetricRow:
+  """All figures of one system on one benchmark with one seed.
+
+  Args:
+    system: what it predicted.
+    drawn: its figures, with the fallback in place of invalid predictions.
+    bootstrap: as given to `resampling.resample`.
+
+  Returns:
+    The row of report/metrics.json.
+  """
+  values: dict[str, Any] = {}
+  reasons: dict[str, str | None] = {}
+  for name, sample in drawn.items():
+    estimate = mean_figure([[sample]], bootstrap)
+    values |= {name: sample.figure.value, f'{name}_ci': estimate.ci}
+    reasons[name] = sample.figure.reason
+    if not sample.figure.reason:
+      reasons[f'{name}_ci'] = estimate.reason
+  grid_mass = figures.mean_grid_mass(system.grid_mass)
+  reasons['grid_mass'] = grid_mass.reason
+  return metrics.MetricRow(
+    **dataclasses.asdict(system.system),
+    benchmark=system.benchmark,
+    seed=system.seed,
+    num_examples=len(system.predictions),
+    num_invalid=int((~np.isfinite(system.predictions)).sum()),
+    **values,
+    grid_mass=grid_mass.value,
+    num_grid_mass=int(np.isfinite(system.grid_mass).sum()),
+    finish_reasons=dict(sorted(system.finish_reasons.items())),
+    num_invalid_cots=system.num_invalid_cots,
+    reason=_joined_reasons(reasons),
+  )
+
+
+def mean_figure(
+  samples: Sequence[Sequence[resampling.Draws]],
   bootstrap: resampling.Bootstrap,
 ) -> Estimate:
-  """Mean Pearson's r over seeds and benchmarks, with its interval.
+  """Mean of a figure over seeds and benchmarks, with its interval.
 
   Args:
     samples: [benchmarks][seeds]; the same seeds for each benchmark, in the
       same order, and the same rows for each seed.
-    bootstrap: as given to `resampling.pearson_draws`.
+    bootstrap: as given to `resampling.resample`.
 
   Returns:
-    The mean, benchmarks weighing the same. None if one of its correlations
-    does not exist: a mean over the others would flatter.
+    The mean, benchmarks weighing the same. None if one of its figures does not
+    exist: a mean over the others would flatter.
   """
   reason = _unpaired_reason(samples) or _missing_reason(samples)
   if reason:
     return Estimate(None, None, reason)
   draws = np.array([[sample.draws for sample in line] for line in samples])
   ci, reason = _interval(_mean_draws(draws, bootstrap), bootstrap)
-  return Estimate(_mean_r(samples), ci, reason)
+  return Estimate(_mean_value(samples), ci, reason)
 
 
 def combine(
   system: metrics.System,
   benchmark: str,
   rows: Sequence[metrics.MetricRow],
-  samples: Sequence[Sequence[resampling.PearsonDraws]],
+  samples: Samples,
   bootstrap: resampling.Bootstrap,
 ) -> Combined:
   """All figures of a system, as means over seeds and benchmarks.
@@ -137,15 +198,19 @@ def combine(
     system: what was judged.
     benchmark: its name, or "mean".
     rows: one for each benchmark and seed, in any order.
-    samples: [benchmarks][seeds], as for `mean_pearson`.
-    bootstrap: as given to `resampling.pearson_draws`.
+    samples: [benchmarks][seeds], as for `mean_figure`.
+    bootstrap: as given to `resampling.resample`.
 
   Returns:
     The means.
   """
-  estimate = mean_pearson(samples, bootstrap)
   seeds = tuple(sorted({row.seed for row in rows}))
-  reasons = {estimate.reason, *(row.reason for row in rows)}
+  reasons = {row.reason for row in rows}
+  values: dict[str, Any] = {}
+  for name in figures.NAMES:
+    estimate = mean_figure(of_figure(samples, name), bootstrap)
+    values |= {name: estimate.mean, f'{name}_ci': estimate.ci}
+    reasons.add(estimate.reason)
   return Combined(
     **dataclasses.asdict(system),
     benchmark=benchmark,
@@ -153,26 +218,21 @@ def combine(
     num_seeds=len(seeds),
     num_examples=sum(row.num_examples for row in rows),
     num_invalid=sum(row.num_invalid for row in rows),
-    pearson=estimate.mean,
-    pearson_ci=estimate.ci,
-    spearman=metrics.mean_or_none([row.spearman for row in rows]),
-    kendall=metrics.mean_or_none([row.kendall for row in rows]),
-    rmse=metrics.mean_or_none([row.rmse for row in rows]),
-    mae=metrics.mean_or_none([row.mae for row in rows]),
-    grid_mass=metrics.mean_or_none([row.grid_mass for row in rows]),
+    **values,
+    grid_mass=figures.mean_or_none([row.grid_mass for row in rows]),
     reason='; '.join(sorted(filter(None, reasons))) or None,
   )
 
 
-def pearson_difference(
+def difference(
   a: metrics.System,
   b: metrics.System,
   seeds: Sequence[int],
-  samples_a: Sequence[Sequence[resampling.PearsonDraws]],
-  samples_b: Sequence[Sequence[resampling.PearsonDraws]],
+  samples_a: Samples,
+  samples_b: Samples,
   bootstrap: resampling.Bootstrap,
 ) -> Difference:
-  """Difference of the mean Pearson's r of two systems, paired by row and seed.
+  """Differences of the mean figures of two systems, paired by row and seed.
 
   Every resample holds the same rows and the same seeds for both systems, so
   what is hard for both cancels.
@@ -181,12 +241,39 @@ def pearson_difference(
     a, b: the systems; the difference is a's mean minus b's.
     seeds: [seeds], the runs' seeds.
     samples_a, samples_b: [benchmarks][seeds], aligned with each other.
-    bootstrap: as given to `resampling.pearson_draws`.
+    bootstrap: as given to `resampling.resample`.
 
   Returns:
-    The difference; its mean is None if one of the correlations does not exist
-    or the systems were judged on different rows.
+    The difference; a mean is None if one of its figures does not exist or the
+    systems were judged on different rows.
   """
+  gaps = {
+    name: _gap(
+      of_figure(samples_a, name), of_figure(samples_b, name), bootstrap
+    )
+    for name in figures.NAMES
+  }
+  first = of_figure(samples_a, 'pearson')
+  rows = [line[0].rows for line in first if line]
+  return Difference(
+    a=a,
+    b=b,
+    benchmarks=tuple(r.benchmark for r in rows),
+    seeds=tuple(seeds),
+    num_seeds=len(seeds),
+    num_rows=sum(len(r.scores) for r in rows),
+    **dataclasses.asdict(gaps.pop('pearson')),
+    figures=gaps,
+  )
+
+
+def of_figure(samples: Samples, name: str) -> list[list[resampling.Draws]]:
+  """[benchmarks][seeds] of one figure."""
+  return [[drawn[name] for drawn in line] for line in samples]
+
+
+def _gap(samples_a, samples_b, bootstrap: resampling.Bootstrap) -> Gap:
+  """Of one figure, [benchmarks][seeds] each."""
   mean, ci = None, None
   both = [[*x, *y] for x, y in zip(samples_a, samples_b, strict=True)]
   reason = _unpaired_reason(both) or _missing_reason(both)
@@ -195,25 +282,14 @@ def pearson_difference(
     for x, y in zip(samples_a, samples_b, strict=True):
       pairs = list(zip(x, y, strict=True))
       draws.append([p.draws - q.draws for p, q in pairs])
-    mean = _mean_r(samples_a) - _mean_r(samples_b)
+    mean = _mean_value(samples_a) - _mean_value(samples_b)
     ci, reason = _interval(_mean_draws(np.array(draws), bootstrap), bootstrap)
-  rows = [line[0].rows for line in both if line]
-  return Difference(
-    a=a,
-    b=b,
-    mean=mean,
-    ci=ci,
-    benchmarks=tuple(r.benchmark for r in rows),
-    seeds=tuple(seeds),
-    num_seeds=len(seeds),
-    num_rows=sum(len(r.scores) for r in rows),
-    excludes_zero=None if ci is None else ci[0] > 0 or ci[1] < 0,
-    reason=reason,
-  )
+  excludes_zero = None if ci is None else ci[0] > 0 or ci[1] < 0
+  return Gap(mean, ci, excludes_zero, reason)
 
 
-def _mean_r(samples: Sequence[Sequence[resampling.PearsonDraws]]) -> float:
-  values = [[sample.r.value for sample in line] for line in samples]
+def _mean_value(samples: Sequence[Sequence[resampling.Draws]]) -> float:
+  values = [[sample.figure.value for sample in line] for line in samples]
   return float(np.mean(np.array(values, np.float64)))
 
 
@@ -244,7 +320,7 @@ def _interval(
 
 
 def _unpaired_reason(
-  samples: Sequence[Sequence[resampling.PearsonDraws]],
+  samples: Sequence[Sequence[resampling.Draws]],
 ) -> str | None:
   if not samples:
     return 'no benchmark in common'
@@ -257,10 +333,20 @@ def _unpaired_reason(
 
 
 def _missing_reason(
-  samples: Sequence[Sequence[resampling.PearsonDraws]],
+  samples: Sequence[Sequence[resampling.Draws]],
 ) -> str | None:
   for line in samples:
     for sample in line:
-      if sample.r.value is None:
-        return f'{sample.rows.benchmark}: {sample.r.reason}'
+      if sample.figure.value is None:
+        return f'{sample.rows.benchmark}: {sample.figure.reason}'
   return None
+
+
+def _joined_reasons(reasons: Mapping[str, str | None]) -> str | None:
+  """As in "pearson, kendall: constant scores; rmse: no rows", or None."""
+  names: dict[str, list[str]] = {}
+  for name, reason in reasons.items():
+    if reason:
+      names.setdefault(reason, []).append(name)
+  texts = [f'{", ".join(group)}: {reason}' for reason, group in names.items()]
+  return '; '.join(texts) or None

@@ -15,12 +15,11 @@ Axes: n rows, m raters.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from tract_jax import types
-from tract_jax.evaluation import intervals, metrics, resampling
+from tract_jax.evaluation import figures, intervals, metrics, resampling
 
 CONSTANT = 'constant'
 LENGTH = 'response_length'
@@ -28,6 +27,7 @@ RATERS = 'raters'
 TRAINING_MEAN = 'training_mean'
 GRID_MIDDLE = 'grid_middle'
 _NO_POINTS = 'a length is no score'
+_IN_POINTS = ('rmse', 'mae', 'accuracy')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,38 +130,32 @@ def leave_one_out(ratings: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def judge(
-  reference: Reference, fallback: float, bootstrap: resampling.Bootstrap
-) -> tuple[metrics.MetricRow, resampling.PearsonDraws]:
+  reference: Reference, bootstrap: resampling.Bootstrap, half_step: float
+) -> tuple[metrics.MetricRow, resampling.FigureDraws]:
   """Figures of a reference, as of a judge.
 
   Args:
     reference: on a benchmark.
-    fallback: as of the judges; no reference needs it.
     bootstrap: as of the judges; on the same rows resamples are the same.
+    half_step: of the score grid.
 
   Returns:
-    (its row, the resamples behind its interval): means over the parts.
+    (its row, the resamples behind its intervals): means over the parts.
   """
   parts = [metrics.sorted_by_id(part) for part in reference.parts]
-  draws = resampling.averaged(
-    [
-      resampling.pearson_draws(p.rows, p.predictions[None], bootstrap)[0]
-      for p in parts
-    ]
-  )
-  estimate = intervals.mean_pearson([[draws]], bootstrap)
-  reason = draws.r.reason or estimate.reason
-  rows = [metrics.metric_row(p, fallback, estimate.ci, reason) for p in parts]
-  figures: dict[str, Any] = {
-    name: metrics.mean_or_none([getattr(row, name) for row in rows])
-    for name in ('pearson', 'spearman', 'kendall', 'rmse', 'mae')
+  of_parts = [
+    resampling.resample(p.rows, p.predictions[None], bootstrap, half_step)[0]
+    for p in parts
+  ]
+  drawn = {
+    name: resampling.averaged([draws[name] for draws in of_parts])
+    for name in figures.NAMES
   }
-  reasons = {row.reason for row in rows if row.reason}
   if not reference.in_points:
-    figures |= {'rmse': None, 'mae': None}
-    reasons.add(f'rmse, mae: {_NO_POINTS}')
-  reason = '; '.join(sorted(reasons)) or None
-  return dataclasses.replace(rows[0], **figures, reason=reason), draws
+    nothing = figures.Figure(None, _NO_POINTS)
+    for name in _IN_POINTS:
+      drawn[name] = dataclasses.replace(drawn[name], figure=nothing)
+  return intervals.metric_row(parts[0], drawn, bootstrap), drawn
 
 
 def _part(method, predictor, benchmark, examples, scores, predictions):

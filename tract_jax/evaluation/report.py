@@ -37,6 +37,7 @@ class Report:
     config: of the run, as JSON has it.
     fallback: the score that stood in for invalid predictions.
     bootstrap: how intervals were made.
+    half_step: the largest error that counted as accurate.
     rows: a system on a benchmark with a seed.
     combined: rows over seeds, and over benchmarks.
     differences, cot_gaps: between systems; on training inputs.
@@ -51,6 +52,7 @@ class Report:
   config: Mapping[str, Any]
   fallback: float
   bootstrap: resampling.Bootstrap
+  half_step: float
   rows: tuple[metrics.MetricRow, ...]
   combined: tuple[intervals.Combined, ...]
   differences: tuple[intervals.Difference, ...]
@@ -69,6 +71,7 @@ def make_report(
   config: Mapping[str, Any],
   fallback: float,
   bootstrap: resampling.Bootstrap = resampling.DEFAULT,
+  half_step: float = 0.5,
   comparisons: Sequence[tuple[_Name, _Name]] | None = None,
   primary_predictors: Mapping[str, str] | None = None,
   cot_gaps: Sequence[metrics.CotGap] = (),
@@ -83,9 +86,8 @@ def make_report(
   Args:
     systems: all predictions, one record for each system, benchmark and seed.
     config: of the run, as JSON has it.
-    fallback: score that stands in for an invalid prediction; by custom the
-      midpoint of the grid.
-    bootstrap: how intervals are made.
+    fallback: score that stands in for an invalid prediction.
+    bootstrap, half_step: how intervals are made; the largest accurate error.
     comparisons: pairs of (method, predictor); each difference is the first
       minus the second, each with the fewest CoTs it was run with. None
       compares the first of "tract", "cot_raft" and "raft" that was run with
@@ -105,13 +107,14 @@ def make_report(
   """
   ordered = sorted(map(metrics.sorted_by_id, systems), key=lambda s: s.key)
   _check_names(ordered)
-  judged = _judge(ordered, fallback, bootstrap)
-  beside = _judge_references(references, fallback, bootstrap)
+  judged = _judge(ordered, fallback, bootstrap, half_step)
+  beside = _judge_references(references, bootstrap, half_step)
   pairs = _pairs(judged.rows, comparisons, primary_predictors or {})
   return Report(
     config=config,
     fallback=fallback,
     bootstrap=bootstrap,
+    half_step=half_step,
     rows=judged.rows,
     combined=tuple(_combined(judged)),
     differences=tuple(_difference(judged, a, b) for a, b in pairs),
@@ -137,7 +140,7 @@ class _Judged(NamedTuple):
   """What all means and differences are made of."""
 
   rows: tuple[metrics.MetricRow, ...]
-  draws: dict[tuple, resampling.PearsonDraws]
+  draws: dict[tuple, resampling.FigureDraws]
   bootstrap: resampling.Bootstrap
 
   def seeds(
@@ -150,9 +153,13 @@ class _Judged(NamedTuple):
       s for s in seeds if all((*w, s) in self.draws for w in wanted)
     )
 
+  def judged_rows(self) -> Iterator[metrics.Rows]:
+    """Of every system, benchmark and seed."""
+    return (drawn['pearson'].rows for drawn in self.draws.values())
+
   def samples(
     self, system: metrics.System, benchmarks: list[str], seeds: list[int]
-  ) -> list[list[resampling.PearsonDraws]]:
+  ) -> list[list[resampling.FigureDraws]]:
     """[benchmarks][seeds] of one system."""
     return [[self.draws[system, b, s] for s in seeds] for b in benchmarks]
 
@@ -161,33 +168,28 @@ def _judge(
   systems: Sequence[metrics.SystemPredictions],
   fallback: float,
   bootstrap: resampling.Bootstrap,
+  half_step: float,
 ) -> _Judged:
   """Figures of each system; systems on the same rows share resamples."""
   groups: dict[metrics.Rows, list[metrics.SystemPredictions]] = {}
   for system in systems:
     groups.setdefault(system.rows, []).append(system)
-  draws: dict[tuple, resampling.PearsonDraws] = {}
+  draws: dict[tuple, resampling.FigureDraws] = {}
   for rows, members in groups.items():
     filled = [metrics.fill_invalid(m.predictions, fallback)[0] for m in members]
-    records = resampling.pearson_draws(rows, np.array(filled), bootstrap)
+    records = resampling.resample(rows, np.array(filled), bootstrap, half_step)
     draws |= {m.key: d for m, d in zip(members, records, strict=True)}
-  metric_rows = []
-  for system in systems:
-    sample = draws[system.key]
-    estimate = intervals.mean_pearson([[sample]], bootstrap)
-    reason = sample.r.reason or estimate.reason
-    row = metrics.metric_row(system, fallback, estimate.ci, reason)
-    metric_rows.append(row)
-  return _Judged(tuple(metric_rows), draws, bootstrap)
+  rows_ = [intervals.metric_row(s, draws[s.key], bootstrap) for s in systems]
+  return _Judged(tuple(rows_), draws, bootstrap)
 
 
 def _judge_references(
   references: Sequence[references_lib.Reference],
-  fallback: float,
   bootstrap: resampling.Bootstrap,
+  half_step: float,
 ) -> _Judged:
   """As `_judge`, of what judges are held against."""
-  found = [references_lib.judge(r, fallback, bootstrap) for r in references]
+  found = [references_lib.judge(r, bootstrap, half_step) for r in references]
   found.sort(key=lambda pair: pair[0].key)
   return _Judged(
     tuple(row for row, _ in found),
@@ -200,7 +202,7 @@ def _combined(judged: _Judged) -> Iterator[intervals.Combined]:
   """Over seeds for each benchmark, then over all benchmarks, by system."""
   benchmarks = sorted({row.benchmark for row in judged.rows})
   # One without a rater's scores has nothing that a mean could be made of.
-  rated = {d.rows.benchmark for d in judged.draws.values() if d.rows.scores}
+  rated = {r.benchmark for r in judged.judged_rows() if r.scores}
   of_mean = [name for name in benchmarks if name in rated] or benchmarks
   for system in sorted({row.system for row in judged.rows}):
     scopes = [(name, [name]) for name in benchmarks]
@@ -218,12 +220,12 @@ def _difference(
   judged: _Judged, a: metrics.System, b: metrics.System
 ) -> intervals.Difference:
   names = [{r.benchmark for r in judged.rows if r.system == s} for s in (a, b)]
-  rated = {d.rows.benchmark for d in judged.draws.values() if d.rows.scores}
+  rated = {r.benchmark for r in judged.judged_rows() if r.scores}
   shared = sorted(names[0] & names[1] & rated)
   seeds = judged.seeds([a, b], shared)
   samples_a = judged.samples(a, shared, seeds)
   samples_b = judged.samples(b, shared, seeds)
-  return intervals.pearson_difference(
+  return intervals.difference(
     a, b, seeds, samples_a, samples_b, judged.bootstrap
   )
 

@@ -12,8 +12,9 @@ from etils import epath
 
 from tract_jax.evaluation import (
   calibration,
+  figures,
+  intervals,
   lambda_curve,
-  metrics,
   references,
   self_cots,
   tables,
@@ -24,6 +25,15 @@ SCHEMA = 1
 METRICS_FILE = 'metrics.json'
 _TEXT_FILE = 'report.md'
 FILES = (_TEXT_FILE, METRICS_FILE)
+
+# Beside Pearson's r.
+_OTHERS = {
+  'spearman': 'rho',
+  'kendall': 'tau-b',
+  'rmse': 'RMSE',
+  'mae': 'MAE',
+  'accuracy': 'within half a step',
+}
 
 _Cells = tuple[list[str], list[list]]
 
@@ -37,8 +47,9 @@ def metrics_json(report: report_lib.Report) -> str:
   Raises:
     ValueError: for a NaN or an infinity.
   """
-  figures = {
+  found = {
     'invalid_scored_as': report.fallback,
+    'accurate_within': report.half_step,
     'rows': [dataclasses.asdict(row) for row in report.rows],
     'combined': [dataclasses.asdict(c) for c in report.combined],
     'differences': [dataclasses.asdict(d) for d in report.differences],
@@ -52,7 +63,7 @@ def metrics_json(report: report_lib.Report) -> str:
     'constant': report.constant and dataclasses.asdict(report.constant),
   }
   content = json.loads(
-    json.dumps(figures, allow_nan=False),
+    json.dumps(found, allow_nan=False),
     parse_float=lambda digits: float(f'{float(digits):.12g}'),
   )
   content |= {'schema': SCHEMA, 'config': report.config}
@@ -72,10 +83,12 @@ def report_markdown(report: report_lib.Report) -> str:
     f'{100 * report.bootstrap.level:g} % interval.',
     tables.markdown(*_results_cells(report)),
     *_reference_notes(report),
+    *_figures_section(report),
     '## Differences',
     "Mean Pearson's r of the first system minus that of the second. A gap below"
     ' .03 is no finding, even where its interval excludes zero.',
     tables.markdown(*_difference_cells(report)),
+    *_other_differences(report),
     '## Training inputs: annotator CoTs and own CoTs',
     'RMSE on training inputs, mean over seeds. A gap above zero: the model '
     'trusts its own CoTs more than they deserve.',
@@ -86,8 +99,9 @@ def report_markdown(report: report_lib.Report) -> str:
     '## How to read this',
     f'- Intervals are percentile bootstraps of {report.bootstrap.num_resamples}'
     f' resamples (seed {report.bootstrap.seed}) of rows and, with several '
-    'seeds, of seeds. One seed says nothing of the spread between seeds, two '
-    'or three say little. Differences are paired by row and seed.\n'
+    'seeds, of seeds; those of rho and tau-b move with the rows to first order '
+    "(the infinitesimal jackknife, on Fisher's scale). One seed says nothing "
+    'of the spread between seeds, two or three say little. Differences are paired by row and seed.\n'
     '- Rows without a prediction are counted as invalid and scored as '
     f'{report.fallback:g}, the fallback; none is left out.\n'
     '- RMSE is the mean over seeds and benchmarks, in points of the score.\n'
@@ -178,6 +192,46 @@ def _reference_notes(report: report_lib.Report) -> list[str]:
   return [f'No judges: {"; ".join(notes)}.']
 
 
+def _figures_section(report: report_lib.Report) -> list[str]:
+  if not report.combined:
+    return []
+  header = ['method', 'predictor', 'CoTs', 'benchmark', *_OTHERS.values()]
+  lines = [
+    [*(c.method, c.predictor, c.num_cots or '', c.benchmark), *_others(c)]
+    for c in [*report.combined, *report.combined_references]
+  ]
+  return [
+    '## Other figures',
+    'Means over seeds. "within half a step": the part of the rows with an '
+    f'error of {report.half_step:g} at most.',
+    tables.markdown(header, lines),
+  ]
+
+
+def _others(combined: intervals.Combined) -> list[str]:
+  return [
+    tables.number(getattr(combined, name), getattr(combined, f'{name}_ci'))
+    for name in _OTHERS
+  ]
+
+
+def _other_differences(report: report_lib.Report) -> list[str]:
+  if not report.differences:
+    return []
+  lines = [
+    [
+      d.a,
+      d.b,
+      *(tables.number(g.mean, g.ci) for g in map(d.figures.get, _OTHERS) if g),
+    ]
+    for d in report.differences
+  ]
+  return [
+    'Of the other figures, likewise; below zero, errors are smaller.',
+    tables.markdown(['first', 'second', *_OTHERS.values()], lines),
+  ]
+
+
 def _difference_cells(report: report_lib.Report) -> _Cells:
   header = ['first', 'second', 'difference', 'excludes 0', 'seeds', 'rows']
   lines = []
@@ -194,7 +248,7 @@ def _gap_cells(report: report_lib.Report) -> _Cells:
   for key in dict.fromkeys((g.method, g.stage) for g in report.cot_gaps):
     gaps = [g for g in report.cot_gaps if (g.method, g.stage) == key]
     means = [
-      metrics.mean_or_none([getattr(gap, name) for gap in gaps])
+      figures.mean_or_none([getattr(gap, name) for gap in gaps])
       for name in ('rmse_annotator_cot', 'rmse_self_cot', 'gap')
     ]
     lines.append([*key, len(gaps), *map(tables.number, means)])

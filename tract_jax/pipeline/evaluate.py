@@ -14,6 +14,7 @@ from tract_jax import types
 from tract_jax.data import disk, manifest
 from tract_jax.evaluation import (
   calibration,
+  figures,
   lambda_curve,
   metrics,
   references,
@@ -189,6 +190,7 @@ def _make_report(config, grid, systems, **more) -> report_lib.Report:
     config=json.loads(json.dumps(config.to_dict())),
     fallback=(grid.values[0] + grid.values[-1]) / 2,
     bootstrap=resampling.Bootstrap(config.evaluation.num_resamples),
+    half_step=figures.half_step(grid.values),
     primary_predictors={
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },
