@@ -56,10 +56,10 @@ class Report:
   rows: tuple[metrics.MetricRow, ...]
   combined: tuple[intervals.Combined, ...]
   differences: tuple[intervals.Difference, ...]
-  cot_gaps: tuple[metrics.CotGap, ...]
-  lambda_points: tuple[lambda_curve.LambdaPoint, ...] = ()
-  self_cot_counts: tuple[self_cots.SelfCotCounts, ...] = ()
-  calibrations: tuple[calibration.Calibration, ...] = ()
+  cot_gaps: Sequence[metrics.CotGap] = ()
+  lambda_points: Sequence[lambda_curve.LambdaPoint] = ()
+  self_cot_counts: Sequence[self_cots.SelfCotCounts] = ()
+  calibrations: Sequence[calibration.Calibration] = ()
   references: tuple[metrics.MetricRow, ...] = ()
   combined_references: tuple[intervals.Combined, ...] = ()
   constant: references_lib.Constant | None = None
@@ -74,12 +74,8 @@ def make_report(
   half_step: float = 0.5,
   comparisons: Sequence[tuple[_Name, _Name]] | None = None,
   primary_predictors: Mapping[str, str] | None = None,
-  cot_gaps: Sequence[metrics.CotGap] = (),
-  lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
-  self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
-  calibrations: Sequence[calibration.Calibration] = (),
   references: Sequence[references_lib.Reference] = (),
-  constant: references_lib.Constant | None = None,
+  **told: Any,
 ) -> Report:
   """Computes every figure of the report.
 
@@ -94,9 +90,8 @@ def make_report(
       every other method.
     primary_predictors: predictor per method for that; where it has no
       predictions "rail" stands in, or else the first by name.
-    cot_gaps, lambda_points, self_cot_counts, calibrations, constant: as the
-      report has them, in any order.
     references: of each benchmark.
+    told: fields of the report with a default, sequences of records.
 
   Returns:
     The report, in an order of its own.
@@ -109,6 +104,7 @@ def make_report(
   _check_names(ordered)
   judged = _judge(ordered, fallback, bootstrap, half_step)
   beside = _judge_references(references, bootstrap, half_step)
+  gaps, found = told.pop('cot_gaps', ()), told.pop('calibrations', ())
   pairs = _pairs(judged.rows, comparisons, primary_predictors or {})
   return Report(
     config=config,
@@ -118,13 +114,11 @@ def make_report(
     rows=judged.rows,
     combined=tuple(_combined(judged)),
     differences=tuple(_difference(judged, a, b) for a, b in pairs),
-    cot_gaps=tuple(sorted(cot_gaps, key=lambda g: (g.method, g.stage, g.seed))),
-    lambda_points=tuple(lambda_points),
-    self_cot_counts=tuple(self_cot_counts),
-    calibrations=tuple(sorted(calibrations, key=calibration.sort_key)),
+    cot_gaps=sorted(gaps, key=lambda g: (g.method, g.stage, g.seed)),
+    calibrations=sorted(found, key=calibration.sort_key),
     references=beside.rows,
     combined_references=tuple(_combined(beside)),
-    constant=constant,
+    **told,
   )
 
 

@@ -101,7 +101,8 @@ def report_markdown(report: report_lib.Report) -> str:
     f' resamples (seed {report.bootstrap.seed}) of rows and, with several '
     'seeds, of seeds; those of rho and tau-b move with the rows to first order '
     "(the infinitesimal jackknife, on Fisher's scale). One seed says nothing "
-    'of the spread between seeds, two or three say little. Differences are paired by row and seed.\n'
+    'of the spread between seeds, two or three say little. Differences are '
+    'paired by row and seed.\n'
     '- Rows without a prediction are counted as invalid and scored as '
     f'{report.fallback:g}, the fallback; none is left out.\n'
     '- RMSE is the mean over seeds and benchmarks, in points of the score.\n'
