@@ -85,36 +85,6 @@ def test_rows_of_every_predictor_number_of_cots_and_seed(tmp_path):
   assert two['num_invalid_cots'] == 3
 
 
-def test_calibration_is_of_the_mean_over_the_cots(tmp_path):
-  workdir = epath.Path(tmp_path)
-  rows = [
-    prediction(i, 0, 2.0, [0.4, 0.0, 0.0], [0.0, 0.0, 0.4], 1.0)
-    for i in range(40)
-  ]
-  rows[7].distributions[:] = [None, [0.0, 0.5, 0.0]]
-  rows[9].distributions[:] = [None, None]
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
-  path.parent.mkdir(parents=True)
-  lines = [json.dumps(dataclasses.asdict(row)) + '\n' for row in rows]
-  path.write_text(''.join(lines))
-  levels = []
-  for level in (0.5, 0.8):
-    config = make_config(
-      seeds=(0,), evaluation={'num_resamples': 100, 'conformal_level': level}
-    )
-    evaluate.evaluate(config, GRID, workdir, BENCH, [])
-    content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
-    one, two = content['calibration']
-    levels.append(two['conformal_level'])
-  assert levels == [0.5, 0.8]
-  assert (one['num_cots'], two['num_cots']) == (1, 2)
-  assert (one['num_rows'], one['num_left_out']) == (38, 2)
-  assert (two['num_rows'], two['num_left_out']) == (39, 1)
-  # All mass on 1: an error of 1. Half on 1 and half on 3: 1 - 1 / 2.
-  assert one['crps'] == pytest.approx(1.0)
-  assert two['crps'] == pytest.approx(0.5 * 38 / 39)
-
-
 def test_sampled_and_tempered_predictions_and_their_invalid_rows(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
@@ -168,28 +138,6 @@ def test_counts_of_self_cots_are_reported_and_make_the_report_anew(tmp_path):
   assert content['self_cots'] == [dataclasses.asdict(counts)]
 
 
-def test_references_are_reported_and_make_the_report_anew(tmp_path):
-  workdir = epath.Path(tmp_path)
-  write_predictions(workdir)
-  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
-  rows = [
-    types.Example(f'row {i}', 'x', float(i), ratings=(1.0, i), response='a' * i)
-    for i in (1, 2, 3)
-  ]
-  arguments = make_config(), GRID, workdir, {'bench': rows}, []
-  assert evaluate.evaluate(*arguments)
-  assert not evaluate.evaluate(*arguments)
-  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
-  assert content['constant'] == {'value': 2.0, 'kind': 'grid_middle'}
-  found = {row['method']: row for row in content['references']}
-  assert found['response_length']['pearson'] == pytest.approx(1.0)
-  assert found['raters']['num_examples'] == 3
-  assert 'constant' not in {row['method'] for row in content['rows']}
-  assert evaluate.evaluate(*arguments, training_scores=[1.0, 2.0])
-  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
-  assert content['constant'] == {'value': 1.5, 'kind': 'training_mean'}
-
-
 def test_second_evaluation_has_nothing_to_do(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
@@ -215,7 +163,7 @@ def test_missing_and_damaged_predictions_are_named(tmp_path):
     evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
 
 
-@pytest.mark.parametrize('name', ['metrics.json', 'report.md'])
+@pytest.mark.parametrize('name', ['metrics.json', 'report.md', 'report.html'])
 @pytest.mark.parametrize('lost', [False, True])
 def test_a_damaged_report_is_made_anew_and_not_quoted(tmp_path, name, lost):
   workdir = epath.Path(tmp_path)

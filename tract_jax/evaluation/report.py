@@ -20,6 +20,7 @@ from tract_jax.evaluation import (
   resampling,
   self_cots,
 )
+from tract_jax.evaluation import cot_curve as cot_curve_lib
 from tract_jax.evaluation import references as references_lib
 
 MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
@@ -47,6 +48,7 @@ class Report:
     references, combined_references: as `rows` and `combined`, of what judges
       are held against.
     constant: what the constant reference says.
+    cot_curve: agreement by number of CoTs, where there are several.
   """
 
   config: Mapping[str, Any]
@@ -63,6 +65,7 @@ class Report:
   references: tuple[metrics.MetricRow, ...] = ()
   combined_references: tuple[intervals.Combined, ...] = ()
   constant: references_lib.Constant | None = None
+  cot_curve: Sequence[cot_curve_lib.CotCurvePoint] = ()
 
 
 def make_report(
@@ -105,6 +108,7 @@ def make_report(
   judged = _judge(ordered, fallback, bootstrap, half_step)
   beside = _judge_references(references, bootstrap, half_step)
   gaps, found = told.pop('cot_gaps', ()), told.pop('calibrations', ())
+  curve = told.pop('cot_curve', ())
   pairs = _pairs(judged.rows, comparisons, primary_predictors or {})
   return Report(
     config=config,
@@ -116,6 +120,7 @@ def make_report(
     differences=tuple(_difference(judged, a, b) for a, b in pairs),
     cot_gaps=sorted(gaps, key=lambda g: (g.method, g.stage, g.seed)),
     calibrations=sorted(found, key=calibration.sort_key),
+    cot_curve=sorted(curve, key=cot_curve_lib.sort_key),
     references=beside.rows,
     combined_references=tuple(_combined(beside)),
     **told,

@@ -1,31 +1,28 @@
 """From prediction files to the report, for every predictor."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+import hashlib
 import json
-import math
 from typing import Any
 
 from etils import epath
 import ml_collections
-import numpy as np
 
 from tract_jax import types
 from tract_jax.data import disk, manifest
 from tract_jax.evaluation import (
-  calibration,
   figures,
   lambda_curve,
   metrics,
+  page,
   references,
   report_writing,
   resampling,
   self_cots,
 )
 from tract_jax.evaluation import report as report_lib
-from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import predict, progress
+from tract_jax.pipeline import predict, predicted, progress
 
 
 def prediction_path(
@@ -71,45 +68,48 @@ def evaluate(
   Raises:
     types.InputError: predictions are missing or damaged.
   """
+  paths = _checked_paths(config, workdir, benchmarks)
+  folder = workdir / 'report'
+  constant = references.constant(training_scores, grid.values)
+  fields = {
+    'predictions': _digest_of_files(paths),
+    'config': manifest.digest_of(config.to_dict()),
+    'cot_gap': _digest(cot_gaps),
+    'lambda_curve': _digest(lambda_points),
+    'self_cots': _digest(self_cot_counts),
+    'benchmarks': _digest_of_rows(benchmarks),
+    'constant': _digest([constant]),
+  }
+  if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
+    return False
+  found = _found(config, grid, paths)
+  report = _make_report(
+    *(config, grid, found.systems),
+    cot_gaps=cot_gaps,
+    lambda_points=lambda_points,
+    self_cot_counts=self_cot_counts,
+    calibrations=found.calibrations,
+    cot_curve=found.cot_curve,
+    references=references.of_benchmarks(benchmarks, constant),
+    constant=constant,
+  )
+  judged = page.Judged(grid, benchmarks, found.own, found.groups)
+  _write(folder, fields, report, judged)
+  return True
+
+
+def _checked_paths(config, workdir, benchmarks):
+  """{(method, benchmark): its file}, each as its chunks are."""
   paths = {
     (method, benchmark): prediction_path(workdir, method, benchmark)
     for method in config.methods
     for benchmark in benchmarks
   }
-  _check_joined(config, workdir, paths)
-  folder = workdir / 'report'
-  constant = references.constant(training_scores, grid.values)
-  predicted = {'/'.join(k): manifest.digest_of_file(paths[k]) for k in paths}
-  fields = {
-    'predictions': manifest.digest_of(predicted),
-    'config': manifest.digest_of(config.to_dict()),
-    'cot_gap': _digest(cot_gaps),
-    'lambda_curve': _digest(lambda_points),
-    'self_cots': _digest(self_cot_counts),
-    'benchmarks': _digest([*benchmarks.items()]),
-    'constant': _digest([constant]),
-  }
-  if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
-    return False
-  systems, calibrations = _judged(config, grid, paths)
-  report = _make_report(
-    *(config, grid, systems),
-    cot_gaps=cot_gaps,
-    lambda_points=lambda_points,
-    self_cot_counts=self_cot_counts,
-    calibrations=calibrations,
-    references=references.of_benchmarks(benchmarks, constant),
-    constant=constant,
-  )
-  _write(folder, fields, report)
-  return True
-
-
-def _check_joined(config, workdir, paths) -> None:
   for (method, benchmark), path in paths.items():
     seeds = config.seeds
     chunks = [chunk_folder(workdir, method, benchmark, seed) for seed in seeds]
     predict.check_joined(chunks, path)
+  return paths
 
 
 def read_results(
@@ -143,24 +143,25 @@ def read_results(
     raise types.InputError(f'{path}: no report: {error}') from error
 
 
-def _judged(config, grid, paths):
-  """(predictions, calibrations) of every system in the files."""
-  systems: list[metrics.SystemPredictions] = []
-  calibrations: list[calibration.Calibration] = []
+def _found(config, grid, paths) -> predicted.Found:
+  """What all files say."""
+  found = predicted.Found([], [], [], [], [])
   for (method, benchmark), path in paths.items():
     rows = predict.read_predictions(path)
-    _check_rows(config, grid, method, path, rows)
-    rows = _rated(path, rows)
-    systems += _systems(config, grid, method, benchmark, rows)
-    calibrations += _calibrations(config, grid, method, benchmark, rows)
-  return systems, calibrations
+    predicted.check_rows(config, grid, method, path, rows)
+    predicted.add_file(
+      *(found, config, grid, method, benchmark),
+      rows=predicted.rated(path, rows),
+      num_groups=len(paths) * len(config.seeds),
+    )
+  return found
 
 
-def _write(folder: epath.Path, fields, report: report_lib.Report) -> None:
+def _write(folder: epath.Path, fields, report, judged: page.Judged) -> None:
   """Writes report/ with the digests of its files, and prints the table."""
   manifest.write_manifest(folder, 'report', fields, finished=False)
   with disk.writing(folder):
-    report_writing.write_report(report, folder)
+    report_writing.write_report(report, folder, judged)
   digests = {
     n: manifest.digest_of_file(folder / n) for n in report_writing.FILES
   }
@@ -180,6 +181,19 @@ def _damaged(folder: epath.Path) -> list[str]:
   ]
 
 
+def _digest_of_files(paths) -> str:
+  digests = {'/'.join(k): manifest.digest_of_file(p) for k, p in paths.items()}
+  return manifest.digest_of(digests)
+
+
+def _digest_of_rows(benchmarks) -> str:
+  sha = hashlib.sha256()
+  for name, rows in benchmarks.items():
+    for row in rows:
+      sha.update(repr((name, row)).encode())
+  return sha.hexdigest()
+
+
 def _digest(records: Sequence[Any]) -> str:
   return manifest.digest_of([repr(record) for record in records])
 
@@ -188,139 +202,11 @@ def _make_report(config, grid, systems, **more) -> report_lib.Report:
   return report_lib.make_report(
     systems,
     config=json.loads(json.dumps(config.to_dict())),
-    fallback=(grid.values[0] + grid.values[-1]) / 2,
+    fallback=predicted.midpoint(grid),
     bootstrap=resampling.Bootstrap(config.evaluation.num_resamples),
     half_step=figures.half_step(grid.values),
     primary_predictors={
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },
     **more,
-  )
-
-
-def _check_rows(config, grid, method, path, rows) -> None:
-  """Refuses predictions that were made with other settings."""
-  width, lowest, highest = len(grid.values), grid.values[0], grid.values[-1]
-  num_cots = config.num_cots if methods_lib.METHODS[method].with_cot else 1
-  problems = []
-  seeds = sorted({row.seed for row in rows})
-  if missing := sorted(set(config.seeds) - set(seeds)):
-    problems.append(f'{path}: has seeds {seeds}, not {missing}')
-  for number, row in enumerate(rows, start=1):
-    found = min(map(len, (row.distributions, row.decoded, row.finish_reasons)))
-    if found < num_cots:
-      problems.append(f'{path}: line {number}: {found} CoTs, not {num_cots}')
-    for value in (row.score, *row.decoded):
-      if value is not None and not lowest <= value <= highest:
-        problems.append(
-          f'{path}: line {number}: score {value:g} is outside the grid '
-          f'{grid.texts[0]}..{grid.texts[-1]}'
-        )
-    for probs in row.distributions:
-      if probs is not None and len(probs) != width:
-        problems.append(
-          f'{path}: line {number}: {len(probs)} scores, the grid has {width}'
-        )
-  if problems:
-    raise types.InputError('\n'.join(problems[:20]))
-
-
-def _rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:
-  """The rows with a rater's score, or all where none has; it is said."""
-  rated = [row for row in rows if row.score is not None]
-  if not rated:
-    progress.say(f"{path}: no row has a rater's score: figures are null")
-    return rows
-  if num_left_out := len(rows) - len(rated):
-    progress.say(
-      f"{path}: {num_left_out} of {len(rows)} rows have no rater's score and "
-      'are left out of the report'
-    )
-  return rated
-
-
-def _systems(config, grid, method, benchmark, rows):
-  """One record per predictor, number of CoTs and seed."""
-  own = methods_lib.METHODS[method].predictor
-  names = list(dict.fromkeys([*config.predictors, own]))
-  for seed, of_seed, num_cots in _parts(config, method, rows):
-    for name in names:
-      yield _system(
-        config, grid, method, benchmark, of_seed, seed, name, num_cots
-      )
-
-
-def _calibrations(config, grid, method, benchmark, rows):
-  """One record per number of CoTs and seed, where there are scores."""
-  for seed, of_seed, num_cots in _parts(config, method, rows):
-    system = _system(
-      config, grid, method, benchmark, of_seed, seed, 'rail', num_cots
-    )
-    if not len(system.rated):
-      continue
-    probs, _ = _distributions(of_seed, max(num_cots, 1), len(grid.values))
-    is_known = np.isfinite(probs).all(axis=-1, keepdims=True)
-    number = is_known.sum(axis=1)
-    mean = np.where(is_known, probs, 0).sum(axis=1) / np.maximum(number, 1)
-    yield calibration.calibrate(
-      system,
-      np.where(number > 0, mean, np.nan),
-      grid.values,
-      conformal_level=config.evaluation.conformal_level,
-    )
-
-
-def _parts(config, method, rows):
-  """(seed, its rows, number of CoTs) of everything that is reported."""
-  most = config.num_cots if methods_lib.METHODS[method].with_cot else 0
-  for seed in config.seeds:
-    of_seed = [row for row in rows if row.seed == seed]
-    for num_cots in sorted({min(most, 1), most}):
-      yield seed, of_seed, num_cots
-
-
-def _distributions(rows, num_cots: int, width: int):
-  """Distributions [n, C, Y] and decoded scores [n, C]; NaN: there is none."""
-  probs = np.full((len(rows), num_cots, width), np.nan, np.float32)
-  decoded = np.full((len(rows), num_cots), np.nan, np.float32)
-  for i, row in enumerate(rows):
-    for c in range(num_cots):
-      if row.distributions[c] is not None:
-        probs[i, c] = row.distributions[c]
-      if row.decoded[c] is not None:
-        decoded[i, c] = row.decoded[c]
-  return probs, decoded
-
-
-def _system(config, grid, method, benchmark, rows, seed, name, num_cots):
-  """Predictions by one predictor from the first CoTs; 0: there are none."""
-  used = max(num_cots, 1)
-  probs, decoded = _distributions(rows, used, len(grid.values))
-  values = np.array(grid.values, np.float32)
-  ids = tuple(row.example_id for row in rows)
-  predicted = predictors.per_cot(
-    name,
-    probs,
-    decoded,
-    values,
-    temperature=config.evaluation.tempered_temperature,
-    uniforms=predictors.choices(seed, ids, used),
-  )
-  each = np.asarray(predicted)
-  mass = predictors.mean_over_cots(probs.sum(axis=-1))
-  reasons = Counter(r for row in rows for r in row.finish_reasons[:used])
-  return metrics.SystemPredictions(
-    method=method,
-    predictor=name,
-    num_cots=num_cots,
-    benchmark=benchmark,
-    seed=seed,
-    example_ids=ids,
-    scores=np.array(
-      [math.nan if row.score is None else row.score for row in rows], np.float64
-    ),
-    predictions=np.asarray(predictors.mean_over_cots(each), np.float64),
-    grid_mass=np.asarray(mass, np.float64),
-    finish_reasons=dict(reasons) if num_cots else {},
-    num_invalid_cots=int(np.isnan(each).sum()) if num_cots else 0,
   )
