@@ -54,12 +54,16 @@ class RunData:
   )
 
 
-def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
+def read_data(
+  setup: build.Setup, *, as_judge: bool = False, predicts: bool = True
+) -> RunData:
   """Reads all rows, splits them, and prints how many there are.
 
   Args:
     setup: of the run.
     as_judge: whether nothing is trained, so that rows need no rating.
+    predicts: whether prompts have to be tokens; looking takes a minute for
+      100,000 of them.
 
   Returns:
     The examples.
@@ -109,7 +113,8 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
     + ', '.join(f'{n} {len(rows)} rows' for n, rows in benchmarks.items())
   )
   _warn_of_leaks([*train, *validation], benchmarks)
-  check_prompts(setup, benchmarks)
+  if predicts:
+    check_prompts(setup, benchmarks)
   return _fitted(setup, RunData(train, validation, benchmarks, pretrain))
 
 
