@@ -223,8 +223,8 @@ def test_figures_of_predictions(content):
   )
   predicted.check_rows(config, GRID, 'tract', path, rows)
   rated = [row for row in rows if row.score is not None] or rows
-  found = predicted.Found([], [], [], [], [])
-  predicted.add_file(found, config, GRID, 'tract', 'bench', rated, 1)
+  found = predicted.Found()
+  predicted.add_file(found, config, GRID, 'tract', 'bench', rated, 1, {})
   made = evaluate._make_report(config, GRID, found.systems)
   figures = json.loads(report_writing.metrics_json(made))['rows']
   num_rows = sum(row.seed == 0 for row in rated)

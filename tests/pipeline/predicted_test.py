@@ -8,6 +8,7 @@ import pytest
 
 from tests.pipeline import evaluate_test
 from tract_jax import types
+from tract_jax.evaluation import breakdowns
 from tract_jax.pipeline import evaluate
 
 GRID = evaluate_test.GRID
@@ -103,3 +104,47 @@ def test_references_are_reported_and_make_the_report_anew(tmp_path):
   assert evaluate.evaluate(*arguments, training_scores=[1.0, 2.0])
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   assert content['constant'] == {'value': 1.5, 'kind': 'training_mean'}
+
+
+def test_breakdowns_by_what_rows_are(tmp_path):
+  workdir = epath.Path(tmp_path)
+  rows = [
+    dataclasses.replace(
+      evaluate_test.prediction(i, 0, score, [0.5, 0.3, 0.2], None, 1.0),
+      category='ab'[i % 2],
+      cots=['a' * i, ''],
+      finish_reasons=['marker', ('marker', 'length')[i > 3]],
+    )
+    for i, score in enumerate([1.0, 2.4, 3.0, 2.0, 1.0, 2.0])
+  ]
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path.parent.mkdir(parents=True)
+  lines = [json.dumps(dataclasses.asdict(row)) + '\n' for row in rows]
+  path.write_text(''.join(lines))
+  examples = [
+    types.Example(
+      f'row {i}',
+      f'a\n###Score Rubrics:\n[Rubric {i % 3}?]\nScore 1: no',
+      score=1.0,
+      response_source=('m', 'n', '')[i % 3],
+    )
+    for i in range(6)
+  ]
+  config = evaluate_test.make_config(seeds=(0,))
+  evaluate.evaluate(config, GRID, workdir, {'bench': examples}, [])
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  found = {}
+  for part in content['breakdowns']:
+    counts = found.setdefault(part['facet'], {})
+    counts[part['value']] = part['num_rows']
+    assert (part['predictor'], part['num_cots']) == ('rail', 2)
+  assert found == {
+    'category': {'a': 3, 'b': 3},
+    'response_source': {'m': 2, 'n': 2},
+    'rubric': {f'Rubric {i}?': 2 for i in range(3)},
+    'score': {'1': 2, '2': 3, '3': 1},
+    'cot_length': {name: 2 for name in breakdowns.thirds(range(6))},
+    'finish_reason': {'marker': 4, 'length, marker': 2},
+  }
+  (texts,) = content['cot_texts']
+  assert (texts['num_cots'], texts['share_with_digits']) == (12, 0.0)

@@ -29,7 +29,8 @@ p, li { max-width: 80ch; overflow-wrap: anywhere; }
 p { margin: 8px 0; color: var(--soft); }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; }
 a { color: var(--accent); }
-.scroll { overflow-x: auto; margin: 10px 0; }
+.scroll { overflow: auto; max-height: 80vh; margin: 10px 0; }
+#list { max-height: none; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td {
   padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line);

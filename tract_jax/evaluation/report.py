@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tract_jax import types
+from tract_jax.evaluation import breakdowns as breakdowns_lib
 from tract_jax.evaluation import (
   calibration,
   intervals,
@@ -49,6 +50,8 @@ class Report:
       are held against.
     constant: what the constant reference says.
     cot_curve: agreement by number of CoTs, where there are several.
+    breakdowns: figures on parts of the benchmarks.
+    cot_texts: facts on the CoTs' texts.
   """
 
   config: Mapping[str, Any]
@@ -66,6 +69,8 @@ class Report:
   combined_references: tuple[intervals.Combined, ...] = ()
   constant: references_lib.Constant | None = None
   cot_curve: Sequence[cot_curve_lib.CotCurvePoint] = ()
+  breakdowns: Sequence[breakdowns_lib.Part] = ()
+  cot_texts: Sequence[breakdowns_lib.CotTexts] = ()
 
 
 def make_report(

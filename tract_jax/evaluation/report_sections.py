@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from tract_jax.evaluation import (
+  breakdowns,
   calibration,
   figures,
   intervals,
@@ -65,6 +66,8 @@ def sections(report: report_lib.Report) -> list[Section]:
     _differences_section(report),
     _gap_section(report),
     _calibration_section(report),
+    _breakdown_section(report),
+    _cot_text_section(report),
     _lambda_section(report),
     _self_cot_section(report),
     _reading_section(report),
@@ -218,6 +221,29 @@ def _calibration_section(report: report_lib.Report) -> Section | None:
   )
   found = Table(*calibration.cells(report.calibrations))
   return Section('Calibration', [text, found])
+
+
+def _breakdown_section(report: report_lib.Report) -> Section | None:
+  parts: list[Part] = [
+    'Parts of the benchmarks, each method by its own predictor from all CoTs, '
+    'seeds together. Bias: mean of prediction minus score. Parts are small and '
+    'many: the largest gap among them may be chance.'
+  ]
+  for facet in breakdowns.FACETS:
+    if found := [p for p in report.breakdowns if p.facet == facet]:
+      parts.append(f'By {facet.replace("_", " ")}:')
+      parts.append(Table(*breakdowns.cells(found)))
+  return Section('Breakdowns', parts) if len(parts) > 1 else None
+
+
+def _cot_text_section(report: report_lib.Report) -> Section | None:
+  if not report.cot_texts:
+    return None
+  text = (
+    'Words of a CoT, the fixed ones among them, and the part of the CoTs with '
+    'a digit.'
+  )
+  return Section('CoTs', [text, Table(*breakdowns.cot_cells(report.cot_texts))])
 
 
 def _lambda_section(report: report_lib.Report) -> Section | None:

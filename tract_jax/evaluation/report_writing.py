@@ -41,6 +41,8 @@ def metrics_json(report: report_lib.Report) -> str:
     'lambda_curve': [dataclasses.asdict(p) for p in report.lambda_points],
     'self_cots': [dataclasses.asdict(c) for c in report.self_cot_counts],
     'calibration': [dataclasses.asdict(c) for c in report.calibrations],
+    'breakdowns': [dataclasses.asdict(p) for p in report.breakdowns],
+    'cot_texts': [dataclasses.asdict(c) for c in report.cot_texts],
     'num_cots_curve': [dataclasses.asdict(p) for p in report.cot_curve],
     'references': [dataclasses.asdict(row) for row in report.references],
     'constant': report.constant and dataclasses.asdict(report.constant),

@@ -82,14 +82,13 @@ def evaluate(
   }
   if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
-  found = _found(config, grid, paths)
+  found = _found(config, grid, paths, benchmarks)
   report = _make_report(
     *(config, grid, found.systems),
     cot_gaps=cot_gaps,
     lambda_points=lambda_points,
     self_cot_counts=self_cot_counts,
-    calibrations=found.calibrations,
-    cot_curve=found.cot_curve,
+    **found.told(),
     references=references.of_benchmarks(benchmarks, constant),
     constant=constant,
   )
@@ -143,9 +142,12 @@ def read_results(
     raise types.InputError(f'{path}: no report: {error}') from error
 
 
-def _found(config, grid, paths) -> predicted.Found:
+def _found(config, grid, paths, benchmarks) -> predicted.Found:
   """What all files say."""
-  found = predicted.Found([], [], [], [], [])
+  found = predicted.Found()
+  examples = {
+    name: {e.example_id: e for e in rows} for name, rows in benchmarks.items()
+  }
   for (method, benchmark), path in paths.items():
     rows = predict.read_predictions(path)
     predicted.check_rows(config, grid, method, path, rows)
@@ -153,6 +155,7 @@ def _found(config, grid, paths) -> predicted.Found:
       *(found, config, grid, method, benchmark),
       rows=predicted.rated(path, rows),
       num_groups=len(paths) * len(config.seeds),
+      examples=examples[benchmark],
     )
   return found
 

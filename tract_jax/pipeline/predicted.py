@@ -9,18 +9,28 @@ Axes: n rows of a seed, C CoTs, Y score grid.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tract_jax import types
-from tract_jax.evaluation import calibration, cot_curve, judgements, metrics
+from tract_jax.evaluation import breakdowns as breakdowns_lib
+from tract_jax.evaluation import (
+  calibration,
+  judgements,
+  metrics,
+)
+from tract_jax.evaluation import cot_curve as cot_curve_lib
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import progress
+from tract_jax.pipeline import progress, row_facets
+
+
+def _empty() -> Any:
+  return dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -33,13 +43,22 @@ class Found:
     calibrations: from the first CoT and from all.
     cot_curve: by the methods' own predictors, from one CoT to all.
     groups: judgements to be shown.
+    breakdowns: of the methods' own predictors from all CoTs.
+    cot_texts: of all CoTs.
   """
 
-  systems: list[metrics.SystemPredictions]
-  own: list[metrics.SystemPredictions]
-  calibrations: list[calibration.Calibration]
-  cot_curve: list[cot_curve.CotCurvePoint]
-  groups: list[judgements.Group]
+  systems: list[metrics.SystemPredictions] = _empty()
+  own: list[metrics.SystemPredictions] = _empty()
+  calibrations: list[calibration.Calibration] = _empty()
+  cot_curve: list[cot_curve_lib.CotCurvePoint] = _empty()
+  groups: list[judgements.Group] = _empty()
+  breakdowns: list[breakdowns_lib.Part] = _empty()
+  cot_texts: list[breakdowns_lib.CotTexts] = _empty()
+
+  def told(self) -> dict[str, Any]:
+    """What the report has as it is, by its fields."""
+    names = 'calibrations', 'cot_curve', 'breakdowns', 'cot_texts'
+    return {name: getattr(self, name) for name in names}
 
 
 class _Seed(NamedTuple):
@@ -62,7 +81,14 @@ class _Seed(NamedTuple):
 
 
 def add_file(
-  found: Found, config, grid, method: str, benchmark: str, rows, num_groups: int
+  found: Found,
+  config,
+  grid,
+  method: str,
+  benchmark: str,
+  rows: Sequence[types.Prediction],
+  num_groups: int,
+  examples: Mapping[str, types.Example],
 ) -> None:
   """Adds what a file says.
 
@@ -72,11 +98,14 @@ def add_file(
     method, benchmark: whose file it is.
     rows: its rows, as `rated` gives them.
     num_groups: files and seeds that share the report's page.
+    examples: {id: the benchmark's row}, where they are known.
   """
   own = methods_lib.METHODS[method].predictor
   names = list(dict.fromkeys([*config.predictors, own]))
   most = config.num_cots if methods_lib.METHODS[method].with_cot else 0
   fallback = midpoint(grid)
+  ours: list[metrics.SystemPredictions] = []
+  facets: dict[str, list[list[str]]] = {}
   for seed in config.seeds:
     part = _seed(grid, method, benchmark, seed, rows, max(most, 1))
     systems = [
@@ -85,13 +114,14 @@ def add_file(
       for name in names
     ]
     found.systems += systems
-    found.own += [
-      s for s in systems if (s.predictor, s.num_cots) == (own, most)
-    ]
+    ours += [s for s in systems if (s.predictor, s.num_cots) == (own, most)]
+    of_seed = row_facets.facets(part.rows, examples, grid, most)
+    for facet, values in of_seed.items():
+      facets.setdefault(facet, []).append(values)
     found.calibrations += _calibrations(config, grid, part, systems)
     if most > 1:
       found.cot_curve += (
-        cot_curve.point(_system(config, grid, part, own, n), fallback)
+        cot_curve_lib.point(_system(config, grid, part, own, n), fallback)
         for n in range(1, most + 1)
       )
     found.groups.append(
@@ -101,6 +131,11 @@ def add_file(
         num_groups=num_groups,
       )
     )
+  found.own += ours
+  found.breakdowns += breakdowns_lib.break_down(ours, facets, fallback)
+  texts = [t for r in rows if r.seed in config.seeds for t in r.cots[:most]]
+  if about := breakdowns_lib.cot_texts(method, benchmark, texts):
+    found.cot_texts.append(about)
 
 
 def midpoint(grid: types.ScoreGrid) -> float:

@@ -75,16 +75,7 @@ def read_data(
   benchmarks: dict[str, list[types.Example]] = {}
   pretrain: list[types.Example] = []
   if data.source == 'synthetic':
-    make_rows = functools.partial(
-      synthetic.make_rows, seed=data.synthetic_seed, grid=setup.grid
-    )
-    rows = make_rows(data.synthetic_train, split='train')
-    train = _from_rows(setup, rows, 'train', 'synthetic train')
-    rows = make_rows(data.synthetic_test, split='test')
-    benchmarks['synthetic'] = _from_rows(setup, rows, 'eval', 'synthetic test')
-    if num_rows := setup.config.pretrain.num_rows:
-      rows = make_rows(num_rows, split='pretrain')
-      pretrain = _from_rows(setup, rows, 'train', 'synthetic pretrain')
+    train, benchmarks['synthetic'], pretrain = _synthetic(setup)
   else:
     paths = row_settings.parse_benchmarks(data.benchmarks)
     role = 'judge' if as_judge else 'eval'
@@ -283,6 +274,23 @@ def _from_rows(setup, rows, role: str, name: str) -> list[types.Example]:
     row_format=row_settings.row_format(setup.config),
   )
   return examples
+
+
+def _synthetic(setup) -> tuple[list[types.Example], ...]:
+  """Rows of the made-up world: to train on, to judge, to pretrain on."""
+  data = setup.config.data
+  make_rows = functools.partial(
+    synthetic.make_rows, seed=data.synthetic_seed, grid=setup.grid
+  )
+  rows = make_rows(data.synthetic_train, split='train')
+  train = _from_rows(setup, rows, 'train', 'synthetic train')
+  rows = make_rows(data.synthetic_test, split='test')
+  judged = _from_rows(setup, rows, 'eval', 'synthetic test')
+  pretrain: list[types.Example] = []
+  if num_rows := setup.config.pretrain.num_rows:
+    rows = make_rows(num_rows, split='pretrain')
+    pretrain = _from_rows(setup, rows, 'train', 'synthetic pretrain')
+  return train, judged, pretrain
 
 
 def _fitted(setup, data: RunData) -> RunData:

@@ -186,6 +186,19 @@ def response_of(prompt: str) -> str:
   return ''
 
 
+def rubric_of(prompt: str) -> str:
+  """What a formatted prompt is judged by, in its rubric's first line.
+
+  Args:
+    prompt: with the headings of Feedback Collection.
+
+  Returns:
+    The line, without brackets around; "" where there is no rubric.
+  """
+  _, found, rest = prompt.rpartition(_RUBRIC)
+  return rest.strip().partition('\n')[0].strip('[] ') if found else ''
+
+
 def helpfulness(grid: types.ScoreGrid) -> str:
   """The rubric of rows that have none."""
   lines = [
