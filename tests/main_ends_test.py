@@ -82,3 +82,16 @@ def test_paths_and_ids_may_be_of_any_script_in_the_c_locale(tmp_path):
     'é',
     'ß',
   ]
+
+
+def test_a_signal_after_the_end_changes_nothing():
+  ends = (
+    'import atexit, os, runpy, signal, sys\n'
+    'atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))\n'
+    "sys.argv = ['main', '--help']\n"
+    "runpy.run_module('tract_jax.main', run_name='__main__')\n"
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', ends], cwd=ROOT, capture_output=True, timeout=100
+  )
+  assert done.returncode == 0, done.stderr.decode()

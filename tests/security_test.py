@@ -245,6 +245,18 @@ def test_secret_in_an_argument_is_refused_and_not_shown(
   assert not workdir.exists()
 
 
+def test_secret_in_a_workdir_is_refused_before_it_is_made(
+  tmp_path, capfd, secrets
+):
+  workdir = tmp_path / _TOKEN
+  arguments = ['--config=configs/demo.py', f'--workdir={workdir}']
+  assert main_lib.main([*arguments, '--task=evaluate']) == 2
+  printed = capfd.readouterr()
+  assert printed.err.startswith('error: --workdir: holds what looks like')
+  assert _hold(printed.out.encode(), printed.err.encode()) == []
+  assert not workdir.exists()
+
+
 def test_secret_in_a_config_file_is_refused_and_not_shown(
   tmp_path, capfd, secrets
 ):

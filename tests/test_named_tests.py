@@ -1,4 +1,4 @@
-"""Tests that a page of docs/ names exist."""
+"""Cases of docs/reliability.md and docs/security.md name tests that exist."""
 
 import ast
 import pathlib
@@ -7,45 +7,51 @@ import re
 import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_NAME = re.compile(r'(tests/[\w/]+\.py)::(\w+(?:::\w+)?)')
-_PAGES = sorted(
-  path
-  for path in (_ROOT / 'docs').glob('*.md')
-  if _NAME.search(path.read_text(encoding='utf-8'))
-)
+_NAME = re.compile(r'`(tests/[^`]+)`')
+# Page -> how many cases it has at least.
+_PAGES = {'reliability': 100, 'security': 25}
 
 
-def problem(file: str, test: str) -> str | None:
-  """Why there is no such test, or None."""
-  path = _ROOT / file
-  if not path.is_file():
-    return f'{file}: no such file'
-  body = ast.parse(path.read_text(encoding='utf-8')).body
-  for name in test.split('::'):
-    found = [
-      node
-      for node in body
-      if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
-    ]
+def cases(page: str) -> list[list[str]]:
+  """The cells of each case, past headers and rules."""
+  text = (_ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
+  rows = [line for line in text.splitlines() if line.startswith('| ')]
+  cells = [re.split(r'(?<!\\)\|', row)[1:-1] for row in rows]
+  return [row for row in cells if row[0].strip() not in ('case', 'threat')]
+
+
+def problem(name: str) -> str | None:
+  """Why "path::test" or "path::Class::test" is no test."""
+  file, *parts = name.split('::')
+  if not (_ROOT / file).is_file():
+    return f'{name}: no such file'
+  node: ast.AST = ast.parse((_ROOT / file).read_text(encoding='utf-8'))
+  for part in parts:
+    found = [n for n in node.body if getattr(n, 'name', '') == part]
     if not found:
-      return f'{file}: no {name}'
-    body = found[0].body
-  return None
+      return f'{name}: no {part}'
+    node = found[0]
+  is_test = isinstance(node, ast.FunctionDef) and node.name.startswith('test_')
+  return None if is_test else f'{name}: no test'
 
 
-@pytest.mark.parametrize('page', _PAGES, ids=lambda path: path.stem)
-def test_named_tests_exist(page):
-  named = _NAME.findall(page.read_text(encoding='utf-8'))
-  assert [p for name in named if (p := problem(*name))] == []
+@pytest.mark.parametrize('page', _PAGES)
+def test_every_case_names_tests_that_exist(page):
+  found = cases(page)
+  assert len(found) >= _PAGES[page]
+  problems = []
+  for case, happens, tests in found:
+    names = _NAME.findall(tests)
+    if not names or not happens.strip():
+      problems.append(f'{case}: names no test, or does not say what happens')
+    problems += [wrong for name in names if (wrong := problem(name))]
+  assert problems == []
 
 
-def test_page_on_security_names_tests():
-  assert 'security' in {page.stem for page in _PAGES}
-
-
-def test_names_that_do_not_exist_are_found():
+def test_names_that_are_no_tests_are_found():
   here = 'tests/test_named_tests.py'
-  assert problem(here, 'test_named_tests_exist') is None
-  assert problem(here, 'test_lost') == f'{here}: no test_lost'
-  assert problem(here, 'test_named_tests_exist::x') == f'{here}: no x'
-  assert problem('tests/lost.py', 'x') == 'tests/lost.py: no such file'
+  assert problem(f'{here}::test_names_that_are_no_tests_are_found') is None
+  assert 'no such file' in problem('tests/lost_test.py::test_a')
+  assert 'no test_lost' in problem(f'{here}::test_lost')
+  assert 'no test' in problem(f'{here}::cases')
+  assert 'no test' in problem(here)

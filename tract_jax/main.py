@@ -271,4 +271,6 @@ def _one_line(error: Exception) -> str:
 
 if __name__ == '__main__':
   sys.excepthook = scrub.print_exception
-  sys.exit(main())
+  code = main()
+  interruption.ignore()
+  sys.exit(code)

@@ -25,7 +25,7 @@ from tract_jax.text import prompts
 
 _FINGERPRINT = {'seed': 0, 'model.dtype': 'float32', 'mesh': {'data': [1, 2]}}
 _MANIFEST = {
-  'schema': 1,
+  'schema': manifest.SCHEMA,
   'kind': 'stage',
   'finished': True,
   'fingerprint': _FINGERPRINT,
@@ -33,11 +33,12 @@ _MANIFEST = {
 }
 
 
-@properties.fuzzed(8, content=strategies.json_files(_MANIFEST))
+@properties.fuzzed(8, content=strategies.sealed_files(_MANIFEST))
 def test_manifest(content):
   folder = properties.file_of(content, 'stage/manifest.json').parent
   read = manifest.read_manifest(folder)
-  assert read == json.loads(content.decode('utf-8-sig'))
+  said = json.loads(content.decode('utf-8-sig'))
+  assert manifest.sealed(read) == said
   assert manifest.read_results(folder) == read['results']
   is_done = manifest.is_current(folder, 'stage', _FINGERPRINT)
   assert manifest.matches(folder, 'stage', _FINGERPRINT) == is_done
@@ -134,7 +135,7 @@ _SUMMARY = {
 }
 
 
-@properties.fuzzed(2, content=strategies.json_files(_SUMMARY))
+@properties.fuzzed(2, content=strategies.sealed_files(_SUMMARY))
 def test_summary_of_self_cots(content):
   folder = epath.Path(
     properties.file_of(content, 'self_cot/dataset.json').parent

@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tract_jax.data import manifest
 from tract_jax.text import prompts
 
 # What looks like a part of prompts and targets, or is hard to read.
@@ -141,3 +142,18 @@ def json_files(*contents: Mapping[str, Any]) -> st.SearchStrategy[bytes]:
       [b'[' * 5000, b'{"a":' * 5000, b'{"a":' * 90 + b'1' + b'}' * 90]
     ),
   )
+
+
+def sealed_files(*contents: Mapping[str, Any]) -> st.SearchStrategy[bytes]:
+  """As `json_files`; most of those changed as JSON are sealed after it."""
+  changed = st.sampled_from(contents).flatmap(with_changes)
+  whole = [manifest.sealed(content) for content in contents]
+  return st.one_of(*[changed.map(_sealed)] * 4, json_files(*whole))
+
+
+def _sealed(content: Any) -> bytes:
+  """Its JSON with its seal, or without where it can have none."""
+  try:
+    return json_bytes(manifest.sealed(content))
+  except (TypeError, ValueError):
+    return json_bytes(content)

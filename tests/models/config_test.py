@@ -212,6 +212,7 @@ def test_every_field_of_a_rotary_scaling_is_read(kind, name):
     (None, 64),
     (config_lib.LinearRope(4.0), 256),
     (config_lib.LinearRope(0.5), 64),
+    (config_lib.LinearRope(1e300), 2**53),
     (config_lib.DynamicRope(4.0), 64),
     (config_lib.Llama3Rope(8.0, 1.0, 4.0, 32), 64),
     (config_lib.YarnRope(4.0, 64), 256),

@@ -215,6 +215,7 @@ def test_predictions_that_are_not_those_of_their_chunks_are_refused(tmp_path):
     ('distributions', [[0.5, 'a', 0]], 'line 8: distributions: '),
     ('distributions', [[0.5, 0.5, 0.5]], 'line 8: distributions: '),
     ('distributions', [[-0.5, 0.5, 0.5]], 'line 8: distributions: '),
+    ('distributions', [[10**400, 0.5, 0.5]], 'line 8: distributions: '),
     ('seed', 'a', "line 8: seed: 'a' is not a whole number"),
     ('cots', [1], 'line 8: cots: '),
     ('more', 1, 'line 8: .*more'),

@@ -130,7 +130,10 @@ def test_unfinished_export_is_made_again(scratch, tmp_path):
   tasks.execute(run, 'export')
   folder = tmp_path / 'export' / 'cot_raft'
   weights = (folder / 'model.safetensors').read_bytes()
+  files = {path.name for path in folder.iterdir()}
   (folder / 'model.safetensors').write_bytes(b'cut')
+  (folder / '.judge.json.0a1b2c3d.tmp').write_bytes(b'cut')
+  (folder / '.model.safetensors.tmp').write_bytes(b'cut')
   content = manifest.read_manifest(folder)
   manifest.write_manifest(
     folder, content['kind'], content['fingerprint'], finished=False
@@ -138,6 +141,18 @@ def test_unfinished_export_is_made_again(scratch, tmp_path):
   tasks.execute(trained(tmp_path), 'export')
   assert (folder / 'model.safetensors').read_bytes() == weights
   assert manifest.is_finished(folder)
+  assert {path.name for path in folder.iterdir()} == files
+
+
+def test_export_that_was_killed_before_its_manifest_is_begun_again(
+  scratch, tmp_path
+):
+  folder = tmp_path / 'export' / 'cot_raft'
+  folder.mkdir(parents=True)
+  (folder / f'.{manifest.MANIFEST}.0a1b2c3d.tmp').write_bytes(b'{"sch')
+  tasks.execute(trained(tmp_path), 'export')
+  assert manifest.is_finished(folder)
+  assert not list(folder.glob('.*'))
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,21 @@ def test_training_lines_have_loss_parts_speed_and_time_left(capsys):
     assert part in out[1]
 
 
+def test_a_line_has_no_secret(capsys, monkeypatch):
+  monkeypatch.setenv('HF_TOKEN', 'a-long-secret')
+  progress.say('read with a-long-secret from here')
+  assert capsys.readouterr().out == 'read with [secret] from here\n'
+
+
 def test_skipped_updates_are_said(capsys):
-  lines = progress.TrainProgress('run', num_steps=9, every=100)
-  lines.on_step(report(3, finite=False))
-  assert 'step 3 was not finite' in capsys.readouterr().out
+  lines = progress.TrainProgress('run', num_steps=6, every=100)
+  for step in range(6):
+    lines.on_step(report(step, finite=step not in (1, 3)))
+  out = capsys.readouterr().out.splitlines()
+  assert [line for line in out if 'not finite' in line] == [
+    f'run: step {step} was not finite, update skipped' for step in (1, 3)
+  ]
+  assert 'skipped' not in out[0] and out[-1].endswith('  2 skipped')
 
 
 class Clock:

@@ -65,5 +65,10 @@ def test_sigterm_saves_and_says_how_to_go_on(undisturbed, tmp_path):
   harness.wait_for(tmp_path / harness.PHASES['stage 1'][0], process)
   process.send_signal(signal.SIGTERM)
   assert 'the same command continues' in harness.finish(process, 75)
-  assert 'continues from step' in harness.finish(harness.start(tmp_path))
+  process = harness.start(tmp_path, environment={'JAX_LOG_COMPILES': '1'})
+  output = harness.finish(process)
+  assert 'continues from step' in output
   assert harness.results(tmp_path) == harness.results(undisturbed)
+  # A step for each of two stages; all CoTs by one engine.
+  for function, number in (('step', 2), ('prefill', 1), ('decode', 1)):
+    assert output.count(f'Compiling jit({function}) ') == number, function

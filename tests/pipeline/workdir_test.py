@@ -54,6 +54,7 @@ def test_workdir_that_is_a_file_is_named(tmp_path):
     (PermissionError(13, 'Permission denied'), 'Permission denied'),
     # As gcsfs says it, and as fsspec does where gcsfs is missing.
     (OSError('Forbidden: https://storage.googleapis.com/b'), 'Forbidden: http'),
+    (ValueError('Bad Request: Invalid bucket name'), 'Invalid bucket name'),
     (ImportError('Please install gcsfs to access Google Storage'), 'install'),
   ],
 )

@@ -190,6 +190,18 @@ def write_manifest(
   write_json_atomic(folder / MANIFEST, sealed(content))
 
 
+def is_untouched(folder: epath.PathLike) -> bool:
+  """Whether a folder may be begun: it is not there, or holds nothing.
+
+  A manifest whose write was interrupted, under its temporary name, is nothing.
+  """
+  folder = epath.Path(folder)
+  if not folder.exists():
+    return True
+  begun = re.compile(rf'\.{re.escape(MANIFEST)}\.[0-9a-f]{{8}}\.tmp')
+  return all(begun.fullmatch(path.name) for path in folder.iterdir())
+
+
 def read_manifest(folder: epath.PathLike) -> dict[str, Any] | None:
   """The manifest of `folder`, or None where there is none.
 

@@ -318,9 +318,12 @@ def check_mode(
 
 
 def _as_global(tree: types.PyTree, mesh: jax.sharding.Mesh) -> types.PyTree:
-  """Copies on each device, as arrays of all processes; nothing is moved."""
+  """Copies on each device, as arrays on the mesh; nothing is moved.
+
+  As pmap gives them, on a mesh of its own, they would compile it once more.
+  """
   if not mesh.is_multi_process:
-    return tree
+    return jax.device_put(tree, partition.named_sharding(mesh, ()))
   return multihost_utils.host_local_array_to_global_array(
     tree, mesh, jax.sharding.PartitionSpec()
   )

@@ -115,7 +115,7 @@ def is_done(run: ExportRun) -> bool:
     _check_files(run.folder)
     return True
   begun = manifest.read_manifest(run.folder) is not None
-  if not begun and run.folder.exists() and any(run.folder.iterdir()):
+  if not begun and not manifest.is_untouched(run.folder):
     raise types.InputError(
       f'{run.folder}: is not empty, and no export; move it elsewhere'
     )
@@ -142,6 +142,9 @@ def export(setup: build.Setup, run: ExportRun, trained: types.PyTree) -> None:
     )
   manifest.write_manifest(run.folder, _KIND, run.fields, finished=False)
   with disk.writing(run.folder):
+    # What an earlier attempt was stopped amid.
+    for path in run.folder.glob('.*.tmp'):
+      path.unlink()
     if as_adapter:
       _write_adapter(setup, run, trained)
     else:

@@ -6,6 +6,16 @@ SIGTERM_EXIT = 75
 CTRL_C_EXIT = 130
 
 
+def ignore() -> None:
+  """Ends with the exit code that is decided, whatever signal comes now.
+
+  While Python takes itself down, its handlers are gone: a signal in these last
+  moments of a finished run would make it look interrupted.
+  """
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+
+
 class StopSignal:
   """Remembers SIGTERM (preemption) and the first SIGINT (Ctrl-C).
 

@@ -69,7 +69,7 @@ def _is_distribution(value: Any) -> bool:
     return True
   return (
     isinstance(value, list)
-    and all(type(p) in (int, float) and 0 <= p for p in value)
+    and all(type(p) in (int, float) and 0 <= p <= 1 + _ROUNDING for p in value)
     and sum(value) <= 1 + _ROUNDING
   )
 

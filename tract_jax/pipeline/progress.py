@@ -72,6 +72,7 @@ class TrainProgress:
   _recent: list[loop.StepReport] = dataclasses.field(default_factory=list)
   _warned: set[str] = dataclasses.field(default_factory=set)
   _steps: int = 0
+  _num_skipped: int = 0
   _tokens: float = 0.0
   _secs: float = 0.0
   _first: bool = True
@@ -80,6 +81,7 @@ class TrainProgress:
     """Takes a StepReport and prints a line where one is due."""
     metrics = report.metrics
     if not metrics.finite:
+      self._num_skipped += 1
       say(f'{self.label}: step {report.step} was not finite, update skipped')
     if not self._first:  # The first update's time is mostly compilation.
       self._steps += 1
@@ -98,6 +100,7 @@ class TrainProgress:
         f'  score rmse {metrics.score_mse**0.5:.3f}'
         f'  grid mass {metrics.grid_mass:.3f}  lr {metrics.lr:.2e}'
         + (f'  {speed:,.0f} tokens/s  {duration(left)} left' if speed else '')
+        + (f'  {self._num_skipped} skipped' if self._num_skipped else '')
       )
       self._check()
     self._first = False

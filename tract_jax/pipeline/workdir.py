@@ -52,8 +52,8 @@ def use(
     folder.mkdir(parents=True, exist_ok=True)
     probe.write_bytes(bytes(_PROBE_BYTES))
     probe.unlink(missing_ok=True)
-  except (OSError, ImportError) as error:
-    with contextlib.suppress(OSError, ImportError):
+  except Exception as error:  # A bucket's library raises errors of its own.
+    with contextlib.suppress(Exception):
       probe.unlink(missing_ok=True)
     raise types.InputError(
       f'workdir {folder}: {error}{disk.free_space(folder)}'
