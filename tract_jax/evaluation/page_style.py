@@ -37,9 +37,8 @@ th, td {
   text-align: left; white-space: nowrap; vertical-align: top;
 }
 th { color: var(--soft); font-weight: 600; }
-.scroll th:first-child, .scroll td:first-child {
-  position: sticky; left: 0; background: var(--back);
-}
+.scroll th { position: sticky; top: 0; background: var(--back); }
+.scroll td:first-child { position: sticky; left: 0; background: var(--back); }
 .plots {
   display: grid; gap: 16px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr));
