@@ -201,7 +201,7 @@ def _run(
   hosts.check_alike(host, stop, lambda: fingerprint.host_fields(task, config))
   as_judge = _is_as_judge(task, config)
   if task == 'inspect':
-    inspect_data.inspect(*_setup_and_data(config, as_judge, host))
+    inspect_data.inspect(*_setup_and_data(config, task, as_judge, host))
     return
   if task == 'evaluate' and host.is_alone and host.index:
     progress.say(f'{host}: the first one makes the report')
@@ -213,7 +213,7 @@ def _run(
   with workdir_lib.use(folder, host):
     workdir_lib.check_shared(folder, host, stop)
     progress.say(f'workdir: {folder}')
-    setup, data = _setup_and_data(config, as_judge, host)
+    setup, data = _setup_and_data(config, task, as_judge, host)
     inspect_data.say_model(setup)
     run = run_lib.Run(setup, data, folder, stop, host)
     hosts.check_alike(host, stop, run.inputs)
@@ -221,7 +221,7 @@ def _run(
 
 
 def _setup_and_data(
-  config, as_judge: bool, host: distributed.Host
+  config, task: str, as_judge: bool, host: distributed.Host
 ) -> tuple[build.Setup, read_data.RunData]:
   setup = build.build(config, as_judge=as_judge, trains=not host.is_alone)
   if as_judge:
@@ -230,7 +230,8 @@ def _setup_and_data(
       f'the model as it is: {setup.config.methods[0]}, predictor '
       f'{setup.as_is.predictor}, {cot}'
     )
-  return setup, read_data.read_data(setup, as_judge=as_judge)
+  predicts = task != 'evaluate'
+  return setup, read_data.read_data(setup, as_judge=as_judge, predicts=predicts)
 
 
 def _start(

@@ -118,6 +118,9 @@ class Example:
     pair_id: joins the chosen and the rejected response of a preference row.
     judged: characters (from, to) of the prompt that may be cut where it is too
       long; None: those that its headings tell.
+    response: what is judged, for the report; "" where unknown, and of rows to
+      train on.
+    response_source: who wrote it, for breakdowns; "" where unknown.
   """
 
   example_id: str
@@ -131,6 +134,8 @@ class Example:
   human_score: float | None = None
   pair_id: str = ''
   judged: tuple[int, int] | None = None
+  response: str = ''
+  response_source: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -275,3 +275,35 @@ def test_field_without_a_column():
     "rows: row 2 (id 2): has no column 'gold', which config.data.fields takes "
     'as score'
   )
+
+
+@pytest.mark.parametrize(
+  ('row', 'expected'),
+  [
+    (PLAIN, ['Say.']),
+    (FEEDBACK_COLLECTION, ['Say.']),
+    (FLASK, ['']),
+    (PAIR, ['Good.', 'Bad.']),
+    ({**FLASK, 'instruction': prompt_template.DEFAULT}, ['{response}']),
+    # The judged text may hold a heading itself.
+    (
+      {
+        'prompt': 'a\n###Response to evaluate:\nb\n###Score Rubrics: no\n'
+        '###Score Rubrics:\nc',
+        'score': 3,
+      },
+      ['b\n###Score Rubrics: no'],
+    ),
+    # A column that is no text is passed over, as it is in other places.
+    ({**FEEDBACK_COLLECTION, 'orig_response': 3}, ['']),
+  ],
+)
+def test_response_that_is_reported_on(row, expected):
+  assert [e.response for e in read(row)] == expected
+
+
+def test_who_wrote_the_response():
+  assert read(FLASK)[0].response_source == 'm'
+  assert read({**FLASK, 'response_source': 4})[0].response_source == ''
+  assert read(PLAIN)[0].response_source == ''
+  assert read(PLAIN, 'train')[0].response == ''

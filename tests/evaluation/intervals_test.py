@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 
 from tract_jax import types
-from tract_jax.evaluation import intervals, metrics
+from tract_jax.evaluation import figures, intervals, metrics, resampling
 
 A = metrics.System('tract', 'rail', 1)
 B = metrics.System('raft', 'rail', 1)
-QUICK = intervals.Bootstrap(num_resamples=200, seed=7)
+QUICK = resampling.Bootstrap(num_resamples=200, seed=7)
 
 
 def _rows(scores, benchmark='mt_bench'):
@@ -21,6 +21,28 @@ def _rows(scores, benchmark='mt_bench'):
 
 def _noisy(rng, scores, num_seeds, noise):
   return scores + noise * rng.normal(size=(num_seeds, len(scores)))
+
+
+def _pearson(rows, predictions, bootstrap):
+  """Pearson's r alone, with its resamples, of each line of predictions."""
+  drawn = resampling.resample(rows, predictions, bootstrap, 0.5)
+  return [d['pearson'] for d in drawn]
+
+
+def _difference(a, b, seeds, samples_a, samples_b, bootstrap):
+  """The difference of systems of which Pearson's r alone is known."""
+
+  def all_figures(samples):
+    return [[dict.fromkeys(figures.NAMES, s) for s in x] for x in samples]
+
+  found = intervals.difference(
+    a, b, seeds, all_figures(samples_a), all_figures(samples_b), bootstrap
+  )
+  # Each figure has the same gap here, and the first stands on its own.
+  for gap in found.figures.values():
+    assert (gap.mean, gap.ci) == (found.mean, found.ci)
+  assert {'pearson', *found.figures} == set(figures.NAMES)
+  return found
 
 
 def _chosen(bootstrap, name, num_items):
@@ -41,12 +63,12 @@ class TestDraws:
     rng = np.random.default_rng(0)
     scores = rng.integers(1, 6, 40).astype(float)
     predictions = _noisy(rng, scores, 3, 1.0)
-    draws = intervals.pearson_draws(_rows(scores), predictions, QUICK)
+    draws = _pearson(_rows(scores), predictions, QUICK)
     chosen = _chosen(QUICK, 'rows of mt_bench', 40)
     for line, sample in zip(predictions, draws, strict=True):
       expected = _scipy_draws(scores, line, chosen)
       np.testing.assert_allclose(sample.draws, expected, atol=1e-10)
-      assert sample.r.value == pytest.approx(
+      assert sample.figure.value == pytest.approx(
         stats.pearsonr(scores, line).statistic
       )
 
@@ -54,17 +76,15 @@ class TestDraws:
     rng = np.random.default_rng(1)
     scores = rng.integers(1, 6, 30).astype(float)
     predictions = _noisy(rng, scores, 1, 1.0)
-    (whole,) = intervals.pearson_draws(_rows(scores), predictions, QUICK)
-    monkeypatch.setattr(intervals, '_CHUNK_ELEMENTS', 7 * 30)
-    (chunked,) = intervals.pearson_draws(
-      _rows(scores), 100.0 + 2.0 * predictions, QUICK
-    )
+    (whole,) = _pearson(_rows(scores), predictions, QUICK)
+    monkeypatch.setattr(resampling, '_CHUNK_ELEMENTS', 7 * 30)
+    (chunked,) = _pearson(_rows(scores), 100.0 + 2.0 * predictions, QUICK)
     np.testing.assert_allclose(chunked.draws, whole.draws, atol=1e-10)
 
   def test_constant_resamples_are_nan(self):
     scores = np.array([1.0, 1.0, 1.0, 5.0])
     predictions = np.array([[1.0, 2.0, 3.0, 4.0]])
-    (sample,) = intervals.pearson_draws(_rows(scores), predictions, QUICK)
+    (sample,) = _pearson(_rows(scores), predictions, QUICK)
     chosen = _chosen(QUICK, 'rows of mt_bench', 4)
     constant = np.ptp(scores[chosen], axis=1) == 0
     constant |= np.ptp(predictions[0][chosen], axis=1) == 0
@@ -72,16 +92,16 @@ class TestDraws:
     np.testing.assert_array_equal(np.isnan(sample.draws), constant)
 
   def test_no_rows(self):
-    (sample,) = intervals.pearson_draws(_rows([]), np.zeros((1, 0)), QUICK)
-    assert sample.r == metrics.Figure(None, 'fewer than 3 rows')
+    (sample,) = _pearson(_rows([]), np.zeros((1, 0)), QUICK)
+    assert sample.figure == figures.Figure(None, 'fewer than 3 rows')
     assert np.isnan(sample.draws).all()
 
   def test_another_system_changes_nothing(self):
     rng = np.random.default_rng(2)
     scores = rng.integers(1, 6, 30).astype(float)
     predictions = _noisy(rng, scores, 4, 1.0)
-    alone = intervals.pearson_draws(_rows(scores), predictions[2:3], QUICK)[0]
-    among = intervals.pearson_draws(_rows(scores), predictions, QUICK)[2]
+    alone = _pearson(_rows(scores), predictions[2:3], QUICK)[0]
+    among = _pearson(_rows(scores), predictions, QUICK)[2]
     np.testing.assert_allclose(alone.draws, among.draws, atol=1e-12)
 
   def test_benchmarks_of_one_size_are_resampled_apart(self):
@@ -89,7 +109,7 @@ class TestDraws:
     scores = rng.integers(1, 6, 30).astype(float)
     predictions = _noisy(rng, scores, 1, 1.0)
     first, second = (
-      intervals.pearson_draws(_rows(scores, name), predictions, QUICK)[0].draws
+      _pearson(_rows(scores, name), predictions, QUICK)[0].draws
       for name in ('vicuna', 'mt_bench')
     )
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.3
@@ -99,11 +119,9 @@ class TestMean:
   def test_one_seed_is_the_percentile_interval_of_its_draws(self):
     rng = np.random.default_rng(4)
     scores = rng.integers(1, 6, 50).astype(float)
-    (sample,) = intervals.pearson_draws(
-      _rows(scores), _noisy(rng, scores, 1, 1.0), QUICK
-    )
-    estimate = intervals.mean_pearson([[sample]], QUICK)
-    assert estimate.mean == sample.r.value
+    (sample,) = _pearson(_rows(scores), _noisy(rng, scores, 1, 1.0), QUICK)
+    estimate = intervals.mean_figure([[sample]], QUICK)
+    assert estimate.mean == sample.figure.value
     np.testing.assert_allclose(
       estimate.ci, np.percentile(sample.draws, [2.5, 97.5])
     )
@@ -115,15 +133,13 @@ class TestMean:
     for name, size in (('flask', 30), ('vicuna', 20)):
       scores = rng.integers(1, 6, size).astype(float)
       predictions = _noisy(rng, scores, 3, 1.0)
-      samples.append(
-        intervals.pearson_draws(_rows(scores, name), predictions, QUICK)
-      )
+      samples.append(_pearson(_rows(scores, name), predictions, QUICK))
       chosen = _chosen(QUICK, f'rows of {name}', size)
       by_seed = np.array([_scipy_draws(scores, p, chosen) for p in predictions])
       of_seeds = np.take_along_axis(by_seed.T, seeds, axis=1)
       expected = expected + of_seeds.mean(axis=1) / 2
-    estimate = intervals.mean_pearson(samples, QUICK)
-    values = [[s.r.value for s in line] for line in samples]
+    estimate = intervals.mean_figure(samples, QUICK)
+    values = [[s.figure.value for s in line] for line in samples]
     assert estimate.mean == pytest.approx(np.mean(values))
     np.testing.assert_allclose(
       estimate.ci, np.percentile(expected, [2.5, 97.5]), atol=1e-9
@@ -131,18 +147,18 @@ class TestMean:
 
   def test_a_missing_correlation_is_not_left_out_of_the_mean(self):
     scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 1.0])
-    good, constant = intervals.pearson_draws(
+    good, constant = _pearson(
       _rows(scores), np.array([scores, np.full(6, 3.0)]), QUICK
     )
-    estimate = intervals.mean_pearson([[good, constant]], QUICK)
+    estimate = intervals.mean_figure([[good, constant]], QUICK)
     assert estimate == intervals.Estimate(
       None, None, 'mt_bench: constant predictions'
     )
 
   def test_too_many_constant_resamples(self):
     scores = np.array([1.0, 1.0, 1.0, 5.0])
-    (sample,) = intervals.pearson_draws(_rows(scores), scores[None], QUICK)
-    estimate = intervals.mean_pearson([[sample]], QUICK)
+    (sample,) = _pearson(_rows(scores), scores[None], QUICK)
+    estimate = intervals.mean_figure([[sample]], QUICK)
     assert estimate.mean == 1.0
     assert estimate.ci is None
     num_lost = int(np.isnan(sample.draws).sum())
@@ -151,11 +167,9 @@ class TestMean:
   def test_level(self):
     rng = np.random.default_rng(6)
     scores = rng.integers(1, 6, 50).astype(float)
-    half = intervals.Bootstrap(num_resamples=200, seed=7, level=0.5)
-    (sample,) = intervals.pearson_draws(
-      _rows(scores), _noisy(rng, scores, 1, 1.0), half
-    )
-    estimate = intervals.mean_pearson([[sample]], half)
+    half = resampling.Bootstrap(num_resamples=200, seed=7, level=0.5)
+    (sample,) = _pearson(_rows(scores), _noisy(rng, scores, 1, 1.0), half)
+    estimate = intervals.mean_figure([[sample]], half)
     np.testing.assert_allclose(
       estimate.ci, np.percentile(sample.draws, [25, 75])
     )
@@ -167,10 +181,8 @@ class TestDifference:
     scores = rng.integers(1, 6, 60).astype(float)
     a = _noisy(rng, scores, 3, 1.0)
     b = a + 0.3 * rng.normal(size=a.shape)
-    draws = intervals.pearson_draws(_rows(scores), np.array([*a, *b]), QUICK)
-    difference = intervals.pearson_difference(
-      A, B, [0, 1, 2], [draws[:3]], [draws[3:]], QUICK
-    )
+    draws = _pearson(_rows(scores), np.array([*a, *b]), QUICK)
+    difference = _difference(A, B, [0, 1, 2], [draws[:3]], [draws[3:]], QUICK)
     chosen = _chosen(QUICK, 'rows of mt_bench', 60)
     gaps = [
       _scipy_draws(scores, x, chosen) - _scipy_draws(scores, y, chosen)
@@ -181,7 +193,7 @@ class TestDifference:
     np.testing.assert_allclose(
       difference.ci, np.percentile(expected, [2.5, 97.5]), atol=1e-9
     )
-    values = np.array([sample.r.value for sample in draws])
+    values = np.array([sample.figure.value for sample in draws])
     assert difference.mean == pytest.approx(
       values[:3].mean() - values[3:].mean()
     )
@@ -192,40 +204,28 @@ class TestDifference:
     rng = np.random.default_rng(9)
     scores = rng.integers(1, 6, 100).astype(float)
     good, bad = _noisy(rng, scores, 1, 0.5), _noisy(rng, scores, 1, 3.0)
-    draws = intervals.pearson_draws(
-      _rows(scores), np.concatenate([good, bad]), QUICK
-    )
+    draws = _pearson(_rows(scores), np.concatenate([good, bad]), QUICK)
     for x, y, sign in ((0, 1, 1), (1, 0, -1)):
-      difference = intervals.pearson_difference(
-        A, B, [0], [[draws[x]]], [[draws[y]]], QUICK
-      )
+      difference = _difference(A, B, [0], [[draws[x]]], [[draws[y]]], QUICK)
       assert difference.mean * sign > 0
       assert difference.excludes_zero is True
-    itself = intervals.pearson_difference(
-      A, B, [0], [[draws[0]]], [[draws[0]]], QUICK
-    )
+    itself = _difference(A, B, [0], [[draws[0]]], [[draws[0]]], QUICK)
     assert (itself.mean, itself.ci) == (0.0, (0.0, 0.0))
     assert itself.excludes_zero is False
 
   def test_other_rows_are_refused(self):
     rng = np.random.default_rng(10)
     scores = rng.integers(1, 6, 20).astype(float)
-    (a,) = intervals.pearson_draws(
-      _rows(scores), _noisy(rng, scores, 1, 1.0), QUICK
-    )
+    (a,) = _pearson(_rows(scores), _noisy(rng, scores, 1, 1.0), QUICK)
     shorter = scores[:-1]
-    (b,) = intervals.pearson_draws(
-      _rows(shorter), _noisy(rng, shorter, 1, 1.0), QUICK
-    )
-    difference = intervals.pearson_difference(A, B, [0], [[a]], [[b]], QUICK)
+    (b,) = _pearson(_rows(shorter), _noisy(rng, shorter, 1, 1.0), QUICK)
+    difference = _difference(A, B, [0], [[a]], [[b]], QUICK)
     assert difference.mean is None and difference.excludes_zero is None
     assert difference.reason == 'rows of mt_bench differ'
 
   def test_nothing_in_common(self):
     for samples in ([], [[]]):
-      difference = intervals.pearson_difference(
-        A, B, [], samples, samples, QUICK
-      )
+      difference = _difference(A, B, [], samples, samples, QUICK)
       assert difference.mean is None and difference.reason
 
 
@@ -234,7 +234,7 @@ class TestDifference:
 )
 def test_rejects_a_wrong_bootstrap(wrong):
   with pytest.raises(types.InputError, match=str(next(iter(wrong.values())))):
-    intervals.Bootstrap(**wrong)
+    resampling.Bootstrap(**wrong)
 
 
 def _mean_r(noises):
@@ -251,7 +251,7 @@ def test_coverage(num_seeds):
   form; with several seeds the noise of a system differs between seeds.
   """
   num_sets, num_rows = 300, 150
-  bootstrap = intervals.Bootstrap(num_resamples=500)
+  bootstrap = resampling.Bootstrap(num_resamples=500)
   rng = np.random.default_rng(11)
   spread = 0.0 if num_seeds == 1 else 0.3
   population = rng.uniform(-spread, spread, 200_000)
@@ -263,15 +263,13 @@ def test_coverage(num_seeds):
     noise = rng.uniform(-spread, spread, (2, num_seeds, 1))
     noise += np.array([0.7, 1.0]).reshape(2, 1, 1)
     predictions = quality + noise * rng.normal(size=(2, num_seeds, num_rows))
-    draws = intervals.pearson_draws(
+    draws = _pearson(
       _rows(scores), predictions.reshape(-1, num_rows), bootstrap
     )
     a, b = [draws[:num_seeds]], [draws[num_seeds:]]
-    low, high = intervals.mean_pearson(a, bootstrap).ci
+    low, high = intervals.mean_figure(a, bootstrap).ci
     covered_mean += low <= truth_a <= high
-    low, high = intervals.pearson_difference(
-      A, B, range(num_seeds), a, b, bootstrap
-    ).ci
+    low, high = _difference(A, B, range(num_seeds), a, b, bootstrap).ci
     covered_difference += low <= truth_a - truth_b <= high
   # Three standard errors of a share of 300 are .038; crossed resampling
   # counts the noise of a single prediction twice, on the safe side.

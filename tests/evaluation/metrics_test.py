@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import warnings
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 from scipy import stats
 
 from tract_jax import types
-from tract_jax.evaluation import metrics
+from tract_jax.evaluation import figures, intervals, metrics, resampling
 
-CORRELATIONS = [metrics.pearson, metrics.spearman, metrics.kendall]
+CORRELATIONS = [figures.pearson, figures.spearman, figures.kendall]
 
 
 def _predictions(**changes):
@@ -31,20 +32,23 @@ def _predictions(**changes):
 
 
 def _row(system, fallback=3.0):
-  return metrics.metric_row(system, fallback, (0.1, 0.2), None)
+  bootstrap = resampling.Bootstrap(num_resamples=100)
+  filled, _ = metrics.fill_invalid(system.predictions, fallback)
+  (drawn,) = resampling.resample(system.rows, filled[None], bootstrap, 0.5)
+  return intervals.metric_row(system, drawn, bootstrap)
 
 
 class TestFigures:
   def test_pearson_by_hand(self):
     # Deviations (-1.5, -.5, .5, 1.5) and (-1, 1, -1, 1): 2 / sqrt(5 * 4).
-    figure = metrics.pearson(
+    figure = figures.pearson(
       np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 1.0, 3.0])
     )
     assert figure.value == pytest.approx(2 / math.sqrt(20), abs=1e-12)
 
   def test_spearman_by_hand(self):
     # Ranks (1, 2, 3, 4) and (1, 4, 2, 3): 1 - 6 * (0 + 4 + 1 + 1) / 60.
-    figure = metrics.spearman(
+    figure = figures.spearman(
       np.array([1.0, 2.0, 4.0, 5.0]), np.array([0.1, 9.0, 0.2, 0.3])
     )
     assert figure.value == pytest.approx(0.4, abs=1e-12)
@@ -52,17 +56,26 @@ class TestFigures:
   def test_kendall_is_tau_b(self):
     # Of 6 pairs 3 agree, 2 disagree, 1 is tied in the predictions: tau-b is
     # (3 - 2) / sqrt(6 * 5), tau-a would be 1 / 6.
-    figure = metrics.kendall(
+    figure = figures.kendall(
       np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 2.0, 1.5])
     )
     assert figure.value == pytest.approx(1 / math.sqrt(30), abs=1e-12)
 
   def test_errors_by_hand(self):
     scores, predictions = np.array([1.0, 2.0]), np.array([4.0, 6.0])
-    assert metrics.rmse(scores, predictions).value == pytest.approx(
+    assert figures.rmse(scores, predictions).value == pytest.approx(
       math.sqrt(12.5)
     )
-    assert metrics.mae(scores, predictions).value == 3.5
+    assert figures.mae(scores, predictions).value == 3.5
+
+  def test_accuracy_by_hand(self):
+    # A float32 may stand a little past half a step.
+    predictions = np.array([1.5 + 1e-8, 2.51, 2.5, 9.0])
+    found = figures.accuracy(np.array([1.0, 2.0, 3.0, 4.0]), predictions, 0.5)
+    assert found.value == 0.5
+    assert figures.half_step([1.0, 2.0, 4.0]) == 0.5
+    assert figures.half_step([0.0, 0.25, 1.0]) == 0.125
+    assert figures.half_step([3.0]) == 0.0
 
   @pytest.mark.parametrize('n', [3, 17, 200])
   def test_agrees_with_scipy_on_tied_scores(self, n):
@@ -97,12 +110,12 @@ class TestFigures:
       figure = correlation(
         np.array(scores, np.float64), np.array(predictions, np.float64)
       )
-    assert figure == metrics.Figure(None, reason)
+    assert figure == figures.Figure(None, reason)
 
   def test_errors_without_rows(self):
     empty = np.zeros(0)
-    assert metrics.rmse(empty, empty) == metrics.Figure(None, 'no rows')
-    assert metrics.mae(empty, empty) == metrics.Figure(None, 'no rows')
+    assert figures.rmse(empty, empty) == figures.Figure(None, 'no rows')
+    assert figures.mae(empty, empty) == figures.Figure(None, 'no rows')
 
 
 class TestFillInvalid:
@@ -130,19 +143,29 @@ class TestMetricRow:
     assert row.grid_mass == pytest.approx(0.8)
     assert row.num_grid_mass == 3
     assert row.finish_reasons == {'length': 1, 'marker': 3}
-    assert row.pearson_ci == (0.1, 0.2)
+    assert row.accuracy == 0.25
+    assert row.rmse_ci[0] < row.rmse < row.rmse_ci[1]
+    assert row.kendall_ci[0] < row.kendall < row.kendall_ci[1]
     assert row.reason is None
+
+  def test_reason_of_an_interval_alone(self):
+    # One rater's score of four differs: many resamples do not have it.
+    row = _row(_predictions(scores=np.array([1.0, 1.0, 1.0, 5.0])))
+    assert row.pearson is not None and row.pearson_ci is None
+    assert re.fullmatch(
+      r'pearson_ci: \d+ of 100 resamples are constant', row.reason
+    )
 
   def test_reason_names_every_missing_figure(self):
     system = _predictions(
       predictions=np.full(4, np.nan), grid_mass=np.full(4, np.nan)
     )
-    row = metrics.metric_row(system, 3.0, None, 'constant predictions')
+    row = _row(system)
     assert row.num_invalid == 4
     assert row.pearson is None and row.spearman is None and row.kendall is None
     assert row.rmse == pytest.approx(math.sqrt(1.5))
     assert row.reason == (
-      'pearson, pearson_ci, spearman, kendall: constant predictions; '
+      'pearson, spearman, kendall: constant predictions; '
       'grid_mass: no row has one'
     )
 
@@ -176,9 +199,9 @@ class TestSystemPredictions:
 
 
 def test_mean_or_none():
-  assert metrics.mean_or_none([1.0, 2.0]) == 1.5
-  assert metrics.mean_or_none([1.0, None]) is None
-  assert metrics.mean_or_none([]) is None
+  assert figures.mean_or_none([1.0, 2.0]) == 1.5
+  assert figures.mean_or_none([1.0, None]) is None
+  assert figures.mean_or_none([]) is None
 
 
 def test_cot_gap():
@@ -189,8 +212,10 @@ def test_cot_gap():
 
 def test_rows_without_any_score_have_no_figures_but_are_counted():
   row = _row(_predictions(scores=np.full(4, np.nan)))
-  figures = row.pearson, row.spearman, row.kendall, row.rmse, row.mae
-  assert figures == (None,) * 5
-  assert row.reason == 'pearson, spearman, kendall, rmse, mae: no scores'
+  for name in figures.NAMES:
+    assert getattr(row, name) is getattr(row, f'{name}_ci') is None
+  assert row.reason == (
+    'pearson, spearman, kendall, rmse, mae, accuracy: no scores'
+  )
   assert (row.num_examples, row.num_invalid) == (4, 1)
   assert row.grid_mass == pytest.approx(0.8)

@@ -27,9 +27,15 @@ ROW_FIELDS = {
   'pearson',
   'pearson_ci',
   'spearman',
+  'spearman_ci',
   'kendall',
+  'kendall_ci',
   'rmse',
+  'rmse_ci',
   'mae',
+  'mae_ci',
+  'accuracy',
+  'accuracy_ci',
   'grid_mass',
   'num_grid_mass',
   'finish_reasons',
@@ -55,9 +61,7 @@ class TestMetricsJson:
     row = content['rows'][-1]
     assert (row['method'], row['benchmark']) == ('zero_shot', 'mt_bench')
     assert row['pearson'] is None and row['pearson_ci'] is None
-    assert row['reason'] == (
-      'pearson, pearson_ci, spearman, kendall: constant predictions'
-    )
+    assert row['reason'] == ('pearson, spearman, kendall: constant predictions')
     assert content['cot_gap'] == [
       {
         'method': 'tract',
@@ -222,6 +226,11 @@ class TestDifferences:
     }
     assert first.mean == pytest.approx(combined['tract'] - combined['raft'])
     assert (first.seeds, first.num_rows) == ((0, 1), 80)
+    # Fewer errors: of every figure an own interval.
+    assert first.figures['rmse'].mean < 0 < first.figures['accuracy'].mean
+    assert first.figures['rmse'].excludes_zero
+    json_ = _content()['differences'][0]['figures']
+    assert json_['kendall']['ci'][0] < json_['kendall']['mean']
     assert second.mean is None
     assert second.reason == 'flask: constant predictions'
 

@@ -16,7 +16,8 @@ class TestMarkdown:
       c for c in combined if (c.method, c.benchmark) == ('raft', 'mean')
     ]
     text = report_writing.report_markdown(reports.report())
-    (line,) = [x for x in text.split('\n') if x.startswith('| raft')]
+    results, _ = text.split('## Other figures')
+    (line,) = [x for x in results.split('\n') if x.startswith('| raft')]
     cells = [cell.strip() for cell in line.strip('|').split('|')]
     assert len(cells) == 4 + 3 + 3
     low, high = mean.pearson_ci
@@ -24,6 +25,28 @@ class TestMarkdown:
     assert cells[6] == shown
     assert cells[-1] == '0/160'
     assert cells[3] == '2'
+
+  def test_every_figure_has_its_interval(self):
+    report = reports.report()
+    text = report_writing.report_markdown(report)
+    (mean,) = [
+      c for c in report.combined if (c.method, c.benchmark) == ('raft', 'mean')
+    ]
+    (line,) = [
+      x for x in text.split('\n') if x.startswith('| raft | rail | 1 | mean')
+    ]
+    for name in ('spearman', 'kendall', 'rmse', 'mae', 'accuracy'):
+      value, (low, high) = getattr(mean, name), getattr(mean, f'{name}_ci')
+      assert low < value < high
+      shown = f'{value:.3f} ({low:.3f}, {high:.3f})'
+      assert re.sub(r'\b0\.', '.', shown) in line
+    gap = report.differences[0].figures['rmse'].mean
+    (line,) = [
+      x
+      for x in text.split('\n')
+      if x.startswith('| tract/rail/1 | raft/rail/1') and '| yes |' not in x
+    ]
+    assert f'{gap:.3f}'.replace('0.', '.') in line
 
   def test_gap_table_is_the_mean_over_seeds(self):
     gaps = [
@@ -40,15 +63,16 @@ class TestMarkdown:
     text = report_writing.report_markdown(
       reports.report([reports.system(method, 'flask', 0)])
     )
-    (line,) = [x for x in text.split('\n') if x.startswith('| a')]
+    line, *others = [x for x in text.split('\n') if x.startswith('| a')]
     assert len(re.findall(r'(?<!\\)\|', line)) == 4 + 1 + 3 + 1
+    assert len(others) == 2  # Of the other figures, and their mean.
     assert '\n# z' not in text
     for markup in ('<', '*', '[', ']', '`', '_', '#', '://', '.d'):
       assert re.search(rf'(?<!\\){re.escape(markup)}', line) is None, markup
 
   def test_missing_figures_are_explained(self):
     text = report_writing.report_markdown(reports.report())
-    assert 'seed 1: pearson, pearson\\_ci, spearman, kendall: constant' in text
+    assert 'seed 1: pearson, spearman, kendall: constant' in text
 
 
 class TestResultsTable:
@@ -79,7 +103,7 @@ class TestWriteReport:
     folder = tmp_path / 'Bericht ü' / 'report'
     report_writing.write_report(reports.report(), folder)
     names = sorted(os.listdir(folder))
-    assert names == ['metrics.json', 'report.md']
+    assert names == sorted(report_writing.FILES)
     first = [(folder / name).read_bytes() for name in names]
     report_writing.write_report(reports.report(), folder)
     assert [(folder / name).read_bytes() for name in names] == first
@@ -108,4 +132,4 @@ class TestWriteReport:
         reports.report(reports.systems(('raft',))), tmp_path
       )
     assert (tmp_path / 'metrics.json').read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ['metrics.json', 'report.md']
+    assert sorted(os.listdir(tmp_path)) == sorted(report_writing.FILES)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from tract_jax.evaluation import intervals, metrics
+from tract_jax.evaluation import metrics, resampling
 from tract_jax.evaluation import report as report_lib
 
-BOOTSTRAP = intervals.Bootstrap(num_resamples=100)
+BOOTSTRAP = resampling.Bootstrap(num_resamples=100)
 NOISE = {'tract': 0.5, 'raft': 1.0, 'ce': 2.0, 'zero_shot': None}
 
 

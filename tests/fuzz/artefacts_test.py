@@ -13,7 +13,7 @@ from tests.models import hf_config_test
 from tests.pipeline import judge_file_test
 from tract_jax import types
 from tract_jax.data import manifest
-from tract_jax.evaluation import report_writing
+from tract_jax.evaluation import page, report_writing
 from tract_jax.models import hf_config, json_file, peft_adapter
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import (
@@ -21,6 +21,7 @@ from tract_jax.pipeline import (
   judge_file,
   other_systems,
   predict,
+  predicted,
   prepared_folder,
   self_cot,
 )
@@ -225,14 +226,17 @@ def test_figures_of_predictions(content):
       'evaluation.num_resamples': 100,
     }
   )
-  evaluate._check_rows(config, GRID, 'tract', path, rows)
+  predicted.check_rows(config, GRID, 'tract', path, rows)
   rated = [row for row in rows if row.score is not None] or rows
-  systems = list(evaluate._systems(config, GRID, 'tract', 'bench', rated))
-  made = evaluate._make_report(config, GRID, systems, cot_gaps=[])
+  found = predicted.Found()
+  predicted.add_file(found, config, GRID, 'tract', 'bench', rated, 1, {})
+  made = evaluate._make_report(config, GRID, found.systems)
   figures = json.loads(report_writing.metrics_json(made))['rows']
   num_rows = sum(row.seed == 0 for row in rated)
   assert {row['num_examples'] for row in figures} == {num_rows}
   assert report_writing.report_markdown(made)
+  judged = page.Judged(GRID, {'bench': ()}, found.own, found.groups)
+  assert page.report_html(made, judged).encode()
 
 
 _RELEASE = {

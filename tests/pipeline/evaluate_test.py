@@ -13,6 +13,8 @@ from tract_jax.objectives import predictors
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import evaluate, predict
 
+# Predictions alone: of no row is more known.
+BENCH: dict = {'bench': ()}
 GRID = types.ScoreGrid((1.0, 2.0, 3.0), ('1', '2', '3'))
 
 
@@ -61,7 +63,7 @@ def test_rows_of_every_predictor_number_of_cots_and_seed(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
   config = make_config(predictors=('decode', 'rail'))
-  assert evaluate.evaluate(config, GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(config, GRID, workdir, BENCH, [])
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   keys = [(r['predictor'], r['num_cots'], r['seed']) for r in content['rows']]
   assert sorted(keys) == [
@@ -83,36 +85,6 @@ def test_rows_of_every_predictor_number_of_cots_and_seed(tmp_path):
   assert two['num_invalid_cots'] == 3
 
 
-def test_calibration_is_of_the_mean_over_the_cots(tmp_path):
-  workdir = epath.Path(tmp_path)
-  rows = [
-    prediction(i, 0, 2.0, [0.4, 0.0, 0.0], [0.0, 0.0, 0.4], 1.0)
-    for i in range(40)
-  ]
-  rows[7].distributions[:] = [None, [0.0, 0.5, 0.0]]
-  rows[9].distributions[:] = [None, None]
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
-  path.parent.mkdir(parents=True)
-  lines = [json.dumps(dataclasses.asdict(row)) + '\n' for row in rows]
-  path.write_text(''.join(lines))
-  levels = []
-  for level in (0.5, 0.8):
-    config = make_config(
-      seeds=(0,), evaluation={'num_resamples': 100, 'conformal_level': level}
-    )
-    evaluate.evaluate(config, GRID, workdir, ['bench'], [])
-    content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
-    one, two = content['calibration']
-    levels.append(two['conformal_level'])
-  assert levels == [0.5, 0.8]
-  assert (one['num_cots'], two['num_cots']) == (1, 2)
-  assert (one['num_rows'], one['num_left_out']) == (38, 2)
-  assert (two['num_rows'], two['num_left_out']) == (39, 1)
-  # All mass on 1: an error of 1. Half on 1 and half on 3: 1 - 1 / 2.
-  assert one['crps'] == pytest.approx(1.0)
-  assert two['crps'] == pytest.approx(0.5 * 38 / 39)
-
-
 def test_sampled_and_tempered_predictions_and_their_invalid_rows(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
@@ -124,7 +96,7 @@ def test_sampled_and_tempered_predictions_and_their_invalid_rows(tmp_path):
     predictors=('decode_sampled', 'tempered'),
     evaluation={'num_resamples': 100, 'tempered_temperature': 1e6},
   )
-  evaluate.evaluate(config, GRID, workdir, ['bench'], [])
+  evaluate.evaluate(config, GRID, workdir, BENCH, [])
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   by_key = {
     (r['predictor'], r['num_cots'], r['seed']): r for r in content['rows']
@@ -146,8 +118,8 @@ def test_curve_of_lambda_is_reported_and_makes_the_report_anew(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
   point = lambda_curve.LambdaPoint('tract', 1, 0, 0.2, 0.5, 0.1, 0.2, True)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
-  arguments = make_config(), GRID, workdir, ['bench'], [], [point]
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
+  arguments = make_config(), GRID, workdir, BENCH, [], [point]
   assert evaluate.evaluate(*arguments)
   assert not evaluate.evaluate(*arguments)
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
@@ -158,8 +130,8 @@ def test_counts_of_self_cots_are_reported_and_make_the_report_anew(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
   counts = self_cots.SelfCotCounts('tract', 0, 2, 2, {'marker': 2}, 1, 0, 0)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
-  arguments = make_config(), GRID, workdir, ['bench'], [], [], [counts]
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
+  arguments = make_config(), GRID, workdir, BENCH, [], [], [counts]
   assert evaluate.evaluate(*arguments)
   assert not evaluate.evaluate(*arguments)
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
@@ -169,34 +141,34 @@ def test_counts_of_self_cots_are_reported_and_make_the_report_anew(tmp_path):
 def test_second_evaluation_has_nothing_to_do(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   before = (tmp_path / 'report' / 'metrics.json').read_bytes()
-  assert not evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert not evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   more = make_config(evaluation={'num_resamples': 200})
-  assert evaluate.evaluate(more, GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(more, GRID, workdir, BENCH, [])
   assert (tmp_path / 'report' / 'metrics.json').read_bytes() != before
 
 
 def test_missing_and_damaged_predictions_are_named(tmp_path):
   workdir = epath.Path(tmp_path)
   with pytest.raises(types.InputError, match='bench.jsonl: no such file'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   write_predictions(workdir)
   path = evaluate.prediction_path(workdir, 'tract', 'bench')
   path.write_text(path.read_text()[:-20])
   with pytest.raises(types.InputError, match='bench.jsonl: line 8'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   path.write_bytes(path.read_bytes().replace(b'row 1', b'row \xff'))
   with pytest.raises(types.InputError, match='bench.jsonl: line 2'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
 
 
-@pytest.mark.parametrize('name', ['metrics.json', 'report.md'])
+@pytest.mark.parametrize('name', ['metrics.json', 'report.md', 'report.html'])
 @pytest.mark.parametrize('lost', [False, True])
 def test_a_damaged_report_is_made_anew_and_not_quoted(tmp_path, name, lost):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   path = tmp_path / 'report' / name
   before = path.read_bytes()
   rows = evaluate.read_results(workdir, 'tract', 0)
@@ -207,7 +179,7 @@ def test_a_damaged_report_is_made_anew_and_not_quoted(tmp_path, name, lost):
     if name == 'metrics.json':
       with pytest.raises(types.InputError, match=r'metrics\.json: not as it'):
         evaluate.read_results(workdir, 'tract', 0)
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   assert path.read_bytes() == before
   assert evaluate.read_results(workdir, 'tract', 0) == rows != []
 
@@ -223,12 +195,12 @@ def test_predictions_that_are_not_those_of_their_chunks_are_refused(tmp_path):
     folder.mkdir(parents=True)
     (folder / 'chunk_00000000.jsonl').write_text(predict.with_digest(rows))
     manifest.write_manifest(folder, 'predictions', {})
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   path.write_text(path.read_text().replace('0.8', '0.9', 1))
   with pytest.raises(types.InputError, match=r'bench\.jsonl: not what the chu'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   # Its first row is of the other seed.
-  evaluate.evaluate(make_config(seeds=(1,)), GRID, workdir, ['bench'], [])
+  evaluate.evaluate(make_config(seeds=(1,)), GRID, workdir, BENCH, [])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +229,7 @@ def test_fields_of_other_kinds_are_named(tmp_path, field, value, message):
   lines.append(json.dumps(json.loads(last) | {field: value}))
   path.write_text('\n'.join(lines) + '\n')
   with pytest.raises(types.InputError, match=f'bench.jsonl: {message}'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +248,7 @@ def test_file_that_holds_no_predictions_is_named(tmp_path, content, message):
   path = evaluate.prediction_path(workdir, 'tract', 'bench')
   path.write_bytes(content)
   with pytest.raises(types.InputError, match=f'bench.jsonl: {message}'):
-    evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
 
 
 def test_rows_without_a_raters_score_are_counted_and_left_out(tmp_path, capsys):
@@ -288,14 +260,14 @@ def test_rows_without_a_raters_score_are_counted_and_left_out(tmp_path, capsys):
     if row['example_id'] == 'row 1':
       row['score'] = None
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   assert "2 of 8 rows have no rater's score" in capsys.readouterr().out
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   assert {row['num_examples'] for row in content['rows']} == {3}
   path.write_text(
     ''.join(json.dumps({**row, 'score': None}) + '\n' for row in rows)
   )
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench'], [])
+  assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   assert "no row has a rater's score" in capsys.readouterr().out
 
 
@@ -309,7 +281,9 @@ def test_benchmark_without_scores_has_null_figures_and_no_part_in_means(
   evaluate.prediction_path(workdir, 'tract', 'pairs').write_text(
     ''.join(json.dumps({**row, 'score': None}) + '\n' for row in rows)
   )
-  assert evaluate.evaluate(make_config(), GRID, workdir, ['bench', 'pairs'], [])
+  assert evaluate.evaluate(
+    make_config(), GRID, workdir, BENCH | {'pairs': ()}, []
+  )
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   rated, unrated = (
     [row for row in content['rows'] if row['benchmark'] == name]
@@ -318,7 +292,7 @@ def test_benchmark_without_scores_has_null_figures_and_no_part_in_means(
   for row in unrated:
     for figure in ('pearson', 'pearson_ci', 'spearman', 'kendall', 'rmse'):
       assert row[figure] is None
-    assert 'rmse, mae: no scores' in row['reason']
+    assert 'rmse, mae, accuracy: no scores' in row['reason']
     assert (row['num_examples'], row['num_invalid']) == (4, 1)
     assert row['grid_mass'] == pytest.approx(rated[0]['grid_mass'], abs=0.2)
   means = {
@@ -340,10 +314,10 @@ def test_predictions_of_other_settings_are_refused(tmp_path, more, expected):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
   with pytest.raises(types.InputError, match=expected):
-    evaluate.evaluate(make_config(**more), GRID, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(**more), GRID, workdir, BENCH, [])
   wide = types.ScoreGrid((1.0, 2.0), ('1', '2'))
   with pytest.raises(types.InputError, match='3 scores, the grid has 2'):
-    evaluate.evaluate(make_config(), wide, workdir, ['bench'], [])
+    evaluate.evaluate(make_config(), wide, workdir, BENCH, [])
 
 
 def test_line_separators_in_a_cot_are_no_line_ends(tmp_path):

@@ -220,6 +220,16 @@ def test_prompt_that_cannot_be_tokens_is_named(make):
     read_data.fit_prompts.fit(setup, [bad], 'rows', trained=True)
 
 
+def test_prompts_are_looked_at_only_where_they_become_tokens(make, tmp_path):
+  path = tmp_path / 'bad.json'
+  path.write_text(json.dumps([{'prompt': '\ufdd0', 'score': 4}]))
+  setup = make(data__benchmarks=f'bench={path}')
+  with pytest.raises(types.InputError, match='bench: example 1: text with'):
+    read_data.read_data(setup)
+  data = read_data.read_data(setup, predicts=False)
+  assert data.benchmarks['bench'][0].score == 4.0
+
+
 EXAMPLES = [types.Example(f'e{i}', 'word ' * i, 4.0) for i in range(30)]
 
 

@@ -252,9 +252,11 @@ def judged(tmp_path, *paths, **changes):
     evaluate_test.write_predictions(workdir)
   others = read(*paths, **changes)
   config = evaluate_test.make_config(**changes)
-  assert evaluate.evaluate(config, GRID, workdir, ['bench'], [], others=others)
+  assert evaluate.evaluate(
+    config, GRID, workdir, evaluate_test.BENCH, [], others=others
+  )
   assert not evaluate.evaluate(
-    config, GRID, workdir, ['bench'], [], others=others
+    config, GRID, workdir, evaluate_test.BENCH, [], others=others
   )
   return json.loads((workdir / 'report' / 'metrics.json').read_text())
 

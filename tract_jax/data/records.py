@@ -20,7 +20,7 @@ from typing import Any
 
 from tract_jax import types
 from tract_jax.data import row_files, row_kinds
-from tract_jax.text import prompts
+from tract_jax.text import prompt_template, prompts
 
 ROLES = ('train', 'eval', 'judge')
 _ID_COLUMNS = ('example_id', 'id', 'uuid')
@@ -268,8 +268,27 @@ def _example(
     ),
     pair_id=pair_id if side else '',
     judged=judgement.judged,
+    response='' if role == 'train' else _response(judgement, row),
+    response_source=_shown(row.get('response_source')),
   )
   return example, notes
+
+
+def _response(judgement: row_kinds.Judgement, row: Mapping[str, Any]) -> str:
+  """What is judged: by a column, or by the prompt's headings."""
+  known = [judgement.response, row.get('response'), row.get('orig_response')]
+  return next(
+    (text for value in known if (text := _shown(value).strip())),
+    prompt_template.response_of(judgement.prompt),
+  )
+
+
+def _shown(value: Any) -> str:
+  """`value`, if it is text that can be written; else ""."""
+  try:
+    return row_kinds.text(value, '')
+  except row_kinds.RowError:
+    return ''
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -77,6 +77,7 @@ class Judgement:
       where none.
     side: "chosen" or "rejected" of a preference row; else "".
     judged: characters of the prompt that may be cut, where a template says so.
+    response: what is judged of a preference row; else "".
   """
 
   prompt: str
@@ -84,6 +85,7 @@ class Judgement:
   feedbacks: list
   side: str = ''
   judged: tuple[int, int] | None = None
+  response: str = ''
 
   @property
   def shares_feedback(self) -> bool:
@@ -163,7 +165,7 @@ def judgements(
         'use it as a benchmark'
       )
     return [
-      Judgement(prompt, [], [], side, judged)
+      Judgement(prompt, [], [], side, judged, _pair_response(row, side))
       for side in ('chosen', 'rejected')
       for prompt, judged in [_pair_prompt(row, side, row_format, grid)]
     ]
@@ -333,10 +335,7 @@ def _pair_prompt(
 ) -> _Prompt:
   """The prompt in which one response of a preference row is judged."""
   judged = row.get(side)
-  if isinstance(judged, str):
-    response = judged
-  else:
-    response = (_turns(judged, 'assistant', side) or [''])[-1]
+  response = _pair_response(row, side)
   if not text(response, side).strip():
     raise RowError(f'its {side} response is empty')
   column = 'prompt' if 'prompt' in row else 'instruction'
@@ -349,6 +348,14 @@ def _pair_prompt(
     text(asked, column), response, _reference(row), _rubric(row)
   )
   return _rendered(parts, row_format, grid)
+
+
+def _pair_response(row: Mapping[str, Any], side: str) -> str:
+  """A preference row's text on one side, or the last one's of a chat."""
+  judged = row.get(side)
+  if isinstance(judged, str):
+    return judged
+  return (_turns(judged, 'assistant', side) or [''])[-1]
 
 
 def _turns(messages: Any, role: str, what: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tract_jax.evaluation import metrics, tables
+from tract_jax.evaluation import figures, metrics, tables
 
 # Central intervals of the predicted distribution whose coverage is told.
 INTERVALS = (0.5, 0.9)
@@ -277,7 +277,7 @@ def cells(
     seeds = [c for c in calibrations if _system(c) == key]
 
     def mean(values):
-      return tables.number(metrics.mean_or_none(list(values)))
+      return tables.number(figures.mean_or_none(list(values)))
 
     covered = [c.coverage or (None,) * len(INTERVALS) for c in seeds]
     lines.append(

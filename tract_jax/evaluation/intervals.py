@@ -1,10 +1,6 @@
-"""Bootstrap intervals of Pearson's r, of its mean, and of differences.
+"""Bootstrap intervals of figures, of their means, and of differences.
 
-In: rows of a benchmark and the predictions of all systems on them. Out:
-percentile intervals. Every system judged on the same rows sees the same
-resamples, so that a difference is paired; each benchmark has its own stream of
-random numbers, by name, so that adding a system or a benchmark changes no
-other interval.
+In: resamples of systems on benchmarks. Out: percentile intervals.
 
 Rows and, where there are several, seeds are resampled, each with replacement
 (crossed: one draw of seeds serves every row, one draw of rows every seed).
@@ -13,72 +9,24 @@ Of the spread between seeds one seed says nothing, and few say little: where it
 dominates, an interval from S seeds lies between the lowest and the highest, and
 covers the mean in about 1 - 2^(1 - S) of cases at most (.5 for 2, .75 for 3).
 
-  Axes: n rows of a benchmark, R resamples, U predictions made on the same rows
-  (systems and seeds).
+  Axes: R resamples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import zlib
+from typing import Any
 
 import numpy as np
 
-from tract_jax import types
-from tract_jax.evaluation import metrics
+from tract_jax.evaluation import figures, metrics, resampling
 
 # Resamples without a correlation are left out; an interval of too few others
 # would describe another population.
 _MIN_USABLE = 0.9
-_CHUNK_ELEMENTS = 2**21
-_ROUNDING = 1e-12
 
-Interval = tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bootstrap:
-  """How intervals are made.
-
-  Attributes:
-    num_resamples: R.
-    seed: of the resampling; not the seed of a run.
-    level: probability that an interval is meant to cover.
-  """
-
-  num_resamples: int = 2000
-  seed: int = 0
-  level: float = 0.95
-
-  def __post_init__(self):
-    if self.num_resamples < 1:
-      raise types.InputError(
-        f'num_resamples {self.num_resamples}: at least 1 is needed'
-      )
-    if self.seed < 0:
-      raise types.InputError(
-        f'bootstrap seed {self.seed}: must not be negative'
-      )
-    if not 0 < self.level < 1:
-      raise types.InputError(f'level {self.level}: must lie between 0 and 1')
-
-
-DEFAULT = Bootstrap()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PearsonDraws:
-  """Pearson's r of one system with one seed, and of its resamples.
-
-  Attributes:
-    rows: what was judged.
-    r: on the rows as they are.
-    draws: [R] float64 on resampled rows; NaN where a side is constant. Draw i
-      has the same rows for every system.
-  """
-
-  rows: metrics.Rows
-  r: metrics.Figure
-  draws: np.ndarray
+Interval = metrics.Interval
+# [benchmarks][seeds] of a system.
+Samples = Sequence[Sequence[resampling.FigureDraws]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +39,22 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gap:
+  """A mean difference: its interval, and whether that excludes zero."""
+
+  mean: float | None
+  ci: Interval | None
+  excludes_zero: bool | None
+  reason: str | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Difference:
-  """Mean Pearson's r of system `a` minus that of `b`, on the same rows.
+  """Figures of system `a` minus those of `b`, on the same rows.
 
   Attributes:
     a, b: the systems.
-    mean: over seeds and, with equal weight, benchmarks.
+    mean: of Pearson's r, over seeds and, with equal weight, benchmarks.
     ci: its interval.
     benchmarks: those that both were judged on.
     seeds: those that both have on each of them; where one has a single seed,
@@ -104,6 +62,7 @@ class Difference:
     num_seeds, num_rows: how many of them; rows over all benchmarks.
     excludes_zero: whether the interval does; None without one.
     reason: why there is no mean or interval; else None.
+    figures: the same of each other figure, by name.
   """
 
   a: metrics.System
@@ -116,6 +75,7 @@ class Difference:
   num_rows: int
   excludes_zero: bool | None
   reason: str | None
+  figures: dict[str, Gap]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +88,9 @@ class Combined:
     seeds, num_seeds: of the runs; for "mean", those on every benchmark.
     num_examples, num_invalid: predictions over all these, and how many of
       them were scored as the fallback.
-    pearson, spearman, kendall, rmse, mae, grid_mass: means; None where one of
-      the figures is.
-    pearson_ci: bootstrap interval over rows and seeds.
+    pearson, spearman, kendall, rmse, mae, accuracy, grid_mass: means; None
+      where one of the figures is.
+    pearson_ci, ..., accuracy_ci: bootstrap intervals over rows and seeds.
     reason: why figures above are None; else None.
   """
 
@@ -145,9 +105,15 @@ class Combined:
   pearson: float | None
   pearson_ci: Interval | None
   spearman: float | None
+  spearman_ci: Interval | None
   kendall: float | None
+  kendall_ci: Interval | None
   rmse: float | None
+  rmse_ci: Interval | None
   mae: float | None
+  mae_ci: Interval | None
+  accuracy: float | None
+  accuracy_ci: Interval | None
   grid_mass: float | None
   reason: str | None
 
@@ -157,58 +123,75 @@ class Combined:
     return metrics.System(self.method, self.predictor, self.num_cots)
 
 
-def pearson_draws(
-  rows: metrics.Rows, predictions: np.ndarray, bootstrap: Bootstrap
-) -> list[PearsonDraws]:
-  """Pearson's r of each line of predictions, with resamples of the rows.
+def metric_row(
+  system: metrics.SystemPredictions,
+  drawn: resampling.FigureDraws,
+  bootstrap: resampling.Bootstrap,
+) -> metrics.MetricRow:
+  """All figures of one system on one benchmark with one seed.
 
   Args:
-    rows: the judged rows.
-    predictions: [U, n] finite.
-    bootstrap: how many resamples, and their seed.
+    system: what it predicted.
+    drawn: its figures, with the fallback in place of invalid predictions.
+    bootstrap: as given to `resampling.resample`.
 
   Returns:
-    U records; all share the same resamples.
+    The row of report/metrics.json.
   """
-  scores = np.asarray(rows.scores, np.float64)
-  draws = np.full((len(predictions), bootstrap.num_resamples), np.nan)
-  if len(scores):
-    rng = _stream(bootstrap, f'rows of {rows.benchmark}')
-    draws = _resampled_pearson(scores, predictions, bootstrap, rng)
-  return [
-    PearsonDraws(rows, metrics.pearson(scores, line), draws[i])
-    for i, line in enumerate(predictions)
-  ]
+  values: dict[str, Any] = {}
+  reasons: dict[str, str | None] = {}
+  for name, sample in drawn.items():
+    estimate = mean_figure([[sample]], bootstrap)
+    values |= {name: sample.figure.value, f'{name}_ci': estimate.ci}
+    reasons[name] = sample.figure.reason
+    if not sample.figure.reason:
+      reasons[f'{name}_ci'] = estimate.reason
+  grid_mass = figures.mean_grid_mass(system.grid_mass)
+  reasons['grid_mass'] = grid_mass.reason
+  return metrics.MetricRow(
+    **dataclasses.asdict(system.system),
+    benchmark=system.benchmark,
+    seed=system.seed,
+    num_examples=len(system.predictions),
+    num_invalid=int((~np.isfinite(system.predictions)).sum()),
+    **values,
+    grid_mass=grid_mass.value,
+    num_grid_mass=int(np.isfinite(system.grid_mass).sum()),
+    finish_reasons=dict(sorted(system.finish_reasons.items())),
+    num_invalid_cots=system.num_invalid_cots,
+    reason=_joined_reasons(reasons),
+  )
 
 
-def mean_pearson(
-  samples: Sequence[Sequence[PearsonDraws]], bootstrap: Bootstrap
+def mean_figure(
+  samples: Sequence[Sequence[resampling.Draws]],
+  bootstrap: resampling.Bootstrap,
 ) -> Estimate:
-  """Mean Pearson's r over seeds and benchmarks, with its interval.
+  """Mean of a figure over seeds and benchmarks, with its interval.
 
   Args:
     samples: [benchmarks][seeds]; the same seeds for each benchmark, in the
       same order, and the same rows for each seed.
-    bootstrap: as given to `pearson_draws`.
+    bootstrap: as given to `resampling.resample`.
 
   Returns:
-    The mean, benchmarks weighing the same. None if one of its correlations
-    does not exist: a mean over the others would flatter.
+    The mean, benchmarks weighing the same. None if one of its figures does not
+    exist: a mean over the others would flatter.
   """
   reason = _unpaired_reason(samples) or _missing_reason(samples)
   if reason:
     return Estimate(None, None, reason)
   draws = np.array([[sample.draws for sample in line] for line in samples])
   ci, reason = _interval(_mean_draws(draws, bootstrap), bootstrap)
-  return Estimate(_mean_r(samples), ci, reason)
+  return Estimate(_mean_value(samples), ci, reason)
 
 
 def combine(
   system: metrics.System,
   benchmark: str,
   rows: Sequence[metrics.MetricRow],
-  samples: Sequence[Sequence[PearsonDraws]],
-  bootstrap: Bootstrap,
+  samples: Samples,
+  bootstrap: resampling.Bootstrap,
 ) -> Combined:
   """All figures of a system, as means over seeds and benchmarks.
 
@@ -216,15 +199,19 @@ def combine(
     system: what was judged.
     benchmark: its name, or "mean".
     rows: one for each benchmark and seed, in any order.
-    samples: [benchmarks][seeds], as for `mean_pearson`.
-    bootstrap: as given to `pearson_draws`.
+    samples: [benchmarks][seeds], as for `mean_figure`.
+    bootstrap: as given to `resampling.resample`.
 
   Returns:
     The means.
   """
-  estimate = mean_pearson(samples, bootstrap)
   seeds = tuple(sorted({row.seed for row in rows}))
-  reasons = {estimate.reason, *(row.reason for row in rows)}
+  reasons = {row.reason for row in rows}
+  values: dict[str, Any] = {}
+  for name in figures.NAMES:
+    estimate = mean_figure(of_figure(samples, name), bootstrap)
+    values |= {name: estimate.mean, f'{name}_ci': estimate.ci}
+    reasons.add(estimate.reason)
   return Combined(
     **dataclasses.asdict(system),
     benchmark=benchmark,
@@ -232,26 +219,21 @@ def combine(
     num_seeds=len(seeds),
     num_examples=sum(row.num_examples for row in rows),
     num_invalid=sum(row.num_invalid for row in rows),
-    pearson=estimate.mean,
-    pearson_ci=estimate.ci,
-    spearman=metrics.mean_or_none([row.spearman for row in rows]),
-    kendall=metrics.mean_or_none([row.kendall for row in rows]),
-    rmse=metrics.mean_or_none([row.rmse for row in rows]),
-    mae=metrics.mean_or_none([row.mae for row in rows]),
-    grid_mass=metrics.mean_or_none([row.grid_mass for row in rows]),
+    **values,
+    grid_mass=figures.mean_or_none([row.grid_mass for row in rows]),
     reason='; '.join(sorted(filter(None, reasons))) or None,
   )
 
 
-def pearson_difference(
+def difference(
   a: metrics.System,
   b: metrics.System,
   seeds: Sequence[int],
-  samples_a: Sequence[Sequence[PearsonDraws]],
-  samples_b: Sequence[Sequence[PearsonDraws]],
-  bootstrap: Bootstrap,
+  samples_a: Samples,
+  samples_b: Samples,
+  bootstrap: resampling.Bootstrap,
 ) -> Difference:
-  """Difference of the mean Pearson's r of two systems, paired by row and seed.
+  """Differences of the mean figures of two systems, paired by row and seed.
 
   Every resample holds the same rows and the same seeds for both systems, so
   what is hard for both cancels.
@@ -260,12 +242,39 @@ def pearson_difference(
     a, b: the systems; the difference is a's mean minus b's.
     seeds: [seeds], the runs' seeds.
     samples_a, samples_b: [benchmarks][seeds], aligned with each other.
-    bootstrap: as given to `pearson_draws`.
+    bootstrap: as given to `resampling.resample`.
 
   Returns:
-    The difference; its mean is None if one of the correlations does not exist
-    or the systems were judged on different rows.
+    The difference; a mean is None if one of its figures does not exist or the
+    systems were judged on different rows.
   """
+  gaps = {
+    name: _gap(
+      of_figure(samples_a, name), of_figure(samples_b, name), bootstrap
+    )
+    for name in figures.NAMES
+  }
+  first = of_figure(samples_a, 'pearson')
+  rows = [line[0].rows for line in first if line]
+  return Difference(
+    a=a,
+    b=b,
+    benchmarks=tuple(r.benchmark for r in rows),
+    seeds=tuple(seeds),
+    num_seeds=len(seeds),
+    num_rows=sum(len(r.scores) for r in rows),
+    **dataclasses.asdict(gaps.pop('pearson')),
+    figures=gaps,
+  )
+
+
+def of_figure(samples: Samples, name: str) -> list[list[resampling.Draws]]:
+  """[benchmarks][seeds] of one figure."""
+  return [[drawn[name] for drawn in line] for line in samples]
+
+
+def _gap(samples_a, samples_b, bootstrap: resampling.Bootstrap) -> Gap:
+  """Of one figure, [benchmarks][seeds] each."""
   mean, ci = None, None
   both = [[*x, *y] for x, y in zip(samples_a, samples_b, strict=True)]
   reason = _unpaired_reason(both) or _missing_reason(both)
@@ -274,101 +283,32 @@ def pearson_difference(
     for x, y in zip(samples_a, samples_b, strict=True):
       pairs = list(zip(x, y, strict=True))
       draws.append([p.draws - q.draws for p, q in pairs])
-    mean = _mean_r(samples_a) - _mean_r(samples_b)
+    mean = _mean_value(samples_a) - _mean_value(samples_b)
     ci, reason = _interval(_mean_draws(np.array(draws), bootstrap), bootstrap)
-  rows = [line[0].rows for line in both if line]
-  return Difference(
-    a=a,
-    b=b,
-    mean=mean,
-    ci=ci,
-    benchmarks=tuple(r.benchmark for r in rows),
-    seeds=tuple(seeds),
-    num_seeds=len(seeds),
-    num_rows=sum(len(r.scores) for r in rows),
-    excludes_zero=None if ci is None else ci[0] > 0 or ci[1] < 0,
-    reason=reason,
-  )
+  excludes_zero = None if ci is None else ci[0] > 0 or ci[1] < 0
+  return Gap(mean, ci, excludes_zero, reason)
 
 
-def _stream(bootstrap: Bootstrap, name: str) -> np.random.Generator:
-  return np.random.default_rng([bootstrap.seed, zlib.crc32(name.encode())])
-
-
-def _resampled_pearson(
-  scores: np.ndarray,
-  predictions: np.ndarray,
-  bootstrap: Bootstrap,
-  rng: np.random.Generator,
-) -> np.ndarray:
-  """[U, R] Pearson's r on R resamples of the rows; NaN where it has none.
-
-  A resample is how often it holds each row: its moments are then one matrix
-  product over all systems, and no [R, U, n] array is made.
-  """
-  num_rows = len(scores)
-  x, x_floor = _standardised(scores[None])
-  y, y_floor = _standardised(np.asarray(predictions, np.float64))
-  columns = np.concatenate([x, x * x, y, y * y, x * y])
-  num_lines = len(y)
-  chunk = max(1, _CHUNK_ELEMENTS // num_rows)
-  out = []
-  for start in range(0, bootstrap.num_resamples, chunk):
-    size = min(chunk, bootstrap.num_resamples - start)
-    chosen = rng.integers(num_rows, size=(size, num_rows))
-    moments = columns @ (_counts(chosen, num_rows).T / num_rows)
-    x1, x2 = moments[:1], moments[1:2]
-    y1, y2, xy = moments[2:].reshape(3, num_lines, size)
-    x_var, y_var = x2 - x1**2, y2 - y1**2
-    # Second moments bound the rounding error that a zero variance shows.
-    constant = x_var <= np.maximum(x_floor, _ROUNDING * x2)
-    constant = constant | (y_var <= np.maximum(y_floor, _ROUNDING * y2))
-    spread = np.sqrt(np.where(constant, 1.0, x_var * y_var))
-    out.append(np.where(constant, np.nan, (xy - x1 * y1) / spread))
-  return np.clip(np.concatenate(out, axis=1), -1.0, 1.0)
-
-
-def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Lines [U, n] with mean 0 and variance 1; a constant line becomes 0.
-
-  The second is the variance [U, 1] up to which a resample of the line counts
-  as constant.
-  """
-  std = np.std(values, axis=1, keepdims=True)
-  spread = np.array([[metrics.constant_spread(line)] for line in values])
-  constant = std <= spread
-  std = np.where(constant, 1.0, std)
-  centred = np.where(constant, 0.0, values - values.mean(1, keepdims=True))
-  return centred / std, (spread / std) ** 2
-
-
-def _counts(chosen: np.ndarray, num_items: int) -> np.ndarray:
-  """[R, items] how often each line of `chosen` [R, ...] holds each item."""
-  offsets = num_items * np.arange(len(chosen))[:, None]
-  counts = np.bincount(
-    (chosen + offsets).ravel(), minlength=len(chosen) * num_items
-  )
-  return counts.reshape(len(chosen), num_items)
-
-
-def _mean_r(samples: Sequence[Sequence[PearsonDraws]]) -> float:
-  values = [[sample.r.value for sample in line] for line in samples]
+def _mean_value(samples: Sequence[Sequence[resampling.Draws]]) -> float:
+  values = [[sample.figure.value for sample in line] for line in samples]
   return float(np.mean(np.array(values, np.float64)))
 
 
-def _mean_draws(draws: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+def _mean_draws(
+  draws: np.ndarray, bootstrap: resampling.Bootstrap
+) -> np.ndarray:
   """[R] means of draws [benchmarks, seeds, R] over resampled seeds."""
   num_seeds = draws.shape[1]
   if num_seeds == 1:
     return draws[:, 0].mean(axis=0)
   size = (bootstrap.num_resamples, num_seeds)
-  chosen = _stream(bootstrap, 'seeds').integers(num_seeds, size=size)
-  weights = _counts(chosen, num_seeds).T / num_seeds
+  chosen = resampling.stream(bootstrap, 'seeds').integers(num_seeds, size=size)
+  weights = resampling.counts(chosen, num_seeds).T / num_seeds
   return np.sum(draws.mean(axis=0) * weights, axis=0)
 
 
 def _interval(
-  draws: np.ndarray, bootstrap: Bootstrap
+  draws: np.ndarray, bootstrap: resampling.Bootstrap
 ) -> tuple[Interval | None, str | None]:
   """Percentile interval of draws [R], or why there is none."""
   usable = draws[np.isfinite(draws)]
@@ -380,7 +320,9 @@ def _interval(
   return (float(low), float(high)), None
 
 
-def _unpaired_reason(samples: Sequence[Sequence[PearsonDraws]]) -> str | None:
+def _unpaired_reason(
+  samples: Sequence[Sequence[resampling.Draws]],
+) -> str | None:
   if not samples:
     return 'no benchmark in common'
   if not all(samples):
@@ -391,9 +333,21 @@ def _unpaired_reason(samples: Sequence[Sequence[PearsonDraws]]) -> str | None:
   return None
 
 
-def _missing_reason(samples: Sequence[Sequence[PearsonDraws]]) -> str | None:
+def _missing_reason(
+  samples: Sequence[Sequence[resampling.Draws]],
+) -> str | None:
   for line in samples:
     for sample in line:
-      if sample.r.value is None:
-        return f'{sample.rows.benchmark}: {sample.r.reason}'
+      if sample.figure.value is None:
+        return f'{sample.rows.benchmark}: {sample.figure.reason}'
   return None
+
+
+def _joined_reasons(reasons: Mapping[str, str | None]) -> str | None:
+  """As in "pearson, kendall: constant scores; rmse: no rows", or None."""
+  names: dict[str, list[str]] = {}
+  for name, reason in reasons.items():
+    if reason:
+      names.setdefault(reason, []).append(name)
+  texts = [f'{", ".join(group)}: {reason}' for reason, group in names.items()]
+  return '; '.join(texts) or None

@@ -1,33 +1,20 @@
-"""Agreement of a judge with the rater: correlations, errors, and their rows.
+"""What a system said, and the row of report/metrics.json that it gets.
 
 In: scores [n] of the rater and predictions [n] of a system, NaN where it gave
-none. Out: a `MetricRow`, one row of report/metrics.json. A figure that does
-not exist is None with a reason, never NaN.
+none. A figure that does not exist is None with a reason, never NaN.
 
   Axes: n rows of a benchmark.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import math
 
 import numpy as np
-import scipy
 
 from tract_jax import types
 
-_MIN_ROWS = 3
-# Predictions are float32: a spread at its rounding error is no spread, and a
-# correlation with it would be one with noise.
-CONSTANT_TOLERANCE = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-  """A number, or None and why there is none."""
-
-  value: float | None
-  reason: str | None = None
+Interval = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -144,8 +131,9 @@ class MetricRow:
     num_invalid: rows without a prediction; the figures score them as the
       fallback.
     pearson, spearman, kendall: correlation with the rater (Kendall's tau-b).
-    pearson_ci: percentile bootstrap interval over rows.
     rmse, mae: error in points of the score.
+    accuracy: part of the rows with an error of half a step at most.
+    pearson_ci, ..., accuracy_ci: bootstrap interval over rows of each of these.
     grid_mass: mean probability on the score grid.
     num_grid_mass: rows that `grid_mass` is the mean of.
     finish_reasons: number of CoTs per finish reason.
@@ -161,11 +149,17 @@ class MetricRow:
   num_examples: int
   num_invalid: int
   pearson: float | None
-  pearson_ci: tuple[float, float] | None
+  pearson_ci: Interval | None
   spearman: float | None
+  spearman_ci: Interval | None
   kendall: float | None
+  kendall_ci: Interval | None
   rmse: float | None
+  rmse_ci: Interval | None
   mae: float | None
+  mae_ci: Interval | None
+  accuracy: float | None
+  accuracy_ci: Interval | None
   grid_mass: float | None
   num_grid_mass: int
   finish_reasons: dict[str, int]
@@ -258,143 +252,3 @@ def fill_invalid(
   predictions = np.asarray(predictions, np.float64)
   invalid = ~np.isfinite(predictions)
   return np.where(invalid, fallback, predictions), int(invalid.sum())
-
-
-def constant_spread(values: np.ndarray) -> float:
-  """Standard deviation up to which values near these count as constant."""
-  return CONSTANT_TOLERANCE * float(np.max(np.abs(values), initial=0.0))
-
-
-def pearson(scores: np.ndarray, predictions: np.ndarray) -> Figure:
-  """Pearson's r of scores [n] and predictions [n], both finite.
-
-  r = cov(scores, predictions) / (std(scores) * std(predictions)).
-
-  Returns:
-    r in [-1, 1]; None for fewer than 3 rows or a constant side.
-  """
-  return _correlation(scipy.stats.pearsonr, scores, predictions)
-
-
-def spearman(scores: np.ndarray, predictions: np.ndarray) -> Figure:
-  """Spearman's rho: Pearson's r of the ranks, ties at their mean rank.
-
-  Returns:
-    rho in [-1, 1]; None as for `pearson`.
-  """
-  return _correlation(scipy.stats.spearmanr, scores, predictions)
-
-
-def kendall(scores: np.ndarray, predictions: np.ndarray) -> Figure:
-  """Kendall's tau-b, the variant that corrects for ties.
-
-  Returns:
-    tau-b in [-1, 1]; None as for `pearson`.
-  """
-  return _correlation(scipy.stats.kendalltau, scores, predictions)
-
-
-def rmse(scores: np.ndarray, predictions: np.ndarray) -> Figure:
-  """Root of the mean squared error of predictions [n]; None without rows."""
-  squared = _mean(np.square, scores, predictions)
-  return Figure(squared.value and math.sqrt(squared.value), squared.reason)
-
-
-def mae(scores: np.ndarray, predictions: np.ndarray) -> Figure:
-  """Mean absolute error of predictions [n]; None without rows."""
-  return _mean(np.abs, scores, predictions)
-
-
-def mean_grid_mass(grid_mass: np.ndarray) -> Figure:
-  """Mean of the rows [n] with a grid mass; None where no row has one."""
-  known = grid_mass[np.isfinite(grid_mass)]
-  if not len(known):
-    return Figure(None, 'no row has one')
-  return Figure(float(np.mean(known)))
-
-
-def mean_or_none(values: Sequence[float | None]) -> float | None:
-  """Mean of the values; None if one is, for a mean of the others misleads."""
-  if not values or any(value is None for value in values):
-    return None
-  return float(np.mean(np.array(values, np.float64)))
-
-
-def metric_row(
-  system: SystemPredictions,
-  fallback: float,
-  pearson_ci: tuple[float, float] | None,
-  ci_reason: str | None,
-) -> MetricRow:
-  """All figures of one system on one benchmark with one seed.
-
-  Args:
-    system: what it predicted.
-    fallback: the score that stands in for an invalid prediction.
-    pearson_ci: interval of Pearson's r, from evaluation/intervals.
-    ci_reason: why there is none; else None.
-
-  Returns:
-    The row of report/metrics.json.
-  """
-  scores = system.rated
-  filled, num_invalid = fill_invalid(system.predictions, fallback)
-  figures = {
-    'pearson': pearson(scores, filled),
-    'pearson_ci': Figure(None, ci_reason),
-    'spearman': spearman(scores, filled),
-    'kendall': kendall(scores, filled),
-    'rmse': rmse(scores, filled),
-    'mae': mae(scores, filled),
-    'grid_mass': mean_grid_mass(system.grid_mass),
-  }
-  return MetricRow(
-    **dataclasses.asdict(system.system),
-    benchmark=system.benchmark,
-    seed=system.seed,
-    num_examples=len(filled),
-    num_invalid=num_invalid,
-    pearson=figures['pearson'].value,
-    pearson_ci=pearson_ci,
-    spearman=figures['spearman'].value,
-    kendall=figures['kendall'].value,
-    rmse=figures['rmse'].value,
-    mae=figures['mae'].value,
-    grid_mass=figures['grid_mass'].value,
-    num_grid_mass=int(np.isfinite(system.grid_mass).sum()),
-    finish_reasons=dict(sorted(system.finish_reasons.items())),
-    num_invalid_cots=system.num_invalid_cots,
-    reason=_joined_reasons(figures),
-  )
-
-
-def _correlation(
-  statistic: Callable, scores: np.ndarray, predictions: np.ndarray
-) -> Figure:
-  """A correlation by scipy, or why it does not exist."""
-  if len(predictions) and not len(scores):
-    return Figure(None, 'no scores')
-  if len(scores) < _MIN_ROWS:
-    return Figure(None, f'fewer than {_MIN_ROWS} rows')
-  for name, values in (('scores', scores), ('predictions', predictions)):
-    if np.std(values) <= constant_spread(values):
-      return Figure(None, f'constant {name}')
-  return Figure(float(statistic(scores, predictions).statistic))
-
-
-def _mean(of: Callable, scores: np.ndarray, predictions: np.ndarray) -> Figure:
-  """Mean of a function of the errors."""
-  if not len(scores):
-    return Figure(None, 'no scores' if len(predictions) else 'no rows')
-  errors = np.asarray(predictions, np.float64) - scores
-  return Figure(float(np.mean(of(errors))))
-
-
-def _joined_reasons(figures: Mapping[str, Figure]) -> str | None:
-  """As in "pearson, kendall: constant scores; rmse: no rows", or None."""
-  names: dict[str, list[str]] = {}
-  for name, figure in figures.items():
-    if figure.reason:
-      names.setdefault(figure.reason, []).append(name)
-  texts = [f'{", ".join(group)}: {reason}' for reason, group in names.items()]
-  return '; '.join(texts) or None

@@ -12,14 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tract_jax import types
+from tract_jax.evaluation import breakdowns as breakdowns_lib
 from tract_jax.evaluation import (
   calibration,
   intervals,
   lambda_curve,
   metrics,
   other_systems,
+  resampling,
   self_cots,
 )
+from tract_jax.evaluation import cot_curve as cot_curve_lib
+from tract_jax.evaluation import references as references_lib
 
 MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
 # The first of them that was run is compared with every other method.
@@ -36,26 +40,40 @@ class Report:
     config: of the run, as JSON has it.
     fallback: the score that stood in for invalid predictions.
     bootstrap: how intervals were made.
+    half_step: the largest error that counted as accurate.
     rows: a system on a benchmark with a seed.
     combined: rows over seeds, and over benchmarks.
     differences, cot_gaps: between systems; on training inputs.
     lambda_points: validation figures of candidate lambdas.
     self_cot_counts: what became of the self-CoTs.
     calibrations: of the distributions of each method.
+    references, combined_references: as `rows` and `combined`, of what judges
+      are held against.
+    constant: what the constant reference says.
+    cot_curve: agreement by number of CoTs, where there are several.
+    breakdowns: figures on parts of the benchmarks.
+    cot_texts: facts on the CoTs' texts.
     other_files: of the methods among them that are other systems'.
   """
 
   config: Mapping[str, Any]
   fallback: float
-  bootstrap: intervals.Bootstrap
+  bootstrap: resampling.Bootstrap
+  half_step: float
   rows: tuple[metrics.MetricRow, ...]
   combined: tuple[intervals.Combined, ...]
   differences: tuple[intervals.Difference, ...]
-  cot_gaps: tuple[metrics.CotGap, ...]
-  lambda_points: tuple[lambda_curve.LambdaPoint, ...] = ()
-  self_cot_counts: tuple[self_cots.SelfCotCounts, ...] = ()
-  calibrations: tuple[calibration.Calibration, ...] = ()
-  other_files: tuple[other_systems.OtherFile, ...] = ()
+  cot_gaps: Sequence[metrics.CotGap] = ()
+  lambda_points: Sequence[lambda_curve.LambdaPoint] = ()
+  self_cot_counts: Sequence[self_cots.SelfCotCounts] = ()
+  calibrations: Sequence[calibration.Calibration] = ()
+  references: tuple[metrics.MetricRow, ...] = ()
+  combined_references: tuple[intervals.Combined, ...] = ()
+  constant: references_lib.Constant | None = None
+  cot_curve: Sequence[cot_curve_lib.CotCurvePoint] = ()
+  breakdowns: Sequence[breakdowns_lib.Part] = ()
+  cot_texts: Sequence[breakdowns_lib.CotTexts] = ()
+  other_files: Sequence[other_systems.OtherFile] = ()
 
 
 def make_report(
@@ -63,34 +81,28 @@ def make_report(
   *,
   config: Mapping[str, Any],
   fallback: float,
-  bootstrap: intervals.Bootstrap = intervals.DEFAULT,
+  bootstrap: resampling.Bootstrap = resampling.DEFAULT,
+  half_step: float = 0.5,
   comparisons: Sequence[tuple[_Name, _Name]] | None = None,
   primary_predictors: Mapping[str, str] | None = None,
-  cot_gaps: Sequence[metrics.CotGap] = (),
-  lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
-  self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
-  calibrations: Sequence[calibration.Calibration] = (),
-  other_files: Sequence[other_systems.OtherFile] = (),
+  references: Sequence[references_lib.Reference] = (),
+  **told: Any,
 ) -> Report:
   """Computes every figure of the report.
 
   Args:
     systems: all predictions, one record for each system, benchmark and seed.
     config: of the run, as JSON has it.
-    fallback: score that stands in for an invalid prediction; by custom the
-      midpoint of the grid.
-    bootstrap: how intervals are made.
+    fallback: score that stands in for an invalid prediction.
+    bootstrap, half_step: how intervals are made; the largest accurate error.
     comparisons: pairs of (method, predictor); each difference is the first
       minus the second, each with the fewest CoTs it was run with. None
       compares the first of "tract", "cot_raft" and "raft" that was run with
       every other method.
     primary_predictors: predictor per method for that; where it has no
       predictions "rail" stands in, or else the first by name.
-    cot_gaps: errors on training inputs, by annotator and own CoTs.
-    lambda_points: the curves by which lambda was chosen.
-    self_cot_counts: of the self-CoT datasets.
-    calibrations: of each method, benchmark and seed.
-    other_files: those of `systems` that are not of this run.
+    references: of each benchmark.
+    told: fields of the report with a default, sequences of records.
 
   Returns:
     The report, in an order of its own.
@@ -99,21 +111,27 @@ def make_report(
     InputError: for a system given twice, a benchmark called "mean", or a
       comparison of a system without predictions.
   """
-  judged = _judge(_ordered(systems), fallback, bootstrap)
-  others = {file.method for file in other_files}
+  judged = _judge(_ordered(systems), fallback, bootstrap, half_step)
+  beside = _judge_references(references, bootstrap, half_step)
+  gaps, found = told.pop('cot_gaps', ()), told.pop('calibrations', ())
+  curve, files = told.pop('cot_curve', ()), told.pop('other_files', ())
+  others = {file.method for file in files}
   pairs = _pairs(judged.rows, comparisons, primary_predictors or {}, others)
   return Report(
     config=config,
     fallback=fallback,
     bootstrap=bootstrap,
+    half_step=half_step,
     rows=judged.rows,
     combined=tuple(_combined(judged)),
     differences=tuple(_difference(judged, a, b) for a, b in pairs),
-    cot_gaps=tuple(sorted(cot_gaps, key=lambda g: (g.method, g.stage, g.seed))),
-    lambda_points=tuple(lambda_points),
-    self_cot_counts=tuple(self_cot_counts),
-    calibrations=tuple(sorted(calibrations, key=calibration.sort_key)),
-    other_files=tuple(sorted(other_files, key=dataclasses.astuple)),
+    cot_gaps=sorted(gaps, key=lambda g: (g.method, g.stage, g.seed)),
+    calibrations=sorted(found, key=calibration.sort_key),
+    cot_curve=sorted(curve, key=cot_curve_lib.sort_key),
+    other_files=sorted(files, key=dataclasses.astuple),
+    references=beside.rows,
+    combined_references=tuple(_combined(beside)),
+    **told,
   )
 
 
@@ -134,8 +152,8 @@ class _Judged(NamedTuple):
   """What all means and differences are made of."""
 
   rows: tuple[metrics.MetricRow, ...]
-  draws: dict[tuple, intervals.PearsonDraws]
-  bootstrap: intervals.Bootstrap
+  draws: dict[tuple, resampling.FigureDraws]
+  bootstrap: resampling.Bootstrap
 
   def seeds(
     self, systems: Iterable[metrics.System], benchmarks: Iterable[str]
@@ -147,9 +165,13 @@ class _Judged(NamedTuple):
       s for s in seeds if all((*w, s) in self.draws for w in wanted)
     )
 
+  def judged_rows(self) -> Iterator[metrics.Rows]:
+    """Of every system, benchmark and seed."""
+    return (drawn['pearson'].rows for drawn in self.draws.values())
+
   def samples(
     self, system: metrics.System, benchmarks: list[str], seeds: list[int]
-  ) -> list[list[intervals.PearsonDraws]]:
+  ) -> list[list[resampling.FigureDraws]]:
     """[benchmarks][seeds] of one system."""
     return [[self.draws[system, b, s] for s in seeds] for b in benchmarks]
 
@@ -157,32 +179,42 @@ class _Judged(NamedTuple):
 def _judge(
   systems: Sequence[metrics.SystemPredictions],
   fallback: float,
-  bootstrap: intervals.Bootstrap,
+  bootstrap: resampling.Bootstrap,
+  half_step: float,
 ) -> _Judged:
   """Figures of each system; systems on the same rows share resamples."""
   groups: dict[metrics.Rows, list[metrics.SystemPredictions]] = {}
   for system in systems:
     groups.setdefault(system.rows, []).append(system)
-  draws: dict[tuple, intervals.PearsonDraws] = {}
+  draws: dict[tuple, resampling.FigureDraws] = {}
   for rows, members in groups.items():
     filled = [metrics.fill_invalid(m.predictions, fallback)[0] for m in members]
-    records = intervals.pearson_draws(rows, np.array(filled), bootstrap)
+    records = resampling.resample(rows, np.array(filled), bootstrap, half_step)
     draws |= {m.key: d for m, d in zip(members, records, strict=True)}
-  metric_rows = []
-  for system in systems:
-    sample = draws[system.key]
-    estimate = intervals.mean_pearson([[sample]], bootstrap)
-    reason = sample.r.reason or estimate.reason
-    row = metrics.metric_row(system, fallback, estimate.ci, reason)
-    metric_rows.append(row)
-  return _Judged(tuple(metric_rows), draws, bootstrap)
+  rows_ = [intervals.metric_row(s, draws[s.key], bootstrap) for s in systems]
+  return _Judged(tuple(rows_), draws, bootstrap)
+
+
+def _judge_references(
+  references: Sequence[references_lib.Reference],
+  bootstrap: resampling.Bootstrap,
+  half_step: float,
+) -> _Judged:
+  """As `_judge`, of what judges are held against."""
+  found = [references_lib.judge(r, bootstrap, half_step) for r in references]
+  found.sort(key=lambda pair: pair[0].key)
+  return _Judged(
+    tuple(row for row, _ in found),
+    {row.key: draws for row, draws in found},
+    bootstrap,
+  )
 
 
 def _combined(judged: _Judged) -> Iterator[intervals.Combined]:
   """Over seeds for each benchmark, then over all benchmarks, by system."""
   benchmarks = sorted({row.benchmark for row in judged.rows})
   # One without a rater's scores has nothing that a mean could be made of.
-  rated = {d.rows.benchmark for d in judged.draws.values() if d.rows.scores}
+  rated = {r.benchmark for r in judged.judged_rows() if r.scores}
   of_mean = [name for name in benchmarks if name in rated] or benchmarks
   for system in sorted({row.system for row in judged.rows}):
     scopes = [(name, [name]) for name in benchmarks]
@@ -200,7 +232,7 @@ def _difference(
   judged: _Judged, a: metrics.System, b: metrics.System
 ) -> intervals.Difference:
   names = [{r.benchmark for r in judged.rows if r.system == s} for s in (a, b)]
-  rated = {d.rows.benchmark for d in judged.draws.values() if d.rows.scores}
+  rated = {r.benchmark for r in judged.judged_rows() if r.scores}
   shared = sorted(names[0] & names[1] & rated)
   seeds = judged.seeds([a, b], shared)
   of_each = [seeds, seeds]
@@ -211,7 +243,7 @@ def _difference(
     of_each = [s if len(s) > 1 else s * len(seeds) for s in own]
   samples_a = judged.samples(a, shared, of_each[0])
   samples_b = judged.samples(b, shared, of_each[1])
-  return intervals.pearson_difference(
+  return intervals.difference(
     a, b, seeds, samples_a, samples_b, judged.bootstrap
   )
 

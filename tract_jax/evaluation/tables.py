@@ -4,6 +4,7 @@ In: a header and lines of cells, whatever they hold. Out: text in which no cell
 can pass for markup, break a line or a column.
 """
 
+from collections.abc import Sequence
 import re
 from typing import Any
 
@@ -41,7 +42,7 @@ def escaped(cell: Any) -> str:
   return re.sub(special, r'\\\1', plain(cell))
 
 
-def markdown(header: list[str], lines: list[list]) -> str:
+def markdown(header: Sequence[str], lines: Sequence[Sequence]) -> str:
   """A Markdown table; "None." without lines."""
   if not lines:
     return 'None.'
@@ -51,7 +52,7 @@ def markdown(header: list[str], lines: list[list]) -> str:
 
 
 def text_blocks(
-  header: list[str], lines: list[list], num_keys: int
+  header: Sequence[str], lines: Sequence[Sequence], num_keys: int
 ) -> list[str]:
   """Aligned tables of at most 100 columns; each repeats the first columns."""
   cells = [list(map(plain, line)) for line in [header, *lines]]

@@ -1,34 +1,28 @@
 """From prediction files to the report, for every predictor."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import hashlib
 import json
-import math
 from typing import Any
 
 from etils import epath
 import ml_collections
-import numpy as np
 
 from tract_jax import types
 from tract_jax.data import disk, manifest
 from tract_jax.evaluation import (
-  calibration,
-  intervals,
+  figures,
   lambda_curve,
   metrics,
+  page,
+  references,
   report_writing,
+  resampling,
   self_cots,
 )
 from tract_jax.evaluation import report as report_lib
-from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import (
-  other_systems,
-  predict,
-  prediction_rows,
-  progress,
-)
+from tract_jax.pipeline import other_systems, predict, predicted, progress
 
 
 def prediction_path(
@@ -50,10 +44,11 @@ def evaluate(
   config: ml_collections.ConfigDict,
   grid: types.ScoreGrid,
   workdir: epath.Path,
-  benchmarks: Sequence[str],
+  benchmarks: Mapping[str, Sequence[types.Example]],
   cot_gaps: Sequence[metrics.CotGap],
   lambda_points: Sequence[lambda_curve.LambdaPoint] = (),
   self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
+  training_scores: Sequence[float] = (),
   others: Sequence[other_systems.OtherPredictions] = (),
 ) -> bool:
   """Writes report/ from the predictions, and prints the results table.
@@ -62,10 +57,11 @@ def evaluate(
     config: of the run.
     grid: the scores.
     workdir: of the run.
-    benchmarks: names.
+    benchmarks: {name: its rows}, for the references; predictions of other rows
+      are judged all the same.
     cot_gaps: measured before.
-    lambda_points: of stages whose lambda was chosen.
-    self_cot_counts: of the self-CoT datasets.
+    lambda_points, self_cot_counts: of chosen lambdas, and self-CoT datasets.
+    training_scores: of the training rows; none where nothing is trained.
     others: other systems' predictions.
 
   Returns:
@@ -74,33 +70,49 @@ def evaluate(
   Raises:
     types.InputError: predictions are missing or damaged.
   """
-  paths = _joined_paths(config, workdir, benchmarks)
+  paths = _checked_paths(config, workdir, benchmarks)
   folder = workdir / 'report'
+  constant = references.constant(training_scores, grid.values)
   fields = {
-    'predictions': manifest.digest_of(
-      {'/'.join(k): manifest.digest_of_file(p) for k, p in paths.items()}
-    ),
+    'predictions': _digest_of_files(paths),
     'config': manifest.digest_of(config.to_dict()),
     'cot_gap': _digest(cot_gaps),
     'lambda_curve': _digest(lambda_points),
     'self_cots': _digest(self_cot_counts),
     'others': _digest([other.files for other in others]),
+    'benchmarks': _digest_of_rows(benchmarks),
+    'constant': _digest([constant]),
   }
   if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
-  systems, calibrations = _judged(config, grid, paths, others)
+  found = _found(config, grid, paths, benchmarks, others)
   report = _make_report(
-    config,
-    grid,
-    systems,
+    *(config, grid, found.systems),
     cot_gaps=cot_gaps,
     lambda_points=lambda_points,
     self_cot_counts=self_cot_counts,
-    calibrations=calibrations,
+    **found.told(),
+    references=references.of_benchmarks(benchmarks, constant),
+    constant=constant,
     other_files=[file for other in others for file in other.files],
   )
-  _write(folder, fields, report)
+  judged = page.Judged(grid, benchmarks, found.own, found.groups)
+  _write(folder, fields, report, judged)
   return True
+
+
+def _checked_paths(config, workdir, benchmarks):
+  """{(method, benchmark): its file}, each as its chunks are."""
+  paths = {
+    (method, benchmark): prediction_path(workdir, method, benchmark)
+    for method in config.methods
+    for benchmark in benchmarks
+  }
+  for (method, benchmark), path in paths.items():
+    seeds = config.seeds
+    chunks = [chunk_folder(workdir, method, benchmark, seed) for seed in seeds]
+    predict.check_joined(chunks, path)
+  return paths
 
 
 def read_results(
@@ -134,44 +146,33 @@ def read_results(
     raise types.InputError(f'{path}: no report: {error}') from error
 
 
-def _joined_paths(
-  config, workdir: epath.Path, benchmarks: Sequence[str]
-) -> dict[tuple[str, str], epath.Path]:
-  """{(method, benchmark): predictions}, each what its chunks hold."""
-  paths = {
-    (method, benchmark): prediction_path(workdir, method, benchmark)
-    for method in config.methods
-    for benchmark in benchmarks
+def _found(config, grid, paths, benchmarks, others) -> predicted.Found:
+  """What all files say."""
+  found = predicted.Found()
+  examples = {
+    name: {e.example_id: e for e in rows} for name, rows in benchmarks.items()
   }
-  for (method, benchmark), path in paths.items():
-    seeds = config.seeds
-    chunks = [chunk_folder(workdir, method, benchmark, seed) for seed in seeds]
-    predict.check_joined(chunks, path)
-  return paths
-
-
-def _judged(config, grid, paths, others):
-  """(predictions, calibrations) of every system in the files."""
-  systems: list[metrics.SystemPredictions] = []
-  calibrations: list[calibration.Calibration] = []
-  found = []
+  files = []
   for (method, benchmark), path in paths.items():
     rows = predict.read_predictions(path)
-    _check_rows(config, grid, method, path, rows)
-    found.append((method, benchmark, path, rows))
-  found += [(o.method, o.benchmark, o.files[0].path, o.rows) for o in others]
-  for method, benchmark, path, rows in found:
-    rows = _rated(path, rows)
-    systems += _systems(config, grid, method, benchmark, rows)
-    calibrations += _calibrations(config, grid, method, benchmark, rows)
-  return systems, calibrations
+    predicted.check_rows(config, grid, method, path, rows)
+    files.append((method, benchmark, path, rows))
+  files += [(o.method, o.benchmark, o.files[0].path, o.rows) for o in others]
+  for method, benchmark, path, rows in files:
+    predicted.add_file(
+      *(found, config, grid, method, benchmark),
+      rows=predicted.rated(path, rows),
+      num_groups=len(files) * len(config.seeds),
+      examples=examples[benchmark],
+    )
+  return found
 
 
-def _write(folder: epath.Path, fields, report: report_lib.Report) -> None:
+def _write(folder: epath.Path, fields, report, judged: page.Judged) -> None:
   """Writes report/ with the digests of its files, and prints the table."""
   manifest.write_manifest(folder, 'report', fields, finished=False)
   with disk.writing(folder):
-    report_writing.write_report(report, folder)
+    report_writing.write_report(report, folder, judged)
   digests = {
     n: manifest.digest_of_file(folder / n) for n in report_writing.FILES
   }
@@ -191,6 +192,19 @@ def _damaged(folder: epath.Path) -> list[str]:
   ]
 
 
+def _digest_of_files(paths) -> str:
+  digests = {'/'.join(k): manifest.digest_of_file(p) for k, p in paths.items()}
+  return manifest.digest_of(digests)
+
+
+def _digest_of_rows(benchmarks) -> str:
+  sha = hashlib.sha256()
+  for name, rows in benchmarks.items():
+    for row in rows:
+      sha.update(repr((name, row)).encode())
+  return sha.hexdigest()
+
+
 def _digest(records: Sequence[Any]) -> str:
   return manifest.digest_of([repr(record) for record in records])
 
@@ -199,141 +213,11 @@ def _make_report(config, grid, systems, **more) -> report_lib.Report:
   return report_lib.make_report(
     systems,
     config=json.loads(json.dumps(config.to_dict())),
-    fallback=(grid.values[0] + grid.values[-1]) / 2,
-    bootstrap=intervals.Bootstrap(config.evaluation.num_resamples),
+    fallback=predicted.midpoint(grid),
+    bootstrap=resampling.Bootstrap(config.evaluation.num_resamples),
+    half_step=figures.half_step(grid.values),
     primary_predictors={
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },
     **more,
-  )
-
-
-def _check_rows(config, grid, method, path, rows) -> None:
-  """Refuses predictions that were made with other settings."""
-  num_cots = config.num_cots if methods_lib.METHODS[method].with_cot else 1
-  problems = []
-  seeds = sorted({row.seed for row in rows})
-  if missing := sorted(set(config.seeds) - set(seeds)):
-    problems.append(f'{path}: has seeds {seeds}, not {missing}')
-  for number, row in enumerate(rows, start=1):
-    found = min(map(len, (row.distributions, row.decoded, row.finish_reasons)))
-    if found < num_cots:
-      problems.append(f'{path}: line {number}: {found} CoTs, not {num_cots}')
-    problems += [
-      f'{path}: line {number}: {problem}'
-      for problem in prediction_rows.problems_on_grid(grid, row)
-    ]
-  if problems:
-    raise types.InputError('\n'.join(problems[:20]))
-
-
-def _rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:
-  """The rows with a rater's score, or all where none has; it is said."""
-  rated = [row for row in rows if row.score is not None]
-  if not rated:
-    progress.say(f"{path}: no row has a rater's score: figures are null")
-    return rows
-  if num_left_out := len(rows) - len(rated):
-    progress.say(
-      f"{path}: {num_left_out} of {len(rows)} rows have no rater's score and "
-      'are left out of the report'
-    )
-  return rated
-
-
-def _systems(config, grid, method, benchmark, rows):
-  """One record per predictor, number of CoTs and seed."""
-  for seed, of_seed, num_cots in _parts(config, method, rows):
-    for name in _predictors(config, method, rows):
-      yield _system(
-        config, grid, method, benchmark, of_seed, seed, name, num_cots
-      )
-
-
-def _calibrations(config, grid, method, benchmark, rows):
-  """One record per number of CoTs and seed, where there are scores."""
-  for seed, of_seed, num_cots in _parts(config, method, rows):
-    system = _system(
-      config, grid, method, benchmark, of_seed, seed, 'rail', num_cots
-    )
-    if not len(system.rated):
-      continue
-    probs, _ = _distributions(of_seed, max(num_cots, 1), len(grid.values))
-    is_known = np.isfinite(probs).all(axis=-1, keepdims=True)
-    number = is_known.sum(axis=1)
-    mean = np.where(is_known, probs, 0).sum(axis=1) / np.maximum(number, 1)
-    yield calibration.calibrate(
-      system,
-      np.where(number > 0, mean, np.nan),
-      grid.values,
-      conformal_level=config.evaluation.conformal_level,
-    )
-
-
-def _parts(config, method, rows):
-  """(seed, its rows, number of CoTs) of everything that is reported."""
-  known, seeds = methods_lib.METHODS.get(method), config.seeds
-  most = config.num_cots if known and known.with_cot else 0
-  if not known:  # Another system.
-    most, seeds = other_systems.num_cots(rows), sorted({r.seed for r in rows})
-  for seed in seeds:
-    of_seed = [row for row in rows if row.seed == seed]
-    for num_cots in sorted({min(most, 1), most}):
-      yield seed, of_seed, num_cots
-
-
-def _predictors(config, method, rows) -> list[str]:
-  """Those of the config and the method's own; another system's is RAIL."""
-  known = methods_lib.METHODS.get(method)
-  names = dict.fromkeys(config.predictors)
-  names[known.predictor if known else 'rail'] = None
-  if not known and not any(row.decoded for row in rows):
-    names.pop('decode', None)  # Its file does not tell what it decodes.
-  return list(names)
-
-
-def _distributions(rows, num_cots: int, width: int):
-  """Distributions [n, C, Y] and decoded scores [n, C]; NaN: there is none."""
-  probs = np.full((len(rows), num_cots, width), np.nan, np.float32)
-  decoded = np.full((len(rows), num_cots), np.nan, np.float32)
-  for i, row in enumerate(rows):
-    for c in range(num_cots):
-      if row.distributions[c] is not None:
-        probs[i, c] = row.distributions[c]
-      if row.decoded and row.decoded[c] is not None:
-        decoded[i, c] = row.decoded[c]
-  return probs, decoded
-
-
-def _system(config, grid, method, benchmark, rows, seed, name, num_cots):
-  """Predictions by one predictor from the first CoTs; 0: there are none."""
-  used = max(num_cots, 1)
-  probs, decoded = _distributions(rows, used, len(grid.values))
-  values = np.array(grid.values, np.float32)
-  ids = tuple(row.example_id for row in rows)
-  predicted = predictors.per_cot(
-    name,
-    probs,
-    decoded,
-    values,
-    temperature=config.evaluation.tempered_temperature,
-    uniforms=predictors.choices(seed, ids, used),
-  )
-  each = np.asarray(predicted)
-  mass = predictors.mean_over_cots(probs.sum(axis=-1))
-  reasons = Counter(r for row in rows for r in row.finish_reasons[:used])
-  return metrics.SystemPredictions(
-    method=method,
-    predictor=name,
-    num_cots=num_cots,
-    benchmark=benchmark,
-    seed=seed,
-    example_ids=ids,
-    scores=np.array(
-      [math.nan if row.score is None else row.score for row in rows], np.float64
-    ),
-    predictions=np.asarray(predictors.mean_over_cots(each), np.float64),
-    grid_mass=np.asarray(mass, np.float64),
-    finish_reasons=dict(reasons) if num_cots else {},
-    num_invalid_cots=int(np.isnan(each).sum()) if num_cots else 0,
   )

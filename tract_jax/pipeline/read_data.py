@@ -54,12 +54,16 @@ class RunData:
   )
 
 
-def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
+def read_data(
+  setup: build.Setup, *, as_judge: bool = False, predicts: bool = True
+) -> RunData:
   """Reads all rows, splits them, and prints how many there are.
 
   Args:
     setup: of the run.
     as_judge: whether nothing is trained, so that rows need no rating.
+    predicts: whether prompts have to be tokens; looking takes a minute for
+      100,000 of them.
 
   Returns:
     The examples.
@@ -71,16 +75,7 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
   benchmarks: dict[str, list[types.Example]] = {}
   pretrain: list[types.Example] = []
   if data.source == 'synthetic':
-    make_rows = functools.partial(
-      synthetic.make_rows, seed=data.synthetic_seed, grid=setup.grid
-    )
-    rows = make_rows(data.synthetic_train, split='train')
-    train = _from_rows(setup, rows, 'train', 'synthetic train')
-    rows = make_rows(data.synthetic_test, split='test')
-    benchmarks['synthetic'] = _from_rows(setup, rows, 'eval', 'synthetic test')
-    if num_rows := setup.config.pretrain.num_rows:
-      rows = make_rows(num_rows, split='pretrain')
-      pretrain = _from_rows(setup, rows, 'train', 'synthetic pretrain')
+    train, benchmarks['synthetic'], pretrain = _synthetic(setup)
   else:
     paths = row_settings.parse_benchmarks(data.benchmarks)
     role = 'judge' if as_judge else 'eval'
@@ -109,7 +104,8 @@ def read_data(setup: build.Setup, *, as_judge: bool = False) -> RunData:
     + ', '.join(f'{n} {len(rows)} rows' for n, rows in benchmarks.items())
   )
   _warn_of_leaks([*train, *validation], benchmarks)
-  check_prompts(setup, benchmarks)
+  if predicts:
+    check_prompts(setup, benchmarks)
   return _fitted(setup, RunData(train, validation, benchmarks, pretrain))
 
 
@@ -140,7 +136,10 @@ def digest(examples: Sequence[types.Example]) -> str:
   """SHA-256 of the examples' whole content, in order."""
   rows = [dataclasses.asdict(example) for example in examples]
   for row in rows:
-    del row['judged']  # What could have been cut is no content.
+    # What could have been cut is no content, and what is only reported on
+    # changes no prediction.
+    for name in ('judged', 'response', 'response_source'):
+      del row[name]
   return manifest.digest_of(rows)
 
 
@@ -275,6 +274,23 @@ def _from_rows(setup, rows, role: str, name: str) -> list[types.Example]:
     row_format=row_settings.row_format(setup.config),
   )
   return examples
+
+
+def _synthetic(setup) -> tuple[list[types.Example], ...]:
+  """Rows of the made-up world: to train on, to judge, to pretrain on."""
+  data = setup.config.data
+  make_rows = functools.partial(
+    synthetic.make_rows, seed=data.synthetic_seed, grid=setup.grid
+  )
+  rows = make_rows(data.synthetic_train, split='train')
+  train = _from_rows(setup, rows, 'train', 'synthetic train')
+  rows = make_rows(data.synthetic_test, split='test')
+  judged = _from_rows(setup, rows, 'eval', 'synthetic test')
+  pretrain: list[types.Example] = []
+  if num_rows := setup.config.pretrain.num_rows:
+    rows = make_rows(num_rows, split='pretrain')
+    pretrain = _from_rows(setup, rows, 'train', 'synthetic pretrain')
+  return train, judged, pretrain
 
 
 def _fitted(setup, data: RunData) -> RunData:

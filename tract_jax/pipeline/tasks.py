@@ -93,10 +93,11 @@ def _report(
       config,
       run.setup.grid,
       run.workdir,
-      list(run.data.benchmarks),
+      run.data.benchmarks,
       gaps,
       lambda_choice.curves(config, run.stage_folder),
       self_cot.read_counts(config, run.self_cot_folder),
+      [e.score for e in run.data.train if e.score is not None],
       others,
     )
 

@@ -48,6 +48,7 @@ a reference answer that gets a score of {best}, and a score rubric.
 _FIELD = re.compile(r'\{([A-Za-z_][^{}\s"]*)\}')
 _JUDGED = ('instruction', 'response', 'reference_answer')
 _INSTRUCTION = '\n###The instruction to evaluate:'
+_RESPONSE = '\n###Response to evaluate:'
 _REFERENCE = '\n###Reference Answer'
 _RUBRIC = '\n###Score Rubrics:'
 _WORDS = re.compile(r', a reference answer that gets a score of [^,\n]+,')
@@ -165,6 +166,37 @@ def without_reference(prompt: str) -> str:
   task_end = max(prompt.find(_INSTRUCTION), 0)
   task = _WORDS.sub('', prompt[:task_end], count=1)
   return task + prompt[task_end:start] + prompt[end:]
+
+
+def response_of(prompt: str) -> str:
+  """The judged response in a formatted prompt.
+
+  Args:
+    prompt: with the headings of Feedback Collection.
+
+  Returns:
+    What stands from the first heading of the response to the last one of what
+    follows it, without space around; "" where there is no such section.
+  """
+  _, found, rest = prompt.partition(_RESPONSE)
+  for heading in (_REFERENCE, _RUBRIC):
+    response, is_closed, _ = rest.rpartition(heading)
+    if is_closed:
+      return response.strip()
+  return ''
+
+
+def rubric_of(prompt: str) -> str:
+  """What a formatted prompt is judged by, in its rubric's first line.
+
+  Args:
+    prompt: with the headings of Feedback Collection.
+
+  Returns:
+    The line, without brackets around; "" where there is no rubric.
+  """
+  _, found, rest = prompt.rpartition(_RUBRIC)
+  return rest.strip().partition('\n')[0].strip('[] ') if found else ''
 
 
 def helpfulness(grid: types.ScoreGrid) -> str:

@@ -1,0 +1,281 @@
+"""What a prediction file says, as the report takes it.
+
+In: the rows of predictions/<method>/<benchmark>.jsonl. Out: for every seed what
+each predictor makes of the first and of all CoTs, the calibration of their
+distributions, the curve over the number of CoTs, and the judgements that the
+report's page shows.
+
+Axes: n rows of a seed, C CoTs, Y score grid.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tract_jax import types
+from tract_jax.evaluation import breakdowns as breakdowns_lib
+from tract_jax.evaluation import (
+  calibration,
+  judgements,
+  metrics,
+)
+from tract_jax.evaluation import cot_curve as cot_curve_lib
+from tract_jax.objectives import predictors
+from tract_jax.pipeline import methods as methods_lib
+from tract_jax.pipeline import (
+  other_systems,
+  prediction_rows,
+  progress,
+  row_facets,
+)
+
+
+def _empty() -> Any:
+  return dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Found:
+  """What files say; each file adds to it.
+
+  Attributes:
+    systems: by every predictor, from the first CoT and from all.
+    own: those by the methods' own predictors from all CoTs.
+    calibrations: from the first CoT and from all.
+    cot_curve: by the methods' own predictors, from one CoT to all.
+    groups: judgements to be shown.
+    breakdowns: of the methods' own predictors from all CoTs.
+    cot_texts: of all CoTs.
+  """
+
+  systems: list[metrics.SystemPredictions] = _empty()
+  own: list[metrics.SystemPredictions] = _empty()
+  calibrations: list[calibration.Calibration] = _empty()
+  cot_curve: list[cot_curve_lib.CotCurvePoint] = _empty()
+  groups: list[judgements.Group] = _empty()
+  breakdowns: list[breakdowns_lib.Part] = _empty()
+  cot_texts: list[breakdowns_lib.CotTexts] = _empty()
+
+  def told(self) -> dict[str, Any]:
+    """What the report has as it is, by its fields."""
+    names = 'calibrations', 'cot_curve', 'breakdowns', 'cot_texts'
+    return {name: getattr(self, name) for name in names}
+
+
+class _Seed(NamedTuple):
+  """A seed's rows of one file.
+
+  Attributes:
+    method, benchmark, seed: whose.
+    rows: [n].
+    ids: [n].
+    probs: [n, C, Y] float32, decoded: [n, C] float32; NaN: there is none.
+  """
+
+  method: str
+  benchmark: str
+  seed: int
+  rows: list[types.Prediction]
+  ids: tuple[str, ...]
+  probs: np.ndarray
+  decoded: np.ndarray
+
+
+def add_file(
+  found: Found,
+  config,
+  grid,
+  method: str,
+  benchmark: str,
+  rows: Sequence[types.Prediction],
+  num_groups: int,
+  examples: Mapping[str, types.Example],
+) -> None:
+  """Adds what a file says.
+
+  Args:
+    found: what is added to.
+    config, grid: of the run.
+    method, benchmark: whose file it is.
+    rows: its rows, as `rated` gives them.
+    num_groups: files and seeds that share the report's page.
+    examples: {id: the benchmark's row}, where they are known.
+  """
+  own, names, most, seeds = _asked(config, method, rows)
+  fallback = midpoint(grid)
+  ours: list[metrics.SystemPredictions] = []
+  facets: dict[str, list[list[str]]] = {}
+  for seed in seeds:
+    part = _seed(grid, method, benchmark, seed, rows, max(most, 1))
+    systems = [
+      _system(config, grid, part, name, num_cots)
+      for num_cots in sorted({min(most, 1), most})
+      for name in names
+    ]
+    found.systems += systems
+    ours += [s for s in systems if (s.predictor, s.num_cots) == (own, most)]
+    of_seed = row_facets.facets(part.rows, examples, grid, most)
+    for facet, values in of_seed.items():
+      facets.setdefault(facet, []).append(values)
+    found.calibrations += _calibrations(config, grid, part, systems)
+    if most > 1:
+      found.cot_curve += (
+        cot_curve_lib.point(_system(config, grid, part, own, n), fallback)
+        for n in range(1, most + 1)
+      )
+    found.groups.append(
+      judgements.group(
+        *(method, benchmark, seed, part.rows),
+        fallback=fallback,
+        num_groups=num_groups,
+      )
+    )
+  found.own += ours
+  found.breakdowns += breakdowns_lib.break_down(ours, facets, fallback)
+  texts = [t for r in rows if r.seed in seeds for t in r.cots[:most]]
+  if about := breakdowns_lib.cot_texts(method, benchmark, texts):
+    found.cot_texts.append(about)
+
+
+def _asked(
+  config, method: str, rows: Sequence[types.Prediction]
+) -> tuple[str, list[str], int, Sequence[int]]:
+  """A method's own predictor, all predictors, number of CoTs, and seeds.
+
+  Of another system: RAIL, and what its file has.
+  """
+  known, names = (
+    methods_lib.METHODS.get(method),
+    dict.fromkeys(config.predictors),
+  )
+  if known:
+    names[known.predictor] = None
+    most = config.num_cots if known.with_cot else 0
+    return known.predictor, list(names), most, config.seeds
+  names['rail'] = None
+  if not any(row.decoded for row in rows):
+    names.pop('decode', None)  # Its file does not tell what it decodes.
+  seeds = sorted({row.seed for row in rows})
+  return 'rail', list(names), other_systems.num_cots(rows), seeds
+
+
+def midpoint(grid: types.ScoreGrid) -> float:
+  """The score that stands in for an invalid prediction."""
+  return (grid.values[0] + grid.values[-1]) / 2
+
+
+def check_rows(config, grid, method, path, rows) -> None:
+  """Refuses predictions that were made with other settings."""
+  num_cots = config.num_cots if methods_lib.METHODS[method].with_cot else 1
+  problems = []
+  seeds = sorted({row.seed for row in rows})
+  if missing := sorted(set(config.seeds) - set(seeds)):
+    problems.append(f'{path}: has seeds {seeds}, not {missing}')
+  for number, row in enumerate(rows, start=1):
+    found = min(map(len, (row.distributions, row.decoded, row.finish_reasons)))
+    if found < num_cots:
+      problems.append(f'{path}: line {number}: {found} CoTs, not {num_cots}')
+    problems += [
+      f'{path}: line {number}: {problem}'
+      for problem in prediction_rows.problems_on_grid(grid, row)
+    ]
+  if problems:
+    raise types.InputError('\n'.join(problems[:20]))
+
+
+def rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:
+  """The rows with a rater's score, or all where none has; it is said."""
+  rated = [row for row in rows if row.score is not None]
+  if not rated:
+    progress.say(f"{path}: no row has a rater's score: figures are null")
+    return rows
+  if num_left_out := len(rows) - len(rated):
+    progress.say(
+      f"{path}: {num_left_out} of {len(rows)} rows have no rater's score and "
+      'are left out of the report'
+    )
+  return rated
+
+
+def _seed(grid, method, benchmark, seed, rows, num_cots: int) -> _Seed:
+  of_seed = [row for row in rows if row.seed == seed]
+  width = len(grid.values)
+  nothing = [math.nan] * width
+  probs = [
+    [nothing if d is None else d for d in row.distributions[:num_cots]]
+    for row in of_seed
+  ]
+  decoded = [
+    [math.nan if d is None else d for d in row.decoded[:num_cots]]
+    or [math.nan] * num_cots  # The release's rows have none.
+    for row in of_seed
+  ]
+  shape = len(of_seed), num_cots
+  return _Seed(
+    *(method, benchmark, seed, of_seed),
+    ids=tuple(row.example_id for row in of_seed),
+    probs=np.array(probs, np.float32).reshape(*shape, width),
+    decoded=np.array(decoded, np.float32).reshape(shape),
+  )
+
+
+def _calibrations(
+  config, grid, part: _Seed, systems
+) -> Iterator[calibration.Calibration]:
+  """One for each number of CoTs, where there are scores."""
+  by_number = {s.num_cots: s for s in systems}
+  for num_cots, system in by_number.items():
+    if not len(system.rated):
+      continue
+    probs = part.probs[:, : max(num_cots, 1)].astype(np.float64)
+    is_known = np.isfinite(probs).all(axis=-1, keepdims=True)
+    number = is_known.sum(axis=1)
+    mean = np.where(is_known, probs, 0).sum(axis=1) / np.maximum(number, 1)
+    yield calibration.calibrate(
+      system,
+      np.where(number > 0, mean, np.nan),
+      grid.values,
+      conformal_level=config.evaluation.conformal_level,
+    )
+
+
+def _system(
+  config, grid, part: _Seed, name: str, num_cots: int
+) -> metrics.SystemPredictions:
+  """Predictions by one predictor from the first CoTs; 0: there are none."""
+  used = max(num_cots, 1)
+  probs = part.probs[:, :used]
+  is_sampled = name == 'decode_sampled'
+  each = np.asarray(
+    predictors.per_cot(
+      name,
+      probs,
+      part.decoded[:, :used],
+      np.array(grid.values, np.float32),
+      temperature=config.evaluation.tempered_temperature,
+      uniforms=predictors.choices(part.seed, part.ids, used)
+      if is_sampled
+      else None,
+    )
+  )
+  mass = predictors.mean_over_cots(probs.sum(axis=-1))
+  reasons = Counter(r for row in part.rows for r in row.finish_reasons[:used])
+  return metrics.SystemPredictions(
+    method=part.method,
+    predictor=name,
+    num_cots=num_cots,
+    benchmark=part.benchmark,
+    seed=part.seed,
+    example_ids=part.ids,
+    scores=np.array(
+      [math.nan if r.score is None else r.score for r in part.rows], np.float64
+    ),
+    predictions=np.asarray(predictors.mean_over_cots(each), np.float64),
+    grid_mass=np.asarray(mass, np.float64),
+    finish_reasons=dict(reasons) if num_cots else {},
+    num_invalid_cots=int(np.isnan(each).sum()) if num_cots else 0,
+  )
