@@ -67,15 +67,16 @@ import numpy as np
 from etils import epath
 from tract_jax.data import saving_process
 saver = saving_process.SavingProcess()
-saver.start(epath.Path({path!r}), {{'a': np.zeros(2)}}, {{}}).result()
+saver.start(epath.Path({path!r}) / '0', {{'a': np.zeros(2)}}, {{}}).result()
+saver.start(epath.Path({path!r}) / '1', {{'a': np.zeros(2**25)}}, {{}})
 print(saver._process.pid, flush=True)
 input()
 """
 
 
 @pytest.mark.slow
-def test_it_ends_with_the_process_that_it_serves(tmp_path):
-  program = _SERVED.format(path=str(tmp_path / '0'))
+def test_it_ends_with_the_process_that_it_serves_and_amid_a_save(tmp_path):
+  program = _SERVED.format(path=str(tmp_path))
   served = subprocess.Popen(
     [sys.executable, '-c', program],
     stdin=subprocess.PIPE,
@@ -93,3 +94,5 @@ def test_it_ends_with_the_process_that_it_serves(tmp_path):
       break
     assert time.monotonic() < deadline
     time.sleep(0.05)
+  with orbax_store.Store(tmp_path) as store:
+    assert store.steps() == [0]

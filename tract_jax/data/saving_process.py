@@ -4,13 +4,17 @@ Among joined processes Orbax writes host arrays on the first one alone, and all
 must save the same. One that saves what only it has, such as its share of a
 dataset, does so through a process that is not joined. That is started with the
 first save and serves all of them; it ends when its pipe is closed, so also when
-the process that it serves is killed.
+the process that it serves is killed, and amid a save: what came late would
+surprise the run that goes on there.
 """
 
 import multiprocessing
 from multiprocessing import connection
+import os
+import queue
 import subprocess
 import sys
+import threading
 from typing import Any
 
 from etils import epath
@@ -96,11 +100,18 @@ def serve(pipe: connection.Connection) -> None:
   jax.config.update('jax_platforms', 'cpu')
   from tract_jax.data import orbax_store
 
-  while True:
+  jobs: queue.SimpleQueue = queue.SimpleQueue()
+
+  def receive() -> None:
     try:
-      path, leaves, record = pipe.recv()
-    except EOFError:
-      return
+      while True:
+        jobs.put(pipe.recv())
+    except (EOFError, OSError):
+      os._exit(0)
+
+  threading.Thread(target=receive, daemon=True).start()
+  while True:
+    path, leaves, record = jobs.get()
     pipe.send(orbax_store.problem_of_save(epath.Path(path), leaves, record))
 
 
