@@ -81,6 +81,7 @@ def test_training_takes_the_first_rating_and_its_feedback():
     cot_source='annotator',
     ratings=(3.0, 2.0, 3.0),
     category='writing',
+    response_source='llama',
   )
   assert (report.num_first_rating, report.num_averaged) == (1, 0)
 
