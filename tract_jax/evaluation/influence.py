@@ -11,7 +11,7 @@ Axes: n rows.
 """
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 def spearman(scores: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ def _ties(values: np.ndarray) -> np.ndarray:
 
 def _centred_ranks(values: np.ndarray) -> np.ndarray:
   """[n] mean ranks over n, less 1/2."""
-  return (stats.rankdata(values) - 0.5) / len(values) - 0.5
+  return (scipy.stats.rankdata(values) - 0.5) / len(values) - 0.5
 
 
 def _above(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
