@@ -154,9 +154,12 @@ def _figures_section(report: report_lib.Report) -> Section | None:
   if not report.combined:
     return None
   header = ['method', 'predictor', 'CoTs', 'benchmark', *_OTHERS.values()]
+  combined = [*report.combined, *report.combined_references]
+  if len({c.benchmark for c in combined}) == 2:  # A benchmark is the mean.
+    combined = [c for c in combined if c.benchmark != report_lib.MEAN]
   lines = [
     [*(c.method, c.predictor, c.num_cots or '', c.benchmark), *_others(c)]
-    for c in [*report.combined, *report.combined_references]
+    for c in combined
   ]
   text = (
     'Means over seeds. "within half a step": the part of the rows with an '
