@@ -67,25 +67,12 @@ def test_thirds_of_lengths():
   assert breakdowns.thirds([]) == []
 
 
-def test_facts_on_texts():
-  found = breakdowns.cot_texts(
-    'tract', 'flask', ['a b c', 'a 2', '', 'no \u0664']
-  )
-  assert (found.num_cots, found.mean_words) == (4, 7 / 4)
-  assert found.share_with_digits == 0.25
-  assert breakdowns.cot_texts('raft', 'flask', []) is None
-
-
 def test_they_stand_in_the_report():
   part = breakdowns.Part(
     *('tract', 'rail', 1, 'flask', 'response_source', 'a|b', 9, 1),
     *(None, 0.5, -0.25, 'constant scores'),
   )
-  texts = breakdowns.CotTexts('tract', 'flask', 9, 12.34, 0.5)
-  text = report_writing.report_markdown(
-    reports.report(breakdowns=[part], cot_texts=[texts])
-  )
+  text = report_writing.report_markdown(reports.report(breakdowns=[part]))
   assert 'By response source:' in text
   assert '| tract | flask | a\\|b | 9 | 1 | n/a | .500 | -.250 |' in text
-  assert '| tract | flask | 9 | 12.3 | .500 |' in text
   assert 'Breakdowns' not in report_writing.report_markdown(reports.report())

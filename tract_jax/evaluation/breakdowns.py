@@ -2,7 +2,7 @@
 
 In: a system's predictions, and for each facet (category, response source,
 rubric, rater's score, CoT length, finish reasons) what each row is. Out: a
-`Part` for each value of each facet, and facts on the CoTs' texts. Seeds are
+`Part` for each value of each facet. Seeds are
 pooled: a row counts once for each. No interval is given: parts are small, and
 many are looked at.
 
@@ -12,7 +12,6 @@ Axes: n predictions of a system, seeds together.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
-import re
 from typing import Any
 
 import numpy as np
@@ -59,25 +58,6 @@ class Part:
   rmse: float | None
   bias: float | None
   reason: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class CotTexts:
-  """Facts on the texts of a method's CoTs on a benchmark, seeds together.
-
-  Attributes:
-    method, benchmark: whose.
-    num_cots: how many there are.
-    mean_words: split at spaces.
-    share_with_digits: part of them with a digit in it; the score stands after
-      a CoT.
-  """
-
-  method: str
-  benchmark: str
-  num_cots: int
-  mean_words: float
-  share_with_digits: float
 
 
 def break_down(
@@ -138,22 +118,6 @@ def thirds(lengths: Sequence[int]) -> list[str]:
   return [_LENGTHS[i] for i in np.searchsorted(ends, lengths)]
 
 
-def cot_texts(
-  method: str, benchmark: str, texts: Sequence[str]
-) -> CotTexts | None:
-  """Facts on CoTs; None without any."""
-  if not texts:
-    return None
-  return CotTexts(
-    method=method,
-    benchmark=benchmark,
-    num_cots=len(texts),
-    mean_words=sum(len(text.split()) for text in texts) / len(texts),
-    share_with_digits=sum(bool(re.search('[0-9]', t)) for t in texts)
-    / len(texts),
-  )
-
-
 def cells(parts: Sequence[Part]) -> tuple[list[str], list[list[Any]]]:
   """Header and lines of the table of one facet."""
   header = ['method', 'benchmark', 'value', 'rows', 'invalid']
@@ -165,20 +129,6 @@ def cells(parts: Sequence[Part]) -> tuple[list[str], list[list[Any]]]:
     for p in parts
   ]
   return [*header, 'r', 'RMSE', 'bias'], lines
-
-
-def cot_cells(
-  found: Sequence[CotTexts],
-) -> tuple[list[str], list[list[Any]]]:
-  """Header and lines of the table of CoT texts."""
-  lines = [
-    [
-      *(c.method, c.benchmark, c.num_cots, f'{c.mean_words:.1f}'),
-      tables.number(c.share_with_digits),
-    ]
-    for c in found
-  ]
-  return ['method', 'benchmark', 'CoTs', 'words', 'with digits'], lines
 
 
 def _parts(values: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -23,6 +23,7 @@ from tract_jax.evaluation import (
   self_cots,
 )
 from tract_jax.evaluation import cot_curve as cot_curve_lib
+from tract_jax.evaluation import cot_texts as cot_texts_lib
 from tract_jax.evaluation import references as references_lib
 
 MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
@@ -52,7 +53,7 @@ class Report:
     constant: what the constant reference says.
     cot_curve: agreement by number of CoTs, where there are several.
     breakdowns: figures on parts of the benchmarks.
-    cot_texts: facts on the CoTs' texts.
+    cot_texts: facts on the methods' CoTs.
     other_files: of the methods among them that are other systems'.
   """
 
@@ -72,7 +73,7 @@ class Report:
   constant: references_lib.Constant | None = None
   cot_curve: Sequence[cot_curve_lib.CotCurvePoint] = ()
   breakdowns: Sequence[breakdowns_lib.Part] = ()
-  cot_texts: Sequence[breakdowns_lib.CotTexts] = ()
+  cot_texts: Sequence[cot_texts_lib.CotTexts] = ()
   other_files: Sequence[other_systems.OtherFile] = ()
 
 

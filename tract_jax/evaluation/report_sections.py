@@ -12,6 +12,7 @@ from typing import Any
 from tract_jax.evaluation import (
   breakdowns,
   calibration,
+  cot_texts,
   figures,
   intervals,
   lambda_curve,
@@ -248,9 +249,10 @@ def _cot_text_section(report: report_lib.Report) -> Section | None:
     return None
   text = (
     'Words of a CoT, the fixed ones among them, and the part of the CoTs with '
-    'a digit.'
+    'a digit. Tokens that the model wrote of it: mean, median and 90 % '
+    'quantile.'
   )
-  return Section('CoTs', [text, Table(*breakdowns.cot_cells(report.cot_texts))])
+  return Section('CoTs', [text, Table(*cot_texts.cells(report.cot_texts))])
 
 
 def _lambda_section(report: report_lib.Report) -> Section | None:
@@ -317,6 +319,9 @@ def _missing_notes(report: report_lib.Report) -> list[str]:
   notes += [
     (f'calibration of {c.method} on {c.benchmark}, seed {c.seed}', c.reason)
     for c in report.calibrations
+  ]
+  notes += [
+    (f'CoTs of {c.method} on {c.benchmark}', c.reason) for c in report.cot_texts
   ]
   lines = [f'{where}: {reason}' for where, reason in notes if reason]
   return lines + lambda_curve.notes(report.lambda_points)

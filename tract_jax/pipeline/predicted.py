@@ -22,8 +22,10 @@ from tract_jax.evaluation import (
   calibration,
   judgements,
   metrics,
+  resampling,
 )
 from tract_jax.evaluation import cot_curve as cot_curve_lib
+from tract_jax.evaluation import cot_texts as cot_texts_lib
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import (
@@ -58,7 +60,7 @@ class Found:
   cot_curve: list[cot_curve_lib.CotCurvePoint] = _empty()
   groups: list[judgements.Group] = _empty()
   breakdowns: list[breakdowns_lib.Part] = _empty()
-  cot_texts: list[breakdowns_lib.CotTexts] = _empty()
+  cot_texts: list[cot_texts_lib.CotTexts] = _empty()
 
   def told(self) -> dict[str, Any]:
     """What the report has as it is, by its fields."""
@@ -136,8 +138,9 @@ def add_file(
     )
   found.own += ours
   found.breakdowns += breakdowns_lib.break_down(ours, facets, fallback)
-  texts = [t for r in rows if r.seed in seeds for t in r.cots[:most]]
-  if about := breakdowns_lib.cot_texts(method, benchmark, texts):
+  of_seeds = [row for row in rows if row.seed in seeds]
+  bootstrap = resampling.Bootstrap(config.evaluation.num_resamples)
+  if about := cot_texts_lib.facts(method, benchmark, of_seeds, most, bootstrap):
     found.cot_texts.append(about)
 
 
