@@ -52,7 +52,8 @@ def _content(systems=None, **changes):
 
 class TestMetricsJson:
   def test_schema(self):
-    content = _content(cot_gaps=[metrics.CotGap('tract', 1, 0, 9, 0.12, 0.63)])
+    gap = metrics.CotGap('tract', 1, 0, 9, 0.12, 0.63, 2.5, 3.5)
+    content = _content(cot_gaps=[gap])
     assert content['schema'] == 1
     assert content['config'] == {'name': 'demo', 'seeds': [0, 1]}
     assert len(content['rows']) == 3 * 2 * 2
@@ -70,6 +71,9 @@ class TestMetricsJson:
         'num_examples': 9,
         'rmse_annotator_cot': 0.12,
         'rmse_self_cot': 0.63,
+        'perplexity_annotator_cot': 2.5,
+        'perplexity_self_cot': 3.5,
+        'reason': None,
         'gap': 0.51,
       }
     ]

@@ -200,17 +200,21 @@ def _gap(gap: intervals.Gap) -> str:
 
 def _gap_section(report: report_lib.Report) -> Section:
   header = ['method', 'stage', 'seeds', 'annotator CoT', 'own CoT', 'gap']
+  header += ['perplexity of annotator CoTs', 'of own']
+  names = ['rmse_annotator_cot', 'rmse_self_cot', 'gap']
+  names += ['perplexity_annotator_cot', 'perplexity_self_cot']
   lines = []
   for key in dict.fromkeys((g.method, g.stage) for g in report.cot_gaps):
     gaps = [g for g in report.cot_gaps if (g.method, g.stage) == key]
     means = [
       figures.mean_or_none([getattr(gap, name) for gap in gaps])
-      for name in ('rmse_annotator_cot', 'rmse_self_cot', 'gap')
+      for name in names
     ]
     lines.append([*key, len(gaps), *map(tables.number, means)])
   text = (
     'RMSE on training inputs, mean over seeds. A gap above zero: the model '
-    'trusts its own CoTs more than they deserve.'
+    'trusts its own CoTs more than they deserve. Perplexity: exp of the mean '
+    'cross-entropy per token of these CoTs under the model itself.'
   )
   title = 'Training inputs: annotator CoTs and own CoTs'
   return Section(title, [text, Table(header, lines)])
@@ -321,7 +325,15 @@ def _missing_notes(report: report_lib.Report) -> list[str]:
     for c in report.calibrations
   ]
   notes += [
-    (f'CoTs of {c.method} on {c.benchmark}', c.reason) for c in report.cot_texts
+    (
+      f'CoTs of training inputs, {g.method} stage {g.stage}, seed {g.seed}',
+      g.reason,
+    )
+    for g in report.cot_gaps
   ]
   lines = [f'{where}: {reason}' for where, reason in notes if reason]
   return lines + lambda_curve.notes(report.lambda_points)
+  of_cots: dict[str | None, list[str]] = {}
+  for c in report.cot_texts:
+    of_cots.setdefault(c.reason, []).append(f'{c.method} on {c.benchmark}')
+  notes += [(f'CoTs of {", ".join(w)}', why) for why, w in of_cots.items()]
