@@ -10,6 +10,7 @@ from tract_jax import types
 from tract_jax.evaluation import cot_texts, report_writing, resampling
 
 BOOTSTRAP = resampling.Bootstrap(num_resamples=2000)
+NO_OVERLAP = 'bleu, rouge_l: config.evaluation.overlap_cots is 0'
 
 
 def row(example_id, cots, tokens=(), seed=0):
@@ -28,7 +29,7 @@ def row(example_id, cots, tokens=(), seed=0):
 
 
 def facts(rows, num_cots=1):
-  return cot_texts.facts('tract', 'flask', rows, num_cots, BOOTSTRAP)
+  return cot_texts.facts('tract', 'flask', rows, num_cots, BOOTSTRAP, {}, 0)
 
 
 def test_words_and_digits_by_hand():
@@ -46,7 +47,7 @@ def test_tokens_by_hand():
   low, high = found.mean_tokens_ci
   # The error of a mean of 11 is sqrt(10 / 11).
   assert (high - low) / 2 == pytest.approx(1.96 * (10 / 11) ** 0.5, rel=0.1)
-  assert found.reason is None
+  assert found.reason == NO_OVERLAP
   assert facts(rows, num_cots=2).mean_tokens == 52.0
 
 
@@ -76,10 +77,11 @@ def test_rows_with_other_numbers_of_cots_weigh_by_them():
 def test_without_tokens_of_every_cot_there_is_no_figure_but_a_reason():
   rows = [row('a', ['x'], [3]), row('b', ['y'])]
   found = facts(rows)
+  assert facts([row('a', ['x'], [3, 4]), *rows[1:]], num_cots=2).reason
   assert found.mean_tokens is found.p90_tokens is found.mean_tokens_ci is None
   assert found.reason == (
-    'mean_tokens, median_tokens, p90_tokens: 1 of 2 CoTs have a number of '
-    'tokens'
+    'mean_tokens, median_tokens, p90_tokens: not told by 1 of 2 rows; '
+    f'{NO_OVERLAP}'
   )
   assert found.mean_words == 1
   text = report_writing.report_markdown(reports.report(cot_texts=[found]))
@@ -88,10 +90,14 @@ def test_without_tokens_of_every_cot_there_is_no_figure_but_a_reason():
 
 def test_they_stand_in_the_report():
   found = cot_texts.CotTexts(
-    *('tract', 'flask', 9, 12.34, 0.5), 40.25, (39.0, 42.0), 38.0, 61.5
+    *('tract', 'flask', 9, 12.34, 0.5, 40.25, (39.0, 42.0), 38.0, 61.5),
+    *(0.125, (0.1, 0.15), 0.25, (0.2, 0.3), 9),
   )
   report = reports.report(cot_texts=[found])
-  line = '| tract | flask | 9 | 12.3 | .500 | 40.2 (39.0, 42.0) | 38.0 | 61.5 |'
+  line = (
+    '| tract | flask | 9 | 12.3 | .500 | 40.2 (39.0, 42.0) | 38.0 | 61.5 '
+    '| .125 (.100, .150) | .250 (.200, .300) |'
+  )
   assert line in report_writing.report_markdown(report)
   (content,) = json.loads(report_writing.metrics_json(report))['cot_texts']
   assert content['mean_tokens_ci'] == [39.0, 42.0]

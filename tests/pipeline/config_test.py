@@ -127,6 +127,7 @@ def test_values_of_another_type_are_named():
     ('train.score_target', 'median'),
     ('evaluation.tempered_temperature', 0.0),
     ('evaluation.conformal_level', 1.0),
+    ('evaluation.overlap_cots', -1),
     ('train.logit_chunk', 0),
     ('sampling.temperature', -0.1),
     ('sampling.top_p', 0.0),

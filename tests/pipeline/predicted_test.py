@@ -8,7 +8,7 @@ import pytest
 
 from tests.pipeline import evaluate_test
 from tract_jax import types
-from tract_jax.evaluation import breakdowns
+from tract_jax.evaluation import breakdowns, overlap
 from tract_jax.pipeline import evaluate
 
 GRID = evaluate_test.GRID
@@ -148,5 +148,6 @@ def test_breakdowns_by_what_rows_are(tmp_path):
     'finish_reason': {'marker': 4, 'length, marker': 2},
   }
   (texts,) = content['cot_texts']
+  assert texts['num_overlap'] == (5 if overlap.versions() else 0)
   assert (texts['num_cots'], texts['share_with_digits']) == (12, 0.0)
   assert texts['mean_tokens'] == pytest.approx((sum(range(6)) + 6 * 2) / 12)

@@ -3,8 +3,8 @@
 In: a system's predictions, and for each facet (category, response source,
 rubric, rater's score, CoT length, finish reasons) what each row is. Out: a
 `Part` for each value of each facet. Seeds are
-pooled: a row counts once for each. No interval is given: parts are small, and
-many are looked at.
+pooled: a row counts once for each. Intervals do not tell chance from more where
+so many parts are looked at: of twenty, one leaves out the truth.
 
 Axes: n predictions of a system, seeds together.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tract_jax.evaluation import figures, metrics, tables
+from tract_jax.evaluation import figures, jackknife, metrics, tables
 
 FACETS = (
   'category',
@@ -43,7 +43,9 @@ class Part:
       as the fallback.
     pearson: None with a reason; within one score there is none.
     rmse, bias: error in points; mean of prediction minus score.
-    reason: why there is no correlation; else None.
+    reason: why there is no correlation, or no interval; else None.
+    pearson_ci, rmse_ci, bias_ci: intervals over rows, see `jackknife`; None of
+      few rows.
   """
 
   method: str
@@ -58,12 +60,16 @@ class Part:
   rmse: float | None
   bias: float | None
   reason: str | None
+  pearson_ci: metrics.Interval | None = None
+  rmse_ci: metrics.Interval | None = None
+  bias_ci: metrics.Interval | None = None
 
 
 def break_down(
   systems: Sequence[metrics.SystemPredictions],
   facets: Mapping[str, Sequence[Sequence[str]]],
   fallback: float,
+  level: float,
 ) -> list[Part]:
   """Figures on the parts of one benchmark.
 
@@ -71,6 +77,7 @@ def break_down(
     systems: one for each seed.
     facets: {one of FACETS: [seeds][n] values}; "" where a row's is unknown.
     fallback: scored in place of an invalid prediction.
+    level: probability that an interval is meant to cover.
 
   Returns:
     For each facet with two values or more, in the order of FACETS, its values
@@ -81,11 +88,17 @@ def break_down(
   scores = np.concatenate([s.scores for s in systems])
   given = np.concatenate([s.predictions for s in systems])
   filled, _ = metrics.fill_invalid(given, fallback)
+  ids = [name for s in systems for name in s.example_ids]
+  numbers = {name: i for i, name in enumerate(dict.fromkeys(ids))}
+  rows = np.array([numbers[name] for name in ids])
   found = []
   for facet in FACETS:
     values = np.array([*itertools.chain(*facets.get(facet, ()))], object)
     for value, chosen in _parts(values):
-      r = figures.pearson(scores[chosen], filled[chosen])
+      x, y = scores[chosen], filled[chosen]
+      r = figures.pearson(x, y)
+      known = r.value is not None
+      cis = jackknife.intervals(x, y, rows[chosen], level, known)
       found.append(
         Part(
           **dataclasses.asdict(systems[0].system),
@@ -95,9 +108,10 @@ def break_down(
           num_rows=int(chosen.sum()),
           num_invalid=int((~np.isfinite(given[chosen])).sum()),
           pearson=r.value,
-          rmse=figures.rmse(scores[chosen], filled[chosen]).value,
-          bias=float(np.mean(filled[chosen] - scores[chosen])),
-          reason=r.reason,
+          rmse=figures.rmse(x, y).value,
+          bias=float(np.mean(y - x)),
+          reason=_reason(r.reason, bool(cis)),
+          **{f'{name}_ci': ci for name, ci in cis.items()},
         )
       )
   return found
@@ -124,11 +138,19 @@ def cells(parts: Sequence[Part]) -> tuple[list[str], list[list[Any]]]:
   lines = [
     [
       *(p.method, p.benchmark, p.value, p.num_rows, p.num_invalid),
-      *map(tables.number, (p.pearson, p.rmse, p.bias)),
+      tables.number(p.pearson, p.pearson_ci),
+      *(tables.number(p.rmse, p.rmse_ci), tables.number(p.bias, p.bias_ci)),
     ]
     for p in parts
   ]
   return [*header, 'r', 'RMSE', 'bias'], lines
+
+
+def _reason(of_r: str | None, has_intervals: bool) -> str | None:
+  """Why there is no correlation, and why no figure has an interval."""
+  few = f'intervals: fewer than {jackknife.MIN_ROWS} rows'
+  reasons = [of_r, None if has_intervals else few]
+  return '; '.join(filter(None, reasons)) or None
 
 
 def _parts(values: np.ndarray) -> list[tuple[str, np.ndarray]]:

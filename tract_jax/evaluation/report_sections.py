@@ -15,6 +15,7 @@ from tract_jax.evaluation import (
   cot_texts,
   figures,
   intervals,
+  jackknife,
   lambda_curve,
   other_systems,
   references,
@@ -23,14 +24,16 @@ from tract_jax.evaluation import (
 )
 from tract_jax.evaluation import report as report_lib
 
-# Beside Pearson's r.
-_OTHERS = {
+# What figures are called, by name.
+FIGURES = {
+  'pearson': 'r',
   'spearman': 'rho',
   'kendall': 'tau-b',
   'rmse': 'RMSE',
   'mae': 'MAE',
   'accuracy': 'within half a step',
 }
+_OTHERS = {name: text for name, text in FIGURES.items() if name != 'pearson'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +242,9 @@ def _breakdown_section(report: report_lib.Report) -> Section | None:
   parts: list[Part] = [
     'Parts of the benchmarks, each method by its own predictor from all CoTs, '
     'seeds together. Bias: mean of prediction minus score. Parts are small and '
-    'many: the largest gap among them may be chance.'
+    'many: the largest gap among them may be chance. Intervals, of '
+    f'{jackknife.MIN_ROWS} rows or more, are those of the infinitesimal '
+    'jackknife over rows.'
   ]
   for facet in breakdowns.FACETS:
     if found := [p for p in report.breakdowns if p.facet == facet]:
@@ -254,7 +259,7 @@ def _cot_text_section(report: report_lib.Report) -> Section | None:
   text = (
     'Words of a CoT, the fixed ones among them, and the part of the CoTs with '
     'a digit. Tokens that the model wrote of it: mean, median and 90 % '
-    'quantile.'
+    'quantile. BLEU-4 and ROUGE-L with the text of the rubric, from 0 to 1.'
   )
   return Section('CoTs', [text, Table(*cot_texts.cells(report.cot_texts))])
 
@@ -331,9 +336,9 @@ def _missing_notes(report: report_lib.Report) -> list[str]:
     )
     for g in report.cot_gaps
   ]
-  lines = [f'{where}: {reason}' for where, reason in notes if reason]
-  return lines + lambda_curve.notes(report.lambda_points)
   of_cots: dict[str | None, list[str]] = {}
   for c in report.cot_texts:
     of_cots.setdefault(c.reason, []).append(f'{c.method} on {c.benchmark}')
   notes += [(f'CoTs of {", ".join(w)}', why) for why, w in of_cots.items()]
+  lines = [f'{where}: {reason}' for where, reason in notes if reason]
+  return lines + lambda_curve.notes(report.lambda_points)

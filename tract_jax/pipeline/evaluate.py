@@ -14,6 +14,7 @@ from tract_jax.evaluation import (
   figures,
   lambda_curve,
   metrics,
+  overlap,
   page,
   references,
   report_writing,
@@ -21,8 +22,14 @@ from tract_jax.evaluation import (
   self_cots,
 )
 from tract_jax.evaluation import report as report_lib
+from tract_jax.pipeline import (
+  comparisons,
+  other_systems,
+  predict,
+  predicted,
+  progress,
+)
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import other_systems, predict, predicted, progress
 
 
 def prediction_path(
@@ -82,6 +89,7 @@ def evaluate(
     'others': _digest([other.files for other in others]),
     'benchmarks': _digest_of_rows(benchmarks),
     'constant': _digest([constant]),
+    'overlap': overlap.versions(),
   }
   if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
@@ -216,6 +224,7 @@ def _make_report(config, grid, systems, **more) -> report_lib.Report:
     fallback=predicted.midpoint(grid),
     bootstrap=resampling.Bootstrap(config.evaluation.num_resamples),
     half_step=figures.half_step(grid.values),
+    comparisons=comparisons.parse(config.evaluation.differences),
     primary_predictors={
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },

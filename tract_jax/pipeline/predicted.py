@@ -34,6 +34,7 @@ from tract_jax.pipeline import (
   progress,
   row_facets,
 )
+from tract_jax.text import prompt_template
 
 
 def _empty() -> Any:
@@ -137,11 +138,28 @@ def add_file(
       )
     )
   found.own += ours
-  found.breakdowns += breakdowns_lib.break_down(ours, facets, fallback)
-  of_seeds = [row for row in rows if row.seed in seeds]
   bootstrap = resampling.Bootstrap(config.evaluation.num_resamples)
-  if about := cot_texts_lib.facts(method, benchmark, of_seeds, most, bootstrap):
-    found.cot_texts.append(about)
+  found.breakdowns += breakdowns_lib.break_down(
+    ours, facets, fallback, bootstrap.level
+  )
+  of_seeds = [row for row in rows if row.seed in seeds]
+  about = _cot_texts(
+    *(config, method, benchmark, of_seeds, most, examples), bootstrap
+  )
+  found.cot_texts += [about] if about else []
+
+
+def _cot_texts(
+  config, method, benchmark, rows, num_cots, examples, bootstrap
+) -> cot_texts_lib.CotTexts | None:
+  """Facts on the CoTs, with the rubrics of the rows that are known."""
+  return cot_texts_lib.facts(
+    *(method, benchmark, rows, num_cots, bootstrap),
+    rubrics={
+      n: prompt_template.rubric_text(e.prompt) for n, e in examples.items()
+    },
+    most_overlaps=config.evaluation.overlap_cots,
+  )
 
 
 def _asked(
