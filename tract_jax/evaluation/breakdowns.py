@@ -111,7 +111,9 @@ def break_down(
           rmse=figures.rmse(x, y).value,
           bias=float(np.mean(y - x)),
           reason=_reason(r.reason, bool(cis)),
-          **{f'{name}_ci': ci for name, ci in cis.items()},
+          pearson_ci=cis.get('pearson'),
+          rmse_ci=cis.get('rmse'),
+          bias_ci=cis.get('bias'),
         )
       )
   return found

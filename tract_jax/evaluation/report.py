@@ -7,7 +7,7 @@ down. It depends on no order of the input.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,10 +30,10 @@ MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
 # The first of them that was run is compared with every other method.
 _OURS = ('tract', 'cot_raft', 'raft')
 
-ALL = 'all'
+ALL: Final = 'all'
 # Pairs of systems by name: "method", "method/predictor" or all of it with the
 # number of CoTs; ALL: every two; None: ours against each other method.
-Comparisons = Sequence[tuple[str, str]] | str | None
+Comparisons = Sequence[tuple[str, str]] | Literal['all'] | None
 # Of more pairs, those of 16 systems, a reader's choice would be a large part of
 # the page.
 _MAX_CHOICE = 120
@@ -274,7 +274,7 @@ def _pairs(
 ) -> list[tuple[metrics.System, metrics.System]]:
   """The systems to compare."""
   systems = sorted({row.system for row in rows})
-  if comparisons == ALL:
+  if isinstance(comparisons, str):  # ALL.
     return list(itertools.combinations(systems, 2))
   by_name = _by_name(systems, primary)
   if comparisons is None:

@@ -32,7 +32,7 @@ def parse(text: str) -> report.Comparisons:
       that stands twice; a line each.
   """
   if text.strip() in ('', report.ALL):
-    return text.strip() or None
+    return report.ALL if text.strip() else None
   found: list[tuple[str, str]] = []
   problems = []
   for part in (p.strip() for p in text.split(',')):

@@ -205,11 +205,12 @@ class Sampler:
       Nats per token; None without rows, or where it is not finite.
     """
     setup = self.setup
+    cots: Sequence[np.ndarray | None] = [None] * len(examples)
+    if tokens is not None:
+      cots = tokens
     encoded = [
       encoding.encode_example(example, setup.tokenizer, setup.cot_scores, cot)
-      for example, cot in zip(
-        examples, tokens or [None] * len(examples), strict=True
-      )
+      for example, cot in zip(examples, cots, strict=True)
     ]
     if not encoded:
       return None
