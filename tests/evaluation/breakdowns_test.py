@@ -20,6 +20,11 @@ def test_figures_are_those_of_the_rows_of_a_kind():
   systems[0] = system(0, predictions=predictions)
   values = [['a', 'b', ''] * 13 + ['a']] * 2
   parts = breakdowns.break_down(systems, {'category': values}, 3.0, 0.95)
+  few = breakdowns.break_down(
+    [system(0)], {'category': [['a'] * 32 + ['b'] * 8]}, 3.0, 0.95
+  )[1]
+  assert few.pearson is not None and few.pearson_ci is None
+  assert few.reason == 'pearson_ci, rmse_ci, bias_ci: fewer than 10 rows'
   assert [(p.facet, p.value) for p in parts] == [
     ('category', 'a'),
     ('category', 'b'),
@@ -54,6 +59,7 @@ def test_within_one_score_there_is_an_error_and_no_correlation():
     assert why in ('constant scores', 'fewer than 3 rows')
     # Forty rows: some scores have ten and more of them.
     assert bool(few) == (part.num_rows < 10) == (part.bias_ci is None)
+    assert few in ([], ['rmse_ci, bias_ci: fewer than 10 rows'])
     assert part.pearson_ci is None
 
 

@@ -150,7 +150,8 @@ def cells(parts: Sequence[Part]) -> tuple[list[str], list[list[Any]]]:
 
 def _reason(of_r: str | None, has_intervals: bool) -> str | None:
   """Why there is no correlation, and why no figure has an interval."""
-  few = f'intervals: fewer than {jackknife.MIN_ROWS} rows'
+  names = f'{"" if of_r else "pearson_ci, "}rmse_ci, bias_ci'
+  few = f'{names}: fewer than {jackknife.MIN_ROWS} rows'
   reasons = [of_r, None if has_intervals else few]
   return '; '.join(filter(None, reasons)) or None
 

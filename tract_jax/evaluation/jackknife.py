@@ -60,10 +60,9 @@ def intervals(
   bias, half = float(errors.mean()), half_width(errors)
   found = {'bias': (bias - half, bias + half)}
   squared = float(np.mean(errors**2))
-  if squared:
-    # d log(RMSE) = dMSE / (2 MSE).
-    factor = math.exp(half_width(errors**2) / (2 * squared))
-    found['rmse'] = math.sqrt(squared) / factor, math.sqrt(squared) * factor
+  # d log(RMSE) = dMSE / (2 MSE); without any error there is no spread.
+  factor = math.exp(half_width(errors**2) / (2 * squared)) if squared else 1.0
+  found['rmse'] = math.sqrt(squared) / factor, math.sqrt(squared) * factor
   if has_correlation:
     r = float(np.corrcoef(scores, predictions)[0, 1])
     room, half = 1 - r**2, half_width(influence.pearson(scores, predictions))
