@@ -273,7 +273,7 @@ def of_figure(samples: Samples, name: str) -> list[list[resampling.Draws]]:
 
 def paired_seeds(
   own: tuple[Sequence[int], Sequence[int]],
-) -> tuple[Sequence[int], list[Sequence[int]]]:
+) -> tuple[list[int], list[list[int]]]:
   """Which seeds of two systems are compared, and each with which.
 
   Args:
@@ -286,8 +286,8 @@ def paired_seeds(
   shared = sorted(set(own[0]) & set(own[1]))
   if min(map(len, own)) != 1:
     return shared, [shared, shared]
-  seeds = max(own, key=len)
-  return seeds, [s if len(s) > 1 else [*s] * len(seeds) for s in own]
+  seeds = [*max(own, key=len)]
+  return seeds, [[*s] if len(s) > 1 else [*s] * len(seeds) for s in own]
 
 
 def gap(

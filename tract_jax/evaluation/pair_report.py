@@ -185,7 +185,7 @@ def make(
 
 def as_json(report: PairReport) -> dict[str, Any]:
   """Its keys of metrics.json."""
-  found = {
+  found: dict[str, Sequence[Any]] = {
     'pairwise': report.rows,
     'pairwise_combined': report.combined,
     'pairwise_references': report.references,

@@ -135,23 +135,8 @@ def judge(
   pairs = systems[0].pairs
   if not pairs.ids:
     return [{} for _ in systems]
-  sides = [
-    [metrics.fill_invalid(side, fallback)[0] for side in (s.chosen, s.rejected)]
-    for s in systems
-  ]
-  rules = [
-    rule if s.in_points else dataclasses.replace(rule, margin=0.0)
-    for s in systems
-  ]
-  credit = np.array(
-    [pair_credit(*s, r) for s, r in zip(sides, rules, strict=True)]
-  )
-  ties = np.array(
-    [are_ties(*s, r.margin) for s, r in zip(sides, rules, strict=True)]
-  )
-  gaps = np.array([chosen - rejected for chosen, rejected in sides])
-  valid = [np.isfinite(s.chosen) & np.isfinite(s.rejected) for s in systems]
-  invalid = ~np.array(valid)
+  columns = np.array([_columns(system, rule, fallback) for system in systems])
+  credit, ties, invalid, gaps = columns.transpose(1, 0, 2)
   parts = _parts(pairs.subsets)
   sums = _sums(credit, parts, pairs.benchmark, bootstrap)
   rows = metrics.Rows(pairs.benchmark, pairs.ids, ())
@@ -171,6 +156,20 @@ def judge(
         mean_difference=float(gaps[i, inside].mean()),
       )
   return found
+
+
+def _columns(
+  system: preference_pairs.PairPredictions, rule: Rule, fallback: float
+) -> list[np.ndarray]:
+  """Of each pair [n] its credit, whether it is a tie or invalid, its gap."""
+  chosen, _ = metrics.fill_invalid(system.chosen, fallback)
+  rejected, _ = metrics.fill_invalid(system.rejected, fallback)
+  if not system.in_points:
+    rule = dataclasses.replace(rule, margin=0.0)
+  ties = are_ties(chosen, rejected, rule.margin)
+  valid = np.isfinite(system.chosen) & np.isfinite(system.rejected)
+  credit = pair_credit(chosen, rejected, rule)
+  return [credit, ties, ~valid, chosen - rejected]
 
 
 def _parts(subsets: Sequence[str]) -> dict[str, np.ndarray]:
