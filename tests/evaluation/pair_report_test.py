@@ -289,7 +289,7 @@ class TestWritten:
     text = report_writing.report_markdown(report)
     others = text.split('## Preference pairs')
     assert '| bench |' not in others[0] and 'no scores' not in text
-    assert 'Not of all benchmarks' in others[0]
+    assert 'in a section of their own' in others[0]
     # A single rated one is its own mean.
     assert 'mean' not in report_sections.results(with_pairs()).header
 
@@ -330,6 +330,8 @@ class TestWritten:
     assert '<figcaption>raft on bench</figcaption>' in first
     assert '<figcaption>tract on bench</figcaption>' in second
     assert 'b&lt;c&gt;' in first and first.count('<circle') == 4
+    # Its scale begins near one half, not at zero.
+    assert '>0.2<' not in first and 'class="zero"' in first
     text = page.report_html(report, page.NOTHING)
     assert first in text and '<h2 id="preference-pairs">' in text
 

@@ -32,7 +32,7 @@ _OTHERS = {
   'accuracy': 'within half a step',
 }
 _PAIRS_ALONE = (
-  "preference pairs have no rater's score and stand in a section of their own"
+  "Preference pairs have no rater's score and stand in a section of their own."
 )
 
 
@@ -119,7 +119,7 @@ def differences(report: report_lib.Report) -> Table:
 
 def _results_section(report: report_lib.Report) -> Section:
   if report.pairs_alone:
-    return Section('Results', [f'{_PAIRS_ALONE}.'])
+    return Section('Results', [_PAIRS_ALONE])
   level = 100 * report.bootstrap.level
   return Section(
     'Results',
@@ -127,7 +127,7 @@ def _results_section(report: report_lib.Report) -> Section:
       "Pearson's r with the rater, mean over seeds, with its "
       f'{level:g} % interval.',
       results(report),
-      *([f'Not of all benchmarks: {_PAIRS_ALONE}.'] if report.unrated else []),
+      *([_PAIRS_ALONE] if report.unrated else []),
       *_reference_notes(report),
     ],
   )
