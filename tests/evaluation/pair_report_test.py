@@ -316,8 +316,14 @@ class TestWritten:
     assert 'all pairs' not in report_writing.results_table(report)
 
   def test_missing_figures_are_explained(self):
-    text = report_writing.report_markdown(with_pairs())
-    assert 'accuracy\\_ci: all pairs count the same' in text
+    paired = pair_report.Paired([said([1, 0]), said([1, 1, 1], RAFT)])
+    text = report_writing.report_markdown(reports.report(paired=paired))
+    for line in (
+      'tract/rail/1 on pairs of bench, all pairs: accuracy_ci: fewer than 3',
+      'raft/rail/1 on pairs of bench, all pairs: accuracy_ci: all pairs count',
+    ):
+      assert line.replace('_', '\\_') in text
+    assert 'constant/' not in report_writing.report_markdown(with_pairs())
 
   def test_the_rule_of_ties_is_told(self):
     rule = pairwise.Rule('skip', 0.25)

@@ -72,12 +72,12 @@ def cells(
 def subset_cells(
   report: pair_report.PairReport,
 ) -> Cells:
-  """Header and lines of the subsets, by methods' own predictors."""
+  """Header and lines of the subsets: methods' own predictors, and length."""
   rows = [
     row
     for row in _lines(report)
     if row.kind == pairwise.SUBSET
-    and (row.seed is not None or row.system in report.own)
+    and (row.method == references.LENGTH or row.system in report.own)
   ]
   rows.sort(key=lambda row: (row.benchmark, row.subset or ''))
   lines = [
@@ -103,12 +103,14 @@ def difference_cells(
 
 
 def notes(report: pair_report.PairReport) -> list[str]:
-  """Why figures are n/a, a line each."""
+  """Why figures are n/a, a line each; of the constant it is told above."""
   return [
     f'{row.system} on pairs of {row.benchmark}, '
     f'{row.subset or TITLES[row.kind]}: {row.reason}'
     for row in _lines(report)
-    if row.reason and row.kind != pairwise.SUBSET
+    if row.reason
+    and row.kind != pairwise.SUBSET
+    and row.method != references.CONSTANT
   ]
 
 
