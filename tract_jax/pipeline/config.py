@@ -48,7 +48,8 @@ _MODEL: dict[str, Any] = {
   # or "nf4". Needs lora_rank.
   'base_quantization': '',
   # What backward recomputes: "none" (nothing), "dots" (all but matmul
-  # results), "inputs" (all but attention's results and MLPs' inputs),
+  # results), "heads" (all but what attention takes and gives, and MLPs'
+  # inputs), "inputs" (all but attention's results and MLPs' inputs),
   # "attention" (all but attention's results), "full" (every layer).
   'remat': 'dots',
   # How training and prompts attend: "splash" (the kernel for TPUs), "plain",
