@@ -94,7 +94,7 @@ def break_down(
   found = []
   for facet in FACETS:
     values = np.array([*itertools.chain(*facets.get(facet, ()))], object)
-    for value, chosen in _parts(values):
+    for value, chosen in parts(values, _MAX_VALUES):
       x, y = scores[chosen], filled[chosen]
       r = figures.pearson(x, y)
       known = r.value is not None
@@ -116,6 +116,31 @@ def break_down(
           bias_ci=cis.get('bias'),
         )
       )
+  return found
+
+
+def parts(
+  values: np.ndarray, most: int, least: int = 2
+) -> list[tuple[str, np.ndarray]]:
+  """Which rows have each value; the rarest values together, last.
+
+  Args:
+    values: [n] texts as objects; rows with "" are in no part.
+    most: values that stand apart.
+    least: of fewer values there are no parts.
+
+  Returns:
+    (value, [n] bool) of each, in order.
+  """
+  known, counts = np.unique(values[values != ''], return_counts=True)
+  if len(known) < least:
+    return []
+  by_count = sorted(zip(-counts, known, strict=True))
+  kept = sorted(value for _, value in by_count[:most])
+  found = [(str(value), values == value) for value in kept]
+  if by_count[most:]:
+    rest = [value for _, value in by_count[most:]]
+    found.append((OTHERS, np.isin(values.astype(str), rest)))
   return found
 
 
@@ -154,17 +179,3 @@ def _reason(of_r: str | None, has_intervals: bool) -> str | None:
   few = f'{names}: fewer than {jackknife.MIN_ROWS} rows'
   reasons = [of_r, None if has_intervals else few]
   return '; '.join(filter(None, reasons)) or None
-
-
-def _parts(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-  """(value, which rows have it); the rarest ones together, last."""
-  known, counts = np.unique(values[values != ''], return_counts=True)
-  if len(known) < 2:
-    return []
-  by_count = sorted(zip(-counts, known, strict=True))
-  kept = sorted(value for _, value in by_count[:_MAX_VALUES])
-  parts = [(str(value), values == value) for value in kept]
-  if by_count[_MAX_VALUES:]:
-    rest = [value for _, value in by_count[_MAX_VALUES:]]
-    parts.append((OTHERS, np.isin(values.astype(str), rest)))
-  return parts

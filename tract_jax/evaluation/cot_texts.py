@@ -124,7 +124,7 @@ def mean_over_rows(
   row = np.array([place[name] for name in example_ids])
   sums, sizes = np.bincount(row, values), np.bincount(row)
   sum_draws, size_draws = resampling.means(
-    np.stack([sums, sizes]), bootstrap, benchmark
+    np.stack([sums, sizes]), bootstrap, f'rows of {benchmark}'
   )
   ci, reason = intervals.percentiles(sum_draws / size_draws, bootstrap)
   return intervals.Estimate(float(np.mean(values)), ci, reason)

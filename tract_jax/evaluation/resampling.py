@@ -125,24 +125,28 @@ def averaged(samples: Sequence[Draws]) -> Draws:
   return Draws(samples[0].rows, figure, draws)
 
 
-def means(
-  columns: np.ndarray, bootstrap: Bootstrap, benchmark: str
-) -> np.ndarray:
-  """Means over R resamples of a benchmark's rows.
+def stream(bootstrap: Bootstrap, name: str) -> np.random.Generator:
+  """Random numbers that depend on the seed and the name alone."""
+  return np.random.default_rng([bootstrap.seed, zlib.crc32(name.encode())])
+
+
+def means(columns: np.ndarray, bootstrap: Bootstrap, name: str) -> np.ndarray:
+  """Means of columns over resamples of their rows.
 
   A resample is how often it holds each row: the means are then one matrix
   product over all systems, and no [R, K, n] array is made.
 
   Args:
-    columns: [K, n], values of each row.
+    columns: [K, n], n at least 1.
     bootstrap: how many resamples, and their seed.
-    benchmark: draw i has the same rows for the same name and n.
+    name: of the stream of random numbers; where it and n are the same, the
+      resamples are, too.
 
   Returns:
     [K, R].
   """
   num_rows = columns.shape[1]
-  rng = stream(bootstrap, f'rows of {benchmark}')
+  rng = stream(bootstrap, name)
   chunk = max(1, _CHUNK_ELEMENTS // num_rows)
   out = []
   for start in range(0, bootstrap.num_resamples, chunk):
@@ -150,11 +154,6 @@ def means(
     chosen = rng.integers(num_rows, size=(size, num_rows))
     out.append(columns @ (counts(chosen, num_rows).T / num_rows))
   return np.concatenate(out, axis=1)
-
-
-def stream(bootstrap: Bootstrap, name: str) -> np.random.Generator:
-  """Random numbers that depend on the seed and the name alone."""
-  return np.random.default_rng([bootstrap.seed, zlib.crc32(name.encode())])
 
 
 def _resampled(
@@ -177,7 +176,8 @@ def _resampled(
   columns += [y_lines, y_lines**2, x_lines * y_lines, errors**2]
   columns += [np.abs(errors), figures.is_near(errors, half_step)]
   columns += ranked.values()
-  stats = means(np.concatenate(columns), bootstrap, rows.benchmark)
+  name = f'rows of {rows.benchmark}'
+  stats = means(np.concatenate(columns), bootstrap, name)
   x1, x2 = stats[:1], stats[1:2]
   y1, y2, xy, squared, absolute, near, *moved = stats[2:].reshape(
     -1, *(len(y), bootstrap.num_resamples)

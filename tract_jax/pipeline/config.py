@@ -214,6 +214,11 @@ _EVALUATION: dict[str, Any] = {
   'tempered_temperature': 1.0,
   # How often the reported interval is to hold the rater's score.
   'conformal_level': 0.9,
+  # Of preference pairs: what a tie counts, "half", "wrong" (nothing, as with
+  # RewardBench) or "skip" (it is passed over), and the largest difference in
+  # points of the score that is one.
+  'ties': 'half',
+  'tie_margin': 0.0,
   # Training inputs on which the gap between annotator's and own CoTs is
   # measured, for each stage; 0: not at all.
   'gap_examples': 256,
