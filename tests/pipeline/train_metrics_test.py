@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from tests.pipeline import plan_programs_test
-from tests.training import metric_writer_test
+from tests.training import metric_writer_test, stand_in_wandb
 from tract_jax.parallel import chips
 from tract_jax.pipeline import (
   finetune,
@@ -99,6 +99,25 @@ def test_utilisation_is_that_of_the_plan(monkeypatch):
   assert 0 < found['mfu'] < 1
 
 
+def test_a_stage_is_a_run_of_wandb_where_asked_for():
+  config = plan_programs_test.make_config(name='judge')
+  assert train_metrics.wandb_run(config, 'tract stage 1 seed 0') is None
+  config.wandb.project = 'judges'
+  found = train_metrics.wandb_run(config, 'tract stage 1 seed 0')
+  settings = found.pop('config')
+  assert settings['train']['batch_size'] == 16
+  assert found == {
+    'project': 'judges',
+    'entity': None,
+    'mode': None,
+    'group': 'judge',
+    'name': 'judge tract stage 1 seed 0',
+  }
+  config.wandb.entity, config.wandb.mode = 'team', 'offline'
+  found = train_metrics.wandb_run(config, 'tract stage 1 seed 0')
+  assert (found['entity'], found['mode']) == ('team', 'offline')
+
+
 def test_a_stage_writes_its_lines(tmp_path, monkeypatch):
   def step(state, frozen, batch):
     new = state_lib.TrainState(state.step + 1, {}, ())
@@ -106,9 +125,11 @@ def test_a_stage_writes_its_lines(tmp_path, monkeypatch):
     return new, step_lib.StepMetrics(**metrics)
 
   monkeypatch.setattr(finetune.checkpoint, 'save', lambda *args: None)
-  setup = python_types.SimpleNamespace(
-    config=plan_programs_test.make_config(train__checkpoint_every=10)
+  server = stand_in_wandb.install(monkeypatch)
+  config = plan_programs_test.make_config(
+    train__checkpoint_every=10, wandb__project='judges'
   )
+  setup = python_types.SimpleNamespace(config=config)
   run = python_types.SimpleNamespace(label='a', folder=tmp_path, fields={})
   trainer = python_types.SimpleNamespace(step=step, to_device=lambda x: x)
   loader = python_types.SimpleNamespace(
@@ -125,12 +146,13 @@ def test_a_stage_writes_its_lines(tmp_path, monkeypatch):
     assert {name: line[name] for name in METRICS} == METRICS
     assert line['tokens_per_sec'] == pytest.approx(200 / line['secs'])
     assert line['mfu'] == pytest.approx(20 / line['secs'] / 50)
-    # TensorBoard shows the same.
+    # TensorBoard shows the same, and so does Weights & Biases.
     shown = {
       value.tag: value.simple_value
       for event in metric_writer_test._events(tmp_path)
       for value in event.summary.value
       if event.step == line['step']
     }
-    del line['step']
+    (run,) = server.runs.values()
+    assert run.history[line.pop('step')][1] == pytest.approx(shown)
     assert shown == pytest.approx({k: float(v) for k, v in line.items()})

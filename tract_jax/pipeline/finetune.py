@@ -231,7 +231,10 @@ def _train(
   train = setup.config.train
   start = int(state.step)
   writer = metric_writer.MetricWriter(
-    run.folder, start, distributed.is_main_process()
+    run.folder,
+    start,
+    distributed.is_main_process(),
+    train_metrics.wandb_run(setup.config, run.label),
   )
   lines = progress.TrainProgress(
     run.label,

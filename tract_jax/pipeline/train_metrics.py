@@ -8,6 +8,8 @@ them.
 import dataclasses
 from typing import Any
 
+import ml_collections
+
 from tract_jax.models import flops as flops_lib
 from tract_jax.parallel import chips
 from tract_jax.pipeline import base_model
@@ -73,3 +75,27 @@ def figures(report: loop.StepReport, work: Work) -> dict[str, Any]:
   if work.chip is not None:
     values['mfu'] = chips.mfu(work.flops, report.secs, work.chip)
   return values
+
+
+def wandb_run(
+  config: ml_collections.ConfigDict, label: str
+) -> dict[str, Any] | None:
+  """What a stage's run of Weights & Biases is called, and belongs to.
+
+  Args:
+    config: checked, so that it holds no secret.
+    label: of the stage, such as "tract stage 2 seed 0".
+
+  Returns:
+    Arguments of wandb.init; None where it is not asked for.
+  """
+  if not config.wandb.project:
+    return None
+  return {
+    'project': config.wandb.project,
+    'entity': config.wandb.entity or None,
+    'mode': config.wandb.mode or None,
+    'group': config.name,
+    'name': f'{config.name} {label}',
+    'config': config.to_dict(),
+  }
