@@ -133,7 +133,7 @@ def parse_curves(
   add('--runs', type=int, default=1, help='processes of each point')
   add('--steps', type=int, default=3, help='updates that are timed')
   add('--rows', type=int, default=1, help='of an update, where lengths vary')
-  add('--length', type=int, default=512, help='of a row, where rows vary')
+  add('--length', type=int, default=256, help='of a row, where rows vary')
   add('--targets', type=int, default=128, help='of a row')
   add('--new-tokens', type=int, default=64, help='of a CoT')
   for name, sizes in _SIZES.items():
