@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
 from benchmarks import curves, options
@@ -27,10 +28,15 @@ def folder(tmp_path_factory):
   return folder
 
 
-@pytest.fixture
-def arguments(folder, tmp_path, monkeypatch):
-  # Of the processes: not the eight of the tests.
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  """Of the processes: not the eight of the tests, which this one has."""
+  jax.devices()
   monkeypatch.delenv('XLA_FLAGS')
+
+
+@pytest.fixture
+def arguments(folder, tmp_path):
   return [
     f'--model={folder}',
     f'--results={tmp_path / "curves.json"}',
@@ -152,8 +158,7 @@ def test_all_curves(arguments, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_many_rows_are_read_from_the_cache(folder, tmp_path, monkeypatch):
-  monkeypatch.delenv('XLA_FLAGS')
+def test_many_rows_are_read_from_the_cache(folder, tmp_path):
   job = job_lib.DataJob(kind='data', model=str(folder), num_rows=11_000)
   found = job_lib.start('data_jax', job, tmp_path)
   assert found.details['cached_secs'] < found.details['encode_secs']
