@@ -317,6 +317,47 @@ def test_judge_file_names_method_and_settings(
   assert '(1.0, 3.0), but the judge in' in lines[0]
 
 
+def test_preference_pairs_are_judged_and_told_of(
+  capsys, tmp_path, judge_folder, in_process
+):
+  rows = [
+    {'id': i, 'prompt': 'It is?', 'chosen': a, 'rejected': b, 'subset': subset}
+    for i, (a, b, subset) in enumerate([
+      ('good', 'not', 'donotanswer'), ('not', 'good', 'donotanswer'),
+      ('clear', 'clear', 'hep-go'), ('good answer', 'clear', 'hep-go'),
+    ])
+  ]  # fmt: skip
+  command = judging(
+    *(tmp_path, judge_folder, rows),
+    '--config.data.template={instruction} {response}',
+    '--config.evaluation.ties=wrong',
+  )
+  assert main_lib.main(['--task=predict', *command]) == 0
+  capsys.readouterr()
+  assert main_lib.main(['--task=evaluate', *command]) == 0
+  assert 'all pairs' in capsys.readouterr().out
+  said = {
+    row['example_id']: row['prediction']
+    for row in read_jsonl(tmp_path / 'run/predictions/zero_shot/rows.jsonl')
+  }
+  won = [
+    (3.0 if (a := said[f'{i}-chosen']) is None else a)
+    > (3.0 if (b := said[f'{i}-rejected']) is None else b) + 1e-5
+    for i in range(4)
+  ]
+  report = json.loads((tmp_path / 'run/report/metrics.json').read_text())
+  found = {
+    (row['kind'], row['subset']): row['accuracy']
+    for row in report['pairwise']
+    if row['predictor'] == 'rail'
+  }
+  assert found['overall', None] == sum(won) / 4
+  assert found['section', 'Safety'] == sum(won[:2]) / 2
+  assert found['subset', 'hep-go'] == sum(won[2:]) / 2
+  text = (tmp_path / 'run' / 'report' / 'report.md').read_text()
+  assert 'no scores' not in text and '| rows | hep-go | zero\\_shot |' in text
+
+
 @pytest.mark.parametrize('task', ['run', 'train', 'self_cot', 'export'])
 def test_what_trains_needs_a_config(capsys, tmp_path, task):
   command = judging(tmp_path, 'model', [{'prompt': 'p'}])

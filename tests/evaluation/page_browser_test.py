@@ -93,6 +93,26 @@ def test_filters_and_judgements(opened, tmp_path, width):
   assert [r for r in opened.requests if not r.startswith('data:')] == [url]
 
 
+def test_both_judgements_of_a_pair_are_found(opened, tmp_path):
+  rows = [
+    page_test.prediction(
+      i, score=None, example_id=f'{i // 2}-{side}', pair_id=str(i // 2)
+    )
+    for i, side in enumerate(['chosen', 'rejected'] * 9)
+  ]
+  judged = page_test.judged(groups=[page_test.group(rows)])
+  opened.open(url_of(tmp_path, reports.report(), judged), 1400, 900)
+  pick(opened, 'words', 'pair 7')
+  names = opened.run(
+    f"{LINES}.map((e) => e.querySelector('button').textContent).join()"
+  )
+  assert names == '7-chosen,7-rejected'
+  opened.run(f"{LINES}[1].querySelector('button').click()")
+  text = opened.run("document.getElementById('body').innerText")
+  assert 'pair 7' in text
+  assert opened.problems == []
+
+
 def test_no_other_script_may_run(opened, tmp_path):
   text = page.report_html(reports.report(), page_test.judged())
   path = tmp_path / 'changed.html'

@@ -104,7 +104,7 @@ def break_down(
   found = []
   for facet in FACETS:
     values = np.array([*itertools.chain(*facets.get(facet, ()))], object)
-    for value, chosen in _parts(values):
+    for value, chosen in parts(values, _MAX_VALUES):
       r = figures.pearson(scores[chosen], filled[chosen])
       found.append(
         Part(
@@ -120,6 +120,31 @@ def break_down(
           reason=r.reason,
         )
       )
+  return found
+
+
+def parts(
+  values: np.ndarray, most: int, least: int = 2
+) -> list[tuple[str, np.ndarray]]:
+  """Which rows have each value; the rarest values together, last.
+
+  Args:
+    values: [n] texts as objects; rows with "" are in no part.
+    most: values that stand apart.
+    least: of fewer values there are no parts.
+
+  Returns:
+    (value, [n] bool) of each, in order.
+  """
+  known, counts = np.unique(values[values != ''], return_counts=True)
+  if len(known) < least:
+    return []
+  by_count = sorted(zip(-counts, known, strict=True))
+  kept = sorted(value for _, value in by_count[:most])
+  found = [(str(value), values == value) for value in kept]
+  if by_count[most:]:
+    rest = [value for _, value in by_count[most:]]
+    found.append((OTHERS, np.isin(values.astype(str), rest)))
   return found
 
 
@@ -179,17 +204,3 @@ def cot_cells(
     for c in found
   ]
   return ['method', 'benchmark', 'CoTs', 'words', 'with digits'], lines
-
-
-def _parts(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-  """(value, which rows have it); the rarest ones together, last."""
-  known, counts = np.unique(values[values != ''], return_counts=True)
-  if len(known) < 2:
-    return []
-  by_count = sorted(zip(-counts, known, strict=True))
-  kept = sorted(value for _, value in by_count[:_MAX_VALUES])
-  parts = [(str(value), values == value) for value in kept]
-  if by_count[_MAX_VALUES:]:
-    rest = [value for _, value in by_count[_MAX_VALUES:]]
-    parts.append((OTHERS, np.isin(values.astype(str), rest)))
-  return parts

@@ -14,12 +14,14 @@ from tract_jax.evaluation import (
   cot_curve,
   lambda_curve,
   metrics,
+  pair_tables,
   plots,
 )
 from tract_jax.evaluation import report as report_lib
 
 # More would be a page of plots.
 _MAX_SCATTERS = 24
+_MAX_FORESTS = 12
 
 
 def forest(report: report_lib.Report) -> list[str]:
@@ -32,6 +34,28 @@ def forest(report: report_lib.Report) -> list[str]:
   if not bars:
     return []
   return [plots.forest('Differences', "difference of mean Pearson's r", bars)]
+
+
+def pairs(report: report_lib.Report) -> list[str]:
+  """Accuracy on preference pairs: a plot for each method and benchmark.
+
+  Returns:
+    At most 12, and how many more there would be.
+  """
+  found = report.preferences
+  bars: dict[tuple[str, str], list[plots.Bar]] = {}
+  for row in found.combined:
+    if row.system in found.own and row.accuracy_ci and row.accuracy is not None:
+      label = row.subset or pair_tables.TITLES[row.kind]
+      bar = plots.Bar(label, row.accuracy, *row.accuracy_ci)
+      bars.setdefault((row.benchmark, row.method), []).append(bar)
+  return _first(
+    [
+      plots.forest(f'{method} on {benchmark}', 'accuracy', own, nothing=0.5)
+      for (benchmark, method), own in sorted(bars.items())
+    ],
+    _MAX_FORESTS,
+  )
 
 
 def scatters(
@@ -66,9 +90,7 @@ def scatters(
         [diagonal, plots.density('', x, y)],
       )
     )
-  if (left_out := len(found) - _MAX_SCATTERS) > 0:
-    found[_MAX_SCATTERS:] = [f'<p>{left_out} more plots are left out.</p>']
-  return found
+  return _first(found, _MAX_SCATTERS)
 
 
 def calibrations(
@@ -165,6 +187,13 @@ def cot_curves(points: Sequence[cot_curve.CotCurvePoint]) -> list[str]:
       )
     )
   return charts
+
+
+def _first(found: list[str], most: int) -> list[str]:
+  """The first plots, and how many more there are."""
+  if (left_out := len(found) - most) > 0:
+    found[most:] = [f'<p>{left_out} more plots are left out.</p>']
+  return found
 
 
 def _curve(method, colour, seeds) -> plots.Series:

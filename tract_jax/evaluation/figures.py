@@ -16,7 +16,7 @@ import scipy
 
 # Those of a row of report/metrics.json that have an interval.
 NAMES = ('pearson', 'spearman', 'kendall', 'rmse', 'mae', 'accuracy')
-_MIN_ROWS = 3
+MIN_ROWS = 3
 # Predictions are float32: a spread at its rounding error is no spread, and a
 # correlation with it would be one with noise.
 CONSTANT_TOLERANCE = 1e-6
@@ -141,8 +141,8 @@ def _correlation(
   """A correlation by scipy, or why it does not exist."""
   if len(predictions) and not len(scores):
     return Figure(None, 'no scores')
-  if len(scores) < _MIN_ROWS:
-    return Figure(None, f'fewer than {_MIN_ROWS} rows')
+  if len(scores) < MIN_ROWS:
+    return Figure(None, f'fewer than {MIN_ROWS} rows')
   for name, values in (('scores', scores), ('predictions', predictions)):
     if np.std(values) <= constant_spread(values):
       return Figure(None, f'constant {name}')

@@ -249,9 +249,7 @@ def difference(
     systems were judged on different rows.
   """
   gaps = {
-    name: _gap(
-      of_figure(samples_a, name), of_figure(samples_b, name), bootstrap
-    )
+    name: gap(of_figure(samples_a, name), of_figure(samples_b, name), bootstrap)
     for name in figures.NAMES
   }
   first = of_figure(samples_a, 'pearson')
@@ -273,8 +271,39 @@ def of_figure(samples: Samples, name: str) -> list[list[resampling.Draws]]:
   return [[drawn[name] for drawn in line] for line in samples]
 
 
-def _gap(samples_a, samples_b, bootstrap: resampling.Bootstrap) -> Gap:
-  """Of one figure, [benchmarks][seeds] each."""
+def paired_seeds(
+  own: tuple[Sequence[int], Sequence[int]],
+) -> tuple[list[int], list[list[int]]]:
+  """Which seeds of two systems are compared, and each with which.
+
+  Args:
+    own: the seeds that each has, in order.
+
+  Returns:
+    (the seeds, [both] those of each, aligned): what both have; where one has a
+    single seed, all of the other's, each beside it.
+  """
+  shared = sorted(set(own[0]) & set(own[1]))
+  if min(map(len, own)) != 1:
+    return shared, [shared, shared]
+  seeds = [*max(own, key=len)]
+  return seeds, [[*s] if len(s) > 1 else [*s] * len(seeds) for s in own]
+
+
+def gap(
+  samples_a: Sequence[Sequence[resampling.Draws]],
+  samples_b: Sequence[Sequence[resampling.Draws]],
+  bootstrap: resampling.Bootstrap,
+) -> Gap:
+  """Mean of one figure of a system minus that of another.
+
+  Args:
+    samples_a, samples_b: [benchmarks][seeds], aligned with each other.
+    bootstrap: as given to `resampling.resample`.
+
+  Returns:
+    The difference, as in `difference`.
+  """
   mean, ci = None, None
   both = [[*x, *y] for x, y in zip(samples_a, samples_b, strict=True)]
   reason = _unpaired_reason(both) or _missing_reason(both)

@@ -4,7 +4,8 @@ In: predictions, as their files have them, and the benchmarks' rows. Out: what
 the page's browser is fed with, as JSON has it. A page holds some 2,000
 judgements and 12 million characters at most: of each method, benchmark and seed
 as many, the one half those with the largest errors, the other half at random,
-by the row's id, so that methods show the same rows.
+by the row's id, so that methods show the same rows. Of preference pairs, both
+judgements are shown together, the most wrongly ordered pair first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import zlib
 
 from tract_jax import types
+from tract_jax.evaluation import preference_pairs
 
 _MAX_SHOWN = 2000
 _LEAST_SHOWN = 10
@@ -76,14 +78,19 @@ def group(
   Returns:
     All rows, where they are few.
   """
+  leads = _leads(rows, fallback)
 
   def by_error(row: types.Prediction):
     error = error_of(row, fallback)
-    is_valid = row.prediction is not None
-    return is_valid, -(error or 0.0), row.example_id
+    is_valid, lead = leads.get(row.pair_id, (row.prediction is not None, 0.0))
+    return is_valid, -(error or 0.0), lead, row.pair_id, row.example_id
+
+  def at_random_by(row: types.Prediction):
+    name = row.pair_id or row.example_id
+    return zlib.crc32(name.encode()), row.example_id
 
   worst = sorted(rows, key=by_error)
-  at_random = sorted(rows, key=lambda row: zlib.crc32(row.example_id.encode()))
+  at_random = sorted(rows, key=at_random_by)
   most = max(_LEAST_SHOWN, _MAX_SHOWN // num_groups)
   num_chars = _MAX_CHARS // num_groups
   chosen: dict[str, types.Prediction] = {}
@@ -96,6 +103,21 @@ def group(
     chosen[row.example_id] = row
   shown = tuple(sorted(chosen.values(), key=by_error))
   return Group(method, benchmark, seed, shown, len(rows))
+
+
+def _leads(
+  rows: Sequence[types.Prediction], fallback: float
+) -> dict[str, tuple[bool, float]]:
+  """{pair: (whether both are valid, chosen score minus rejected one)}."""
+  leads = {}
+  joined = preference_pairs.join('', rows)
+  for name, chosen, rejected in zip(
+    joined.pairs.ids, joined.chosen, joined.rejected, strict=True
+  ):
+    both = [rows[i].prediction for i in (chosen, rejected)]
+    first, second = (fallback if p is None else p for p in both)
+    leads[name] = None not in both, first - second
+  return leads
 
 
 def said(groups: Sequence[Group]) -> str:
@@ -190,6 +212,7 @@ def _row(
     'ratings': list(ratings) or ([] if score is None else [score]),
     'human_score': _rounded(prediction.human_score),
     'category': prediction.category,
+    'pair': prediction.pair_id,
     'source': example.response_source if example else '',
     'prompt': prompt,
     # Else it stands in the prompt.

@@ -71,6 +71,7 @@ def report_html(report: report_lib.Report, judged: Judged) -> str:
     'Results': charts.scatters(judged.predicted, report.fallback)
     + charts.cot_curves(report.cot_curve),
     'Differences': charts.forest(report),
+    'Preference pairs': charts.pairs(report),
     'Calibration': charts.calibrations(report.calibrations),
     'Choice of lambda': charts.lambdas(report.lambda_points),
   }

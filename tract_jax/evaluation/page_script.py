@@ -36,11 +36,13 @@ SCRIPT = r"""
   options('f-method', judgements.map((j) => j.method));
   options('f-seed', judgements.map((j) => j.seed));
 
+  const pairOf = (row) => row.pair ? `pair ${row.pair}` : '';
+
   // Lower case, made when it is first looked for.
   function textOf(judgement) {
     judgement.text ??= [
-      judgement.row.id, ...judgement.row.prompt, judgement.row.response,
-      ...judgement.cots,
+      judgement.row.id, pairOf(judgement.row), ...judgement.row.prompt,
+      judgement.row.response, ...judgement.cots,
     ].join('\n').toLowerCase();
     return judgement.text;
   }
@@ -129,6 +131,7 @@ SCRIPT = r"""
       `error ${shown(judgement.error)}`,
     ];
     if (row.human_score !== null) parts.push(`human ${shown(row.human_score)}`);
+    if (row.pair) parts.push(pairOf(row));
     if (row.category) parts.push(`category ${row.category}`);
     if (row.source) parts.push(`response of ${row.source}`);
     return parts.join(' \u00B7 ');

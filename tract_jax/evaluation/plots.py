@@ -123,22 +123,27 @@ def chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
   return _figure(title, _HEIGHT, parts, names)
 
 
-def forest(title: str, label: str, bars: Sequence[Bar]) -> str:
-  """A forest plot: an interval a line, and where zero is.
+def forest(
+  title: str, label: str, bars: Sequence[Bar], nothing: float = 0.0
+) -> str:
+  """A forest plot: an interval a line, and where nothing is found.
 
   Args:
     title: above it.
     label: of what is measured.
     bars: from top to bottom, at least one.
+    nothing: the value of no effect.
 
   Returns:
     A <figure>.
   """
-  x = axis(label, [0.0, *(v for b in bars for v in (b.low, b.mean, b.high))])
+  x = axis(
+    label, [nothing, *(v for b in bars for v in (b.low, b.mean, b.high))]
+  )
   bottom = _TOP + 2 * _ROW_HEIGHT * len(bars)
   to_x = _scale(x.low, x.high, _FOREST_LEFT, _WIDTH - _RIGHT)
   parts = [*_x_ticks(to_x, x, _TOP, bottom)]
-  zero = to_x(0.0)
+  zero = to_x(nothing)
   parts.append(_line(zero, _TOP, zero, bottom, 'zero'))
   for i, bar in enumerate(bars):
     figures = f'{bar.mean:.3f} ({bar.low:.3f}, {bar.high:.3f})'

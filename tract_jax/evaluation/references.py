@@ -19,7 +19,13 @@ import dataclasses
 import numpy as np
 
 from tract_jax import types
-from tract_jax.evaluation import figures, intervals, metrics, resampling
+from tract_jax.evaluation import (
+  figures,
+  intervals,
+  metrics,
+  preference_pairs,
+  resampling,
+)
 
 CONSTANT = 'constant'
 LENGTH = 'response_length'
@@ -114,6 +120,34 @@ def of_benchmarks(
     for name, examples in benchmarks.items()
     for reference in references(name, examples, constant)
   ]
+
+
+def of_pairs(
+  benchmarks: Mapping[str, Sequence[types.Example]], constant: Constant
+) -> list[preference_pairs.PairPredictions]:
+  """What two of them say of preference pairs.
+
+  Args:
+    benchmarks: {name: rows}; those without a pair are passed over.
+    constant: what the constant reference says.
+
+  Returns:
+    The constant, which ties all pairs, and the length where every response is
+    known; with seed 0.
+  """
+  found = []
+  for name, examples in benchmarks.items():
+    joined = preference_pairs.join(name, examples)
+    if not joined.pairs.ids:
+      continue
+    always = np.full(len(examples), constant.value)
+    system = metrics.System(CONSTANT, constant.kind, 0)
+    found.append(joined.predictions(system, 0, always))
+    if all(e.response for e in examples if e.pair_id):
+      lengths = np.array([len(e.response) for e in examples], np.float64)
+      system = metrics.System(LENGTH, 'characters', 0)
+      found.append(joined.predictions(system, 0, lengths, in_points=False))
+  return found
 
 
 def leave_one_out(ratings: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

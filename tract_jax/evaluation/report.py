@@ -19,6 +19,7 @@ from tract_jax.evaluation import (
   lambda_curve,
   metrics,
   other_systems,
+  pair_report,
   resampling,
   self_cots,
 )
@@ -54,6 +55,7 @@ class Report:
     breakdowns: figures on parts of the benchmarks.
     cot_texts: facts on the CoTs' texts.
     other_files: of the methods among them that are other systems'.
+    preferences: what is said of preference pairs.
   """
 
   config: Mapping[str, Any]
@@ -74,6 +76,23 @@ class Report:
   breakdowns: Sequence[breakdowns_lib.Part] = ()
   cot_texts: Sequence[breakdowns_lib.CotTexts] = ()
   other_files: Sequence[other_systems.OtherFile] = ()
+  preferences: pair_report.PairReport = pair_report.PairReport()
+
+  @property
+  def unrated(self) -> set[str]:
+    """Benchmarks of preference pairs alone: none has a rater's score."""
+    rated = {row.benchmark for row in self.rows if row.rmse is not None}
+    return set(self.preferences.benchmarks) - rated
+
+  @property
+  def rated(self) -> list[str]:
+    """All other benchmarks, in order."""
+    return sorted({row.benchmark for row in self.rows} - self.unrated)
+
+  @property
+  def pairs_alone(self) -> bool:
+    """Whether there is no other benchmark."""
+    return bool(self.unrated) and not self.rated
 
 
 def make_report(
@@ -86,6 +105,7 @@ def make_report(
   comparisons: Sequence[tuple[_Name, _Name]] | None = None,
   primary_predictors: Mapping[str, str] | None = None,
   references: Sequence[references_lib.Reference] = (),
+  paired: pair_report.Paired = pair_report.NO_PAIRS,
   **told: Any,
 ) -> Report:
   """Computes every figure of the report.
@@ -102,6 +122,7 @@ def make_report(
     primary_predictors: predictor per method for that; where it has no
       predictions "rail" stands in, or else the first by name.
     references: of each benchmark.
+    paired: what was said of preference pairs.
     told: fields of the report with a default, sequences of records.
 
   Returns:
@@ -131,6 +152,7 @@ def make_report(
     other_files=sorted(files, key=dataclasses.astuple),
     references=beside.rows,
     combined_references=tuple(_combined(beside)),
+    preferences=pair_report.make(paired, fallback, bootstrap, pairs),
     **told,
   )
 
@@ -234,13 +256,8 @@ def _difference(
   names = [{r.benchmark for r in judged.rows if r.system == s} for s in (a, b)]
   rated = {r.benchmark for r in judged.judged_rows() if r.scores}
   shared = sorted(names[0] & names[1] & rated)
-  seeds = judged.seeds([a, b], shared)
-  of_each = [seeds, seeds]
-  own = [judged.seeds([system], shared) for system in (a, b)]
-  if min(map(len, own)) == 1:
-    # The only seed of a system stands beside each of the other's.
-    seeds = max(own, key=len)
-    of_each = [s if len(s) > 1 else s * len(seeds) for s in own]
+  own = judged.seeds([a], shared), judged.seeds([b], shared)
+  seeds, of_each = intervals.paired_seeds(own)
   samples_a = judged.samples(a, shared, of_each[0])
   samples_b = judged.samples(b, shared, of_each[1])
   return intervals.difference(

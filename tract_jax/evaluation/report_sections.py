@@ -16,6 +16,7 @@ from tract_jax.evaluation import (
   intervals,
   lambda_curve,
   other_systems,
+  pair_tables,
   references,
   self_cots,
   tables,
@@ -30,6 +31,9 @@ _OTHERS = {
   'mae': 'MAE',
   'accuracy': 'within half a step',
 }
+_PAIRS_ALONE = (
+  "Preference pairs have no rater's score and stand in a section of their own."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ def sections(report: report_lib.Report) -> list[Section]:
     _results_section(report),
     _figures_section(report),
     _differences_section(report),
+    _pair_section(report),
     _gap_section(report),
     _calibration_section(report),
     _breakdown_section(report),
@@ -79,7 +84,7 @@ def sections(report: report_lib.Report) -> list[Section]:
 
 def results(report: report_lib.Report) -> Table:
   """The results: a system a line, as in the paper, and the references."""
-  names = sorted({row.benchmark for row in report.rows})
+  names = report.rated
   columns = [*names, report_lib.MEAN] if len(names) > 1 else names
   header = ['method', 'predictor', 'CoTs', 'seeds', *columns]
   header += ['mean rho', 'RMSE', 'invalid']
@@ -113,6 +118,8 @@ def differences(report: report_lib.Report) -> Table:
 
 
 def _results_section(report: report_lib.Report) -> Section:
+  if report.pairs_alone:
+    return Section('Results', [_PAIRS_ALONE])
   level = 100 * report.bootstrap.level
   return Section(
     'Results',
@@ -120,6 +127,7 @@ def _results_section(report: report_lib.Report) -> Section:
       "Pearson's r with the rater, mean over seeds, with its "
       f'{level:g} % interval.',
       results(report),
+      *([_PAIRS_ALONE] if report.unrated else []),
       *_reference_notes(report),
     ],
   )
@@ -151,10 +159,11 @@ def _reference_notes(report: report_lib.Report) -> list[str]:
 
 
 def _figures_section(report: report_lib.Report) -> Section | None:
-  if not report.combined:
+  if not report.combined or report.pairs_alone:
     return None
   header = ['method', 'predictor', 'CoTs', 'benchmark', *_OTHERS.values()]
   combined = [*report.combined, *report.combined_references]
+  combined = [c for c in combined if c.benchmark not in report.unrated]
   if len({c.benchmark for c in combined}) == 2:  # A benchmark is the mean.
     combined = [c for c in combined if c.benchmark != report_lib.MEAN]
   lines = [
@@ -175,7 +184,9 @@ def _others(combined: intervals.Combined) -> list[str]:
   ]
 
 
-def _differences_section(report: report_lib.Report) -> Section:
+def _differences_section(report: report_lib.Report) -> Section | None:
+  if report.pairs_alone:
+    return None
   parts: list[Part] = [
     "Mean Pearson's r of the first system minus that of the second. A gap below"
     ' .03 is no finding, even where its interval excludes zero.',
@@ -195,6 +206,14 @@ def _differences_section(report: report_lib.Report) -> Section:
 
 def _gap(gap: intervals.Gap) -> str:
   return tables.number(gap.mean, gap.ci)
+
+
+def _pair_section(report: report_lib.Report) -> Section | None:
+  if not report.preferences.combined:
+    return None
+  found = pair_tables.parts(report.preferences)
+  parts = [part if isinstance(part, str) else Table(*part) for part in found]
+  return Section('Preference pairs', parts)
 
 
 def _gap_section(report: report_lib.Report) -> Section:
@@ -310,13 +329,16 @@ def _missing_notes(report: report_lib.Report) -> list[str]:
   notes = [
     (f'{r.system} on {r.benchmark}, seed {r.seed}', r.reason)
     for r in report.rows
+    if r.benchmark not in report.unrated
   ]
   totals = [c for c in report.combined if c.benchmark == report_lib.MEAN]
-  notes += [(f'{c.system}, {report_lib.MEAN}', c.reason) for c in totals]
-  notes += [(f'{d.a} minus {d.b}', d.reason) for d in report.differences]
+  if not report.pairs_alone:
+    notes += [(f'{c.system}, {report_lib.MEAN}', c.reason) for c in totals]
+    notes += [(f'{d.a} minus {d.b}', d.reason) for d in report.differences]
   notes += [
     (f'calibration of {c.method} on {c.benchmark}, seed {c.seed}', c.reason)
     for c in report.calibrations
   ]
   lines = [f'{where}: {reason}' for where, reason in notes if reason]
+  lines += pair_tables.notes(report.preferences)
   return lines + lambda_curve.notes(report.lambda_points)

@@ -10,7 +10,13 @@ import os
 
 from etils import epath
 
-from tract_jax.evaluation import page, report_sections, tables
+from tract_jax.evaluation import (
+  page,
+  pair_report,
+  pair_tables,
+  report_sections,
+  tables,
+)
 from tract_jax.evaluation import report as report_lib
 
 SCHEMA = 1
@@ -47,6 +53,7 @@ def metrics_json(report: report_lib.Report) -> str:
     'num_cots_curve': [dataclasses.asdict(p) for p in report.cot_curve],
     'references': [dataclasses.asdict(row) for row in report.references],
     'constant': report.constant and dataclasses.asdict(report.constant),
+    **pair_report.as_json(report.preferences),
   }
   content = json.loads(
     json.dumps(found, allow_nan=False),
@@ -78,11 +85,16 @@ def _markdown(
 
 def results_table(report: report_lib.Report) -> str:
   """The results and differences for a terminal, at most 100 columns wide."""
-  found = report_sections.results(report)
-  blocks = tables.text_blocks(found.header, found.lines, num_keys=3)
-  if report.differences:
-    found = report_sections.differences(report)
-    blocks += tables.text_blocks(found.header, found.lines, num_keys=2)
+  blocks: list[str] = []
+  if not report.pairs_alone:
+    found = report_sections.results(report)
+    blocks += tables.text_blocks(found.header, found.lines, num_keys=3)
+    if report.differences:
+      found = report_sections.differences(report)
+      blocks += tables.text_blocks(found.header, found.lines, num_keys=2)
+  if report.preferences.combined:
+    header, lines = pair_tables.cells(report.preferences)
+    blocks += tables.text_blocks(header, lines, num_keys=4)
   return '\n\n'.join(blocks) + '\n'
 
 

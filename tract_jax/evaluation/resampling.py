@@ -130,6 +130,32 @@ def stream(bootstrap: Bootstrap, name: str) -> np.random.Generator:
   return np.random.default_rng([bootstrap.seed, zlib.crc32(name.encode())])
 
 
+def means(columns: np.ndarray, bootstrap: Bootstrap, name: str) -> np.ndarray:
+  """Means of columns over resamples of their rows.
+
+  A resample is how often it holds each row: the means are then one matrix
+  product over all systems, and no [R, K, n] array is made.
+
+  Args:
+    columns: [K, n], n at least 1.
+    bootstrap: how many resamples, and their seed.
+    name: of the stream of random numbers; where it and n are the same, the
+      resamples are, too.
+
+  Returns:
+    [K, R].
+  """
+  num_rows = columns.shape[1]
+  rng = stream(bootstrap, name)
+  chunk = max(1, _CHUNK_ELEMENTS // num_rows)
+  out = []
+  for start in range(0, bootstrap.num_resamples, chunk):
+    size = min(chunk, bootstrap.num_resamples - start)
+    chosen = rng.integers(num_rows, size=(size, num_rows))
+    out.append(columns @ (counts(chosen, num_rows).T / num_rows))
+  return np.concatenate(out, axis=1)
+
+
 def _resampled(
   x: np.ndarray, y: np.ndarray, found, half_step: float, rows, bootstrap
 ) -> dict[str, np.ndarray]:
@@ -150,7 +176,8 @@ def _resampled(
   columns += [y_lines, y_lines**2, x_lines * y_lines, errors**2]
   columns += [np.abs(errors), figures.is_near(errors, half_step)]
   columns += ranked.values()
-  stats = _means(np.concatenate(columns), bootstrap, rows)
+  name = f'rows of {rows.benchmark}'
+  stats = means(np.concatenate(columns), bootstrap, name)
   x1, x2 = stats[:1], stats[1:2]
   y1, y2, xy, squared, absolute, near, *moved = stats[2:].reshape(
     -1, *(len(y), bootstrap.num_resamples)
@@ -184,23 +211,6 @@ def _moved(correlation: np.ndarray, change: np.ndarray) -> np.ndarray:
   z = np.arctanh(np.where(is_perfect, 0.0, correlation))
   moved = np.tanh(z + change / np.where(is_perfect, 1.0, room))
   return np.where(is_perfect, correlation, moved)
-
-
-def _means(columns: np.ndarray, bootstrap: Bootstrap, rows) -> np.ndarray:
-  """[K, R] means of columns [K, n] over R resamples of the rows.
-
-  A resample is how often it holds each row: the means are then one matrix
-  product over all systems, and no [R, K, n] array is made.
-  """
-  num_rows = columns.shape[1]
-  rng = stream(bootstrap, f'rows of {rows.benchmark}')
-  chunk = max(1, _CHUNK_ELEMENTS // num_rows)
-  out = []
-  for start in range(0, bootstrap.num_resamples, chunk):
-    size = min(chunk, bootstrap.num_resamples - start)
-    chosen = rng.integers(num_rows, size=(size, num_rows))
-    out.append(columns @ (counts(chosen, num_rows).T / num_rows))
-  return np.concatenate(out, axis=1)
 
 
 def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ Query heads are viewed as [K, G], so that keys and values are never repeated.
 
 from collections.abc import Callable
 import functools
+import math
 
 import jax
 from jax import ad_checkpoint
@@ -17,9 +18,11 @@ import numpy as np
 
 from tract_jax import types
 
-# Queries handled together. Scores of one block are [B, K, G, block, S]; only
-# one block's exist at a time.
-QUERY_BLOCK = 512
+# The fewest queries handled together, and the most blocks of a row. Scores of
+# one block are [B, K, G, block, S]; only one block's exist at a time. More
+# blocks skip more of what causality excludes, and make the program longer.
+QUERY_BLOCK = 128
+_MAX_BLOCKS = 8
 
 # Name under which rematerialisation may keep attention's output.
 OUTPUT_NAME = 'attention_output'
@@ -63,9 +66,10 @@ def causal_attention(
   keys = jnp.swapaxes(keys, 1, 2)  # [B, K, S, H]
   values = jnp.swapaxes(values, 1, 2)
 
+  size = QUERY_BLOCK * max(1, math.ceil(length / (QUERY_BLOCK * _MAX_BLOCKS)))
   outputs = []
-  for start in range(0, length, QUERY_BLOCK):
-    stop = min(start + QUERY_BLOCK, length)
+  for start in range(0, length, size):
+    stop = min(start + size, length)
     first = 0 if window is None else max(0, start - window + 1)
     block = jax.checkpoint(
       functools.partial(_block, start - first, window), prevent_cse=False

@@ -18,8 +18,10 @@ from tract_jax import types
 from tract_jax.models import config as config_lib
 from tract_jax.models import lora, quantization, rope
 
-# Name under which rematerialisation may keep the stream behind attention.
+# Names under which rematerialisation may keep the stream behind attention, and
+# what attention takes.
 MLP_INPUT_NAME = 'mlp_input'
+HEADS_NAME = 'queries_keys_values'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +166,10 @@ class Attention(nnx.Module):
     values = self.v_proj(x).reshape(heads)
     if self.q_norm is not None and self.k_norm is not None:
       queries, keys = self.q_norm(queries), self.k_norm(keys)
-    queries = rope.rotated(queries, rotation)
-    keys = rope.rotated(keys, rotation)
+    queries, keys, values = ad_checkpoint.checkpoint_name(
+      (rope.rotated(queries, rotation), rope.rotated(keys, rotation), values),
+      HEADS_NAME,
+    )
     output = attend(queries, keys, values).reshape(x.shape[:2] + (-1,))
     return self.o_proj(output), (keys, values)
 

@@ -48,7 +48,8 @@ _MODEL: dict[str, Any] = {
   # or "nf4". Needs lora_rank.
   'base_quantization': '',
   # What backward recomputes: "none" (nothing), "dots" (all but matmul
-  # results), "inputs" (all but attention's results and MLPs' inputs),
+  # results), "heads" (all but what attention takes and gives, and MLPs'
+  # inputs), "inputs" (all but attention's results and MLPs' inputs),
   # "attention" (all but attention's results), "full" (every layer).
   'remat': 'dots',
   # How training and prompts attend: "splash" (the kernel for TPUs), "plain",
@@ -213,6 +214,11 @@ _EVALUATION: dict[str, Any] = {
   'tempered_temperature': 1.0,
   # How often the reported interval is to hold the rater's score.
   'conformal_level': 0.9,
+  # Of preference pairs: what a tie counts, "half", "wrong" (nothing, as with
+  # RewardBench) or "skip" (it is passed over), and the largest difference in
+  # points of the score that is one.
+  'ties': 'half',
+  'tie_margin': 0.0,
   # Training inputs on which the gap between annotator's and own CoTs is
   # measured, for each stage; 0: not at all.
   'gap_examples': 256,

@@ -9,6 +9,7 @@ import ml_collections
 
 from tract_jax import types
 from tract_jax.data import encoding
+from tract_jax.evaluation import pairwise
 from tract_jax.models import lora, quantization, remat
 from tract_jax.objectives import losses, predictors, score_losses, targets
 from tract_jax.parallel import chips, mapping, mesh
@@ -277,6 +278,8 @@ _RULES = {
     lambda v: 0 < v < 1,
     'is not between 0 and 1',
   ),
+  'evaluation.ties': _one_of(*pairwise.TIES),
+  'evaluation.tie_margin': _numbers(0),
   'evaluation.gap_examples': _NOT_NEGATIVE,
   'plan.topology': (
     lambda v: not v or chips.is_topology(v),

@@ -15,6 +15,8 @@ from tract_jax.evaluation import (
   lambda_curve,
   metrics,
   page,
+  pair_report,
+  pairwise,
   references,
   report_writing,
   resampling,
@@ -99,6 +101,7 @@ def evaluate(
     self_cot_counts=self_cot_counts,
     **found.told(),
     references=references.of_benchmarks(benchmarks, constant),
+    paired=_paired(config, found, benchmarks, constant),
     constant=constant,
     other_files=[file for other in others for file in other.files],
   )
@@ -165,6 +168,10 @@ def _found(config, grid, paths, benchmarks, others) -> predicted.Found:
     files.append((method, benchmark, path, rows))
   files += [(o.method, o.benchmark, o.files[0].path, o.rows) for o in others]
   for method, benchmark, path, rows in files:
+    predicted.add_pairs(
+      *(found, config, grid, method, benchmark, path, rows),
+      examples=examples[benchmark],
+    )
     predicted.add_file(
       *(found, config, grid, method, benchmark),
       rows=predicted.rated(path, rows),
@@ -172,6 +179,16 @@ def _found(config, grid, paths, benchmarks, others) -> predicted.Found:
       examples=examples[benchmark],
     )
   return found
+
+
+def _paired(config, found: predicted.Found, benchmarks, constant):
+  """What was said of preference pairs."""
+  return pair_report.Paired(
+    judges=found.paired,
+    references=references.of_pairs(benchmarks, constant),
+    own=frozenset(found.own_systems),
+    rule=pairwise.Rule(config.evaluation.ties, config.evaluation.tie_margin),
+  )
 
 
 def _write(folder: epath.Path, fields, report, judged: page.Judged) -> None:

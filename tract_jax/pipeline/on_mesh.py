@@ -46,7 +46,7 @@ def make_placement(
       functools.partial(_gather, mesh) if mesh.shape['fsdp'] > 1 else None
     ),
     # Beside a weight that is split, an adapter would move it.
-    fuse_adapters=_is_tpu(mesh) and mesh.shape['tensor'] == 1,
+    fuse_adapters=mesh.shape['tensor'] == 1,
   )
 
 

@@ -199,9 +199,17 @@ def _of_ids(
   _raise(list(_problems_of_cots(rows)))
   by_id = {example.example_id: example for example in examples}
   _raise(list(_problems_of_ids(rows, by_id)))
-  return [
-    dataclasses.replace(row, score=by_id[row.example_id].score) for row in rows
-  ]
+  return [_as_ours(row, by_id[row.example_id]) for row in rows]
+
+
+def _as_ours(row: types.Prediction, example: types.Example) -> types.Prediction:
+  """The row with what the benchmark says of it."""
+  return dataclasses.replace(
+    row,
+    score=example.score,
+    category=example.category,
+    pair_id=example.pair_id,
+  )
 
 
 def _problems_of_cots(rows: Sequence[types.Prediction]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from tract_jax.evaluation import (
   calibration,
   judgements,
   metrics,
+  preference_pairs,
 )
 from tract_jax.evaluation import cot_curve as cot_curve_lib
 from tract_jax.objectives import predictors
@@ -50,6 +51,9 @@ class Found:
     groups: judgements to be shown.
     breakdowns: of the methods' own predictors from all CoTs.
     cot_texts: of all CoTs.
+    paired: by every predictor, from the first CoT and from all, of preference
+      pairs.
+    own_systems: methods' own predictors from all CoTs, of pairs.
   """
 
   systems: list[metrics.SystemPredictions] = _empty()
@@ -59,6 +63,8 @@ class Found:
   groups: list[judgements.Group] = _empty()
   breakdowns: list[breakdowns_lib.Part] = _empty()
   cot_texts: list[breakdowns_lib.CotTexts] = _empty()
+  paired: list[preference_pairs.PairPredictions] = _empty()
+  own_systems: list[metrics.System] = _empty()
 
   def told(self) -> dict[str, Any]:
     """What the report has as it is, by its fields."""
@@ -111,11 +117,7 @@ def add_file(
   facets: dict[str, list[list[str]]] = {}
   for seed in seeds:
     part = _seed(grid, method, benchmark, seed, rows, max(most, 1))
-    systems = [
-      _system(config, grid, part, name, num_cots)
-      for num_cots in sorted({min(most, 1), most})
-      for name in names
-    ]
+    systems = _systems(config, grid, part, names, most)
     found.systems += systems
     ours += [s for s in systems if (s.predictor, s.num_cots) == (own, most)]
     of_seed = row_facets.facets(part.rows, examples, grid, most)
@@ -139,6 +141,56 @@ def add_file(
   texts = [t for r in rows if r.seed in seeds for t in r.cots[:most]]
   if about := breakdowns_lib.cot_texts(method, benchmark, texts):
     found.cot_texts.append(about)
+
+
+def add_pairs(
+  found: Found,
+  config,
+  grid,
+  method: str,
+  benchmark: str,
+  path,
+  rows: Sequence[types.Prediction],
+  examples: Mapping[str, types.Example],
+) -> None:
+  """Adds what a file says of preference pairs, where it has any.
+
+  Args:
+    found: what is added to.
+    config, grid: of the run.
+    method, benchmark, path: whose file it is, and where.
+    rows: all of its rows.
+    examples: {id: the benchmark's row}, where they are known.
+
+  Raises:
+    types.InputError: a response was predicted and the other of its pair, which
+      the benchmark has, was not.
+  """
+  rows = [row for row in rows if row.pair_id]
+  if not rows:
+    return
+  own, names, most, seeds = _asked(config, method, rows)
+  num_lone = 0
+  for seed in seeds:
+    part = _seed(grid, method, benchmark, seed, rows, max(most, 1))
+    joined = preference_pairs.join(benchmark, part.rows)
+    others = map(preference_pairs.other_side, joined.lone)
+    if missing := [name for name in others if name in examples]:
+      raise types.InputError(
+        f'{path}: {len(missing)} responses of pairs have no prediction with '
+        f'seed {seed}, such as {missing[0]!r}'
+      )
+    num_lone += len(joined.lone)
+    found.paired += (
+      joined.predictions(system.system, seed, system.predictions)
+      for system in _systems(config, grid, part, names, most)
+    )
+  found.own_systems.append(metrics.System(method, own, most))
+  if num_lone:
+    progress.say(
+      f'{path}: {num_lone} of {len(rows)} responses have no other of their '
+      'pair and are left out of the accuracy'
+    )
 
 
 def _asked(
@@ -190,10 +242,13 @@ def check_rows(config, grid, method, path, rows) -> None:
 def rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:
   """The rows with a rater's score, or all where none has; it is said."""
   rated = [row for row in rows if row.score is not None]
+  num_in_pairs = sum(row.score is None and row.pair_id != '' for row in rows)
+  num_left_out = len(rows) - len(rated) - num_in_pairs
   if not rated:
-    progress.say(f"{path}: no row has a rater's score: figures are null")
+    if num_left_out:
+      progress.say(f"{path}: no row has a rater's score: figures are null")
     return rows
-  if num_left_out := len(rows) - len(rated):
+  if num_left_out:
     progress.say(
       f"{path}: {num_left_out} of {len(rows)} rows have no rater's score and "
       'are left out of the report'
@@ -221,6 +276,17 @@ def _seed(grid, method, benchmark, seed, rows, num_cots: int) -> _Seed:
     probs=np.array(probs, np.float32).reshape(*shape, width),
     decoded=np.array(decoded, np.float32).reshape(shape),
   )
+
+
+def _systems(
+  config, grid, part: _Seed, names: Sequence[str], most: int
+) -> list[metrics.SystemPredictions]:
+  """By every predictor, from the first CoT and from all."""
+  return [
+    _system(config, grid, part, name, num_cots)
+    for num_cots in sorted({min(most, 1), most})
+    for name in names
+  ]
 
 
 def _calibrations(

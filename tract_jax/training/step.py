@@ -132,6 +132,25 @@ def make_evaluate(
   return evaluate
 
 
+def _behind(
+  params: types.PyTree,
+  opt_state: types.PyTree,
+  optimizer: optax.GradientTransformation,
+) -> types.PyTree:
+  """The optimizer's state as it is, but computed after the parameters.
+
+  New parameters and new moments are both made of the old moments. Off the TPU,
+  XLA copies these, twice the model, rather than write over them: it does not
+  know which comes first unless one reads the other. No parameter is NaN here.
+  """
+  return optax.tree_utils.tree_map_params(
+    optimizer,
+    lambda moment, param: jnp.where(param == param, moment, 0),
+    opt_state,
+    params,
+  )
+
+
 def make_step(
   loss_fn: LossFn,
   objective: losses.Objective,
@@ -163,16 +182,18 @@ def make_step(
     )
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
 
     def keep(new, old):
       return jnp.where(finite, new, old)
 
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params = jax.tree.map(keep, params, state.params)
+    opt_state = jax.tree.map(keep, opt_state, state.opt_state)
     new_state = state_lib.TrainState(
       step=state.step + 1,
-      params=jax.tree.map(keep, params, state.params),
-      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+      params=params,
+      opt_state=_behind(params, opt_state, optimizer),
     )
     metrics = StepMetrics(
       loss=loss,
