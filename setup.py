@@ -31,8 +31,14 @@ _INSTALL_REQUIRES = [
 
 _GCS_REQUIRES = ['gcsfs>=2026.10']
 
+_ANALYSES_REQUIRES = [
+  'sacrebleu>=2.5,<3',
+  'rapidfuzz>=3.13,<4',
+]
+
 _TEST_REQUIRES = [
   *_GCS_REQUIRES,
+  *_ANALYSES_REQUIRES,
   'pytest>=9,<10',
   'pytest-timeout>=2.4,<3',
   'pytest-xdist>=3.8,<4',
@@ -59,6 +65,7 @@ setuptools.setup(
     'gpu': ['jax[cuda13]'],
     'gcs': _GCS_REQUIRES,
     'wandb': ['wandb>=0.31,<0.32'],
+    'analyses': _ANALYSES_REQUIRES,
     'test': _TEST_REQUIRES,
   },
 )

@@ -364,6 +364,9 @@ class Prediction:
     finish_reasons: [C].
     invalid_reason: why `prediction` is None; else None.
     category, human_score, pair_id: of the benchmark's row.
+    cot_tokens: [C] tokens that the model wrote of each CoT, the fixed words
+      among them where it wrote those, attempts that were thrown away not; []
+      where that is unknown.
   """
 
   example_id: str
@@ -378,3 +381,4 @@ class Prediction:
   category: str = ''
   human_score: float | None = None
   pair_id: str = ''
+  cot_tokens: list[int] = dataclasses.field(default_factory=list)

@@ -1,5 +1,7 @@
 """The report's page in a real browser, where the machine has one."""
 
+import re
+
 import pytest
 
 from tests.evaluation import browser, page_test, reports
@@ -91,6 +93,40 @@ def test_filters_and_judgements(opened, tmp_path, width):
   assert opened.run('document.images.length') == 0
   assert opened.problems == []
   assert [r for r in opened.requests if not r.startswith('data:')] == [url]
+
+
+def test_two_systems_are_chosen_and_turned_round(opened, tmp_path):
+  report = reports.report()
+  opened.open(url_of(tmp_path, report, page_test.judged()), 1000, 900)
+  cells = (
+    "[...document.querySelectorAll('#d-table tbody tr')].map("
+    "(l) => [...l.cells].map((c) => c.textContent).join('|')).join(';')"
+  )
+
+  def choose(first, second):
+    for name, value in (('first', first), ('second', second)):
+      opened.run(
+        f"(() => {{const e = document.getElementById('d-{name}');"
+        f"e.value = '{value}/rail/1'; e.dispatchEvent(new Event('change'));"
+        '})()'
+      )
+    lines = filter(None, opened.run(cells).split(';'))
+    return [line.split('|') for line in lines]
+
+  ours = report.differences[0]
+  name, gap, excludes = choose('tract', 'raft')[0]
+  mean, low, high = (float(part) for part in re.findall('[-.0-9]+', gap))
+  assert name == 'r' and mean == pytest.approx(ours.mean, abs=5e-4)
+  assert (low, high) == pytest.approx(ours.ci, abs=5e-4)
+  assert excludes == ('no', 'yes')[ours.excludes_zero]
+  _, gap, _ = choose('raft', 'tract')[0]
+  found = [float(part) for part in re.findall('[-.0-9]+', gap)]
+  assert found == [-mean, -high, -low]
+  assert choose('tract', 'zero_shot')[0][1:] == ['n/a', 'n/a']
+  assert choose('tract', 'tract') == []
+  note = opened.run("document.getElementById('d-note').textContent")
+  assert note == 'Choose two different systems.'
+  assert opened.problems == []
 
 
 def test_both_judgements_of_a_pair_are_found(opened, tmp_path):

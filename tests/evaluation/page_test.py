@@ -115,6 +115,28 @@ def test_nothing_comes_from_elsewhere_and_only_its_own_code_may_run():
   assert [tag for tag, _ in parsed.tags].count('script') == 2
 
 
+def test_every_two_systems_can_be_chosen_of_a_few():
+  report = reports.report()
+  parsed = _Parser(made(report))
+  pairs = json.loads(parsed.texts['data'])['differences']
+  assert [(p['a'], p['b']) for p in pairs] == [
+    (str(d.a), str(d.b)) for d in report.choice
+  ]
+  ours = report.differences[0]
+  figures = {figure['name']: figure for figure in pairs[0]['figures']}
+  assert [*figures] == [
+    *('r', 'rho', 'tau-b', 'RMSE', 'MAE', 'within half a step'),
+  ]
+  assert figures['r']['mean'] == round(-ours.mean, 6)
+  low, high = ours.figures['rmse'].ci
+  assert figures['RMSE']['ci'] == [round(-high, 6), round(-low, 6)]
+  none = pairs[-1]['figures'][0]
+  assert none['mean'] is none['ci'] is None
+  assert none['reason'] == 'flask: constant predictions'
+  assert 'id="choice"' in made(report)
+  assert 'id="choice"' not in made(reports.report([]))
+
+
 def test_judgements_are_read_back_whatever_they_hold():
   text = made()
   parsed = _Parser(text)

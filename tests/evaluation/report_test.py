@@ -52,7 +52,8 @@ def _content(systems=None, **changes):
 
 class TestMetricsJson:
   def test_schema(self):
-    content = _content(cot_gaps=[metrics.CotGap('tract', 1, 0, 9, 0.12, 0.63)])
+    gap = metrics.CotGap('tract', 1, 0, 9, 0.12, 0.63, 2.5, 3.5)
+    content = _content(cot_gaps=[gap])
     assert content['schema'] == 1
     assert content['config'] == {'name': 'demo', 'seeds': [0, 1]}
     assert len(content['rows']) == 3 * 2 * 2
@@ -70,6 +71,9 @@ class TestMetricsJson:
         'num_examples': 9,
         'rmse_annotator_cot': 0.12,
         'rmse_self_cot': 0.63,
+        'perplexity_annotator_cot': 2.5,
+        'perplexity_self_cot': 3.5,
+        'reason': None,
         'gap': 0.51,
       }
     ]
@@ -257,11 +261,49 @@ class TestDifferences:
     ]
 
   def test_configured_pairs(self):
-    pairs = [(('raft', 'rail'), ('tract', 'rail'))]
+    pairs = [('raft/rail', 'tract')]
     (difference,) = reports.report(comparisons=pairs).differences
     assert (difference.a.method, difference.b.method) == ('raft', 'tract')
     assert difference.mean < 0
     assert reports.report(comparisons=[]).differences == ()
+
+  def test_a_name_means_the_primary_predictor_and_the_fewest_cots(self):
+    systems = [
+      reports.system('tract', 'flask', 0, predictor=predictor, num_cots=n)
+      for predictor in ('decode', 'rail')
+      for n in (2, 5)
+    ]
+    pairs = [
+      ('tract', 'tract/rail/2'),
+      ('tract/rail', 'tract'),
+      ('tract/rail/5', 'tract/decode/5'),
+    ]
+    report = reports.report(
+      systems, comparisons=pairs, primary_predictors={'tract': 'decode'}
+    )
+    assert [(str(d.a), str(d.b)) for d in report.differences] == [
+      ('tract/decode/2', 'tract/rail/2'),
+      ('tract/rail/2', 'tract/decode/2'),
+      ('tract/rail/5', 'tract/decode/5'),
+    ]
+    first, second, _ = report.differences
+    assert first.mean == -second.mean
+
+  def test_every_two_systems(self):
+    report = reports.report(comparisons='all')
+    names = ['raft/rail/1', 'tract/rail/1', 'zero_shot/rail/1']
+    assert [(str(d.a), str(d.b)) for d in report.differences] == [
+      *((names[0], name) for name in names[1:]),
+      (names[1], names[2]),
+    ]
+    ours = reports.report().differences[0]
+    assert report.differences[0].mean == pytest.approx(-ours.mean)
+    # A reader may choose from them whatever is compared, of few systems.
+    chosen = reports.report(comparisons=[]).choice
+    assert [d.mean for d in chosen] == [d.mean for d in report.differences]
+    many = [reports.system(f'm{i:02d}', 'flask', 0) for i in range(17)]
+    assert len(reports.report(many[:16]).choice) == 120
+    assert reports.report(many).choice == ()
 
   def test_only_seeds_that_both_have(self):
     systems = [
@@ -281,9 +323,9 @@ class TestDifferences:
     assert difference.reason == 'no benchmark in common'
 
   def test_unknown_system(self):
-    pairs = [(('tract', 'rail'), ('raft', 'decode'))]
+    pairs = [('tract/rail', 'raft/decode')]
     with pytest.raises(
-      types.InputError, match='comparison of raft/decode: .*tract/rail'
+      types.InputError, match='comparison of raft/decode: .*tract/rail/1'
     ):
       reports.report(comparisons=pairs)
 

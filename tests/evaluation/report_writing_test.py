@@ -50,13 +50,14 @@ class TestMarkdown:
 
   def test_gap_table_is_the_mean_over_seeds(self):
     gaps = [
-      metrics.CotGap('tract', 1, 0, 9, 0.1, 0.6),
-      metrics.CotGap('tract', 1, 1, 9, 0.2, 0.6),
-      metrics.CotGap('tract', 2, 0, 9, 1.45, None),
+      metrics.CotGap('tract', 1, 0, 9, 0.1, 0.6, 2.0, 1.5),
+      metrics.CotGap('tract', 1, 1, 9, 0.2, 0.6, 2.5, 1.5),
+      metrics.CotGap('tract', 2, 0, 9, 1.45, None, reason='none there'),
     ]
     text = report_writing.report_markdown(reports.report(cot_gaps=gaps))
-    assert '| tract | 1 | 2 | .150 | .600 | .450 |' in text
-    assert '| tract | 2 | 1 | 1.450 | n/a | n/a |' in text
+    assert '| tract | 1 | 2 | .150 | .600 | .450 | 2.250 | 1.500 |' in text
+    assert '| tract | 2 | 1 | 1.450 | n/a | n/a | n/a | n/a |' in text
+    assert 'tract stage 2, seed 0: none there' in text
 
   def test_text_from_data_is_escaped(self):
     method = 'a|b_<img src=x>*[x](http://y)\n# z `c` www.d.e'

@@ -180,6 +180,7 @@ _PREDICTION = {
   'category': '',
   'human_score': None,
   'pair_id': '',
+  'cot_tokens': [4, 3],
 }
 
 
@@ -208,7 +209,8 @@ def test_predictions(content):
   text = content.decode('utf-8-sig')
   lines = text.removesuffix('\n').split('\n')
   assert [dataclasses.asdict(row) for row in rows] == [
-    {'category': '', 'human_score': None, 'pair_id': ''} | json.loads(line)
+    {'category': '', 'human_score': None, 'pair_id': '', 'cot_tokens': []}
+    | json.loads(line)
     for line in lines
   ]
 

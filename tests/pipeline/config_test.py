@@ -129,6 +129,7 @@ def test_values_of_another_type_are_named():
     ('train.score_target', 'median'),
     ('evaluation.tempered_temperature', 0.0),
     ('evaluation.conformal_level', 1.0),
+    ('evaluation.overlap_cots', -1),
     ('evaluation.ties', 'first'),
     ('evaluation.tie_margin', -0.1),
     ('evaluation.tie_margin', float('inf')),

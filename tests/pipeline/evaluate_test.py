@@ -8,7 +8,7 @@ import pytest
 
 from tract_jax import types
 from tract_jax.data import manifest
-from tract_jax.evaluation import lambda_curve, self_cots
+from tract_jax.evaluation import lambda_curve, overlap, self_cots
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import evaluate, predict
@@ -136,6 +136,47 @@ def test_counts_of_self_cots_are_reported_and_make_the_report_anew(tmp_path):
   assert not evaluate.evaluate(*arguments)
   content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
   assert content['self_cots'] == [dataclasses.asdict(counts)]
+
+
+def test_overlap_with_rubrics_is_made_anew_with_other_libraries_or_numbers(
+  tmp_path, monkeypatch
+):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  config = make_config()
+  assert evaluate.evaluate(config, GRID, workdir, BENCH, [])
+  assert not evaluate.evaluate(config, GRID, workdir, BENCH, [])
+  monkeypatch.setattr(overlap, '_LIBRARIES', ('no-such-library', 'numpy'))
+  is_new = evaluate.evaluate(config, GRID, workdir, BENCH, [])
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  (texts,) = content['cot_texts']
+  assert 'tract_jax[analyses]' in texts['reason']
+  monkeypatch.undo()
+  assert is_new == bool(overlap.versions())
+  config = make_config(evaluation={'num_resamples': 100, 'overlap_cots': 0})
+  assert evaluate.evaluate(config, GRID, workdir, BENCH, [])
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  assert 'overlap_cots is 0' in content['cot_texts'][0]['reason']
+
+
+def test_differences_are_those_of_the_systems_that_are_asked_for(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write_predictions(workdir)
+  found = []
+  for asked in ('', 'tract/rail/2 - tract/decode', 'all'):
+    config = make_config(
+      predictors=('decode', 'rail'),
+      evaluation={'num_resamples': 100, 'differences': asked},
+    )
+    assert evaluate.evaluate(config, GRID, workdir, BENCH, [])
+    content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+    found.append([(d['a'], d['b']) for d in content['differences']])
+  rail, decode = (
+    {'method': 'tract', 'predictor': predictor, 'num_cots': n}
+    for predictor, n in (('rail', 2), ('decode', 1))
+  )
+  assert found[:2] == [[], [(rail, decode)]]
+  assert len(found[2]) == 6
 
 
 def test_second_evaluation_has_nothing_to_do(tmp_path):

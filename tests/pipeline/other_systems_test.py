@@ -218,6 +218,11 @@ def test_other_ids_scores_and_numbers_are_named_with_their_lines(tmp_path):
   rows[1] = dataclasses.replace(rows[1], decoded=[1.0])
   (line,) = problems(write(tmp_path, rows))
   assert line.endswith('line 2: decoded: of 1 CoTs, not of 2')
+  rows = ours()
+  rows[0] = dataclasses.replace(rows[0], cot_tokens=[4])
+  (line,) = problems(write(tmp_path, rows))
+  assert line.endswith('line 1: cot_tokens: of 1 CoTs, not of 2')
+  read(write(tmp_path, ours(cot_tokens=[4, 0])))
 
 
 def test_problems_of_all_files_are_told_at_once(tmp_path):

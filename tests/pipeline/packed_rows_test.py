@@ -19,7 +19,7 @@ from tract_jax import types
 from tract_jax.data import loader
 from tract_jax.models import transformer
 from tract_jax.objectives import losses
-from tract_jax.pipeline import build
+from tract_jax.pipeline import loss_fn as loss_fn_lib
 from tract_jax.text import token_tree
 
 CONFIG = small_models.CONFIG
@@ -97,17 +97,16 @@ def gradients_of(fns, params, scores, objective):
   score_tokens = python_types.SimpleNamespace(
     ids=() if is_tree else tuple(ids[0] for ids in SCORES[scores]),
     tree=token_tree.make_tree(SCORES[scores]) if is_tree else None,
-  )
-  setup = python_types.SimpleNamespace(
-    model=python_types.SimpleNamespace(fns=fns),
     grid=python_types.SimpleNamespace(values=VALUES),
-    cot_scores=score_tokens,
-    config=python_types.SimpleNamespace(
-      train=python_types.SimpleNamespace(logit_chunk=LENGTH)
-    ),
   )
   objective = OBJECTIVES[objective]
-  loss_fn = build._make_loss_fn(setup, objective, True, LENGTH)
+  loss_fn = loss_fn_lib.make_loss_fn(
+    python_types.SimpleNamespace(fns=fns),
+    score_tokens,
+    objective,
+    num_targets=LENGTH,
+    chunk_size=LENGTH,
+  )
   frozen = jax.tree.map(lambda _: None, params)
 
   @jax.jit

@@ -1,5 +1,6 @@
 """Predictions of rows, in chunks that survive an interruption."""
 
+import dataclasses
 import json
 
 from etils import epath
@@ -84,9 +85,39 @@ def test_rows_are_in_order_with_all_their_cots(sampler, params, examples):
     sampler, params, METHOD, examples[3:4], num_cots=2, seed=3
   )
   assert alone.cots == rows[3].cots
+  assert alone.cot_tokens == rows[3].cot_tokens
   np.testing.assert_allclose(
     alone.distributions, rows[3].distributions, atol=1e-6
   )
+
+
+def test_rows_tell_the_tokens_that_the_model_wrote(sampler, params, examples):
+  rows = predict.predict_examples(
+    sampler, params, METHOD, examples, num_cots=2, seed=3
+  )
+  samples = sampler.cots(params, examples, 2, seed=3, purpose=predict.PURPOSE)
+  written = [s.num_sampled_tokens for s in samples]
+  assert [n for row in rows for n in row.cot_tokens] == written
+  # Six are the most; the fixed words are then written for it.
+  assert max(written) == 6 < max(len(s.tokens) for s in samples)
+  bare = methods.METHODS['raft']
+  (row, *_) = predict.predict_examples(
+    sampler, params, bare, examples, num_cots=1, seed=3
+  )
+  assert (row.cots, row.cot_tokens) == ([''], [0])
+
+
+@pytest.mark.parametrize('value', [[-1], [1.0], [True], ['1'], 3, [10**400]])
+def test_tokens_that_are_no_counts_are_refused(tmp_path, value):
+  row = dataclasses.asdict(
+    types.Prediction('1', 0, None, None, [], [], [], [], 'none')
+  )
+  path = epath.Path(tmp_path / 'rows.jsonl')
+  path.write_text(json.dumps(row))
+  assert predict.read_predictions(path)[0].cot_tokens == []
+  path.write_text(json.dumps(row | {'cot_tokens': value}))
+  with pytest.raises(types.InputError, match='line 1: cot_tokens: '):
+    predict.read_predictions(path)
 
 
 def test_interrupted_predictions_end_as_if_they_never_were(
@@ -235,6 +266,22 @@ def test_stopped_amid_the_stream_keeps_whole_chunks_alone(
   assert asked == [name for name in rows if name not in kept]
   figures = json.loads((run.folder / 'metrics.jsonl').read_text())
   assert (figures['step'], figures['num_done']) == (3, 2 * len(asked))
+  assert figures['num_rows'] == len(asked)
+
+
+def test_speed_of_rows_without_cots_is_in_the_metrics(
+  sampler, params, examples, tmp_path
+):
+  run = dataclasses.replace(
+    make_run(tmp_path / 'run', examples),
+    method=methods.METHODS['raft'],
+    num_cots=1,
+  )
+  predict.predict(sampler, lambda: params, run)
+  figures = json.loads((run.folder / 'metrics.jsonl').read_text())
+  assert figures['num_rows'] == len(examples)
+  assert 0 < figures['secs_per_row'] < figures['secs'] < 600
+  assert 'decode_tokens' not in figures
 
 
 def test_row_without_score_is_written_as_null(sampler, params, tmp_path):

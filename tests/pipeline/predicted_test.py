@@ -8,7 +8,7 @@ import pytest
 
 from tests.pipeline import evaluate_test
 from tract_jax import types
-from tract_jax.evaluation import breakdowns
+from tract_jax.evaluation import breakdowns, overlap
 from tract_jax.pipeline import evaluate
 
 GRID = evaluate_test.GRID
@@ -114,6 +114,7 @@ def test_breakdowns_by_what_rows_are(tmp_path):
       category='ab'[i % 2],
       cots=['a' * i, ''],
       finish_reasons=['marker', ('marker', 'length')[i > 3]],
+      cot_tokens=[i, 2],
     )
     for i, score in enumerate([1.0, 2.4, 3.0, 2.0, 1.0, 2.0])
   ]
@@ -147,4 +148,6 @@ def test_breakdowns_by_what_rows_are(tmp_path):
     'finish_reason': {'marker': 4, 'length, marker': 2},
   }
   (texts,) = content['cot_texts']
+  assert texts['num_overlap'] == (5 if overlap.versions() else 0)
   assert (texts['num_cots'], texts['share_with_digits']) == (12, 0.0)
+  assert texts['mean_tokens'] == pytest.approx((sum(range(6)) + 6 * 2) / 12)

@@ -130,6 +130,31 @@ def test_figures_of_a_job_that_went_on_are_a_line_more(tmp_path):
   ]
 
 
+def test_figures_have_the_seconds_of_the_whole_job_per_row(
+  tmp_path, monkeypatch
+):
+  clock = Clock(monkeypatch)
+  lines = progress.SampleProgress('self-CoTs')
+  clock.now = 107.0
+  # Its 5.5 seconds on the device began at 101.5.
+  lines.on_progress(sampled(40))
+  lines.on_rows(12)
+  lines.on_rows(8)
+  clock.now = 111.5
+  lines.write(epath.Path(tmp_path), 1)
+  bare = progress.SampleProgress('rows')
+  bare.begin()
+  bare.on_rows(3)
+  clock.now = 113.0
+  bare.write(epath.Path(tmp_path), 2)
+  text = (tmp_path / 'metrics.jsonl').read_text()
+  one, two = map(json.loads, text.splitlines())
+  assert (one['num_rows'], one['secs']) == (20, 10.0)
+  assert (one['secs_per_row'], one['rows_per_sec']) == (0.5, 2.0)
+  assert one['tokens_per_sec'] == 50.0
+  assert (two['num_rows'], two['secs_per_row']) == (3, 0.5)
+
+
 def test_row_lines_come_at_the_end_at_least(capsys):
   on_rows = progress.row_progress('sampling', total=4)
   on_rows(2, 50)

@@ -7,6 +7,7 @@ import pytest
 
 from tract_jax import types
 from tract_jax.data import manifest
+from tract_jax.evaluation import overlap
 from tract_jax.parallel import agreement
 from tract_jax.pipeline import build, methods, read_data, tasks
 from tract_jax.pipeline import config as config_lib
@@ -127,6 +128,30 @@ def test_predictions_have_every_cot_of_every_row(finished):
   for row in rows:
     assert len(row['cots']) == len(row['distributions']) == 2
     assert row['cots'][0] != row['cots'][1]
+    assert all(1 <= number <= 8 for number in row['cot_tokens'])
+
+
+@pytest.mark.slow
+def test_report_tells_what_cots_are_like_and_the_log_what_they_cost(finished):
+  content = report(finished)
+  for gap in content['cot_gap']:
+    assert gap['reason'] is None
+    assert gap['perplexity_annotator_cot'] > 1
+    assert gap['perplexity_self_cot'] > 1
+  found = {texts['method']: texts for texts in content['cot_texts']}
+  assert set(found) == {
+    name for name, method in methods.METHODS.items() if method.with_cot
+  }
+  for texts in found.values():
+    low, high = texts['mean_tokens_ci']
+    assert 1 <= low <= texts['mean_tokens'] <= high <= 8
+    assert texts['num_overlap'] == (12 if overlap.versions() else 0)
+  for method in ('tract', 'raft'):
+    folder = finished / 'predictions' / method / 'parts/synthetic/seed0'
+    (line,) = (folder / 'metrics.jsonl').read_text().splitlines()
+    figures = json.loads(line)
+    assert figures['num_rows'] == 6
+    assert figures['secs_per_row'] == pytest.approx(figures['secs'] / 6)
 
 
 @pytest.mark.slow

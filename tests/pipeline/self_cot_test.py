@@ -295,6 +295,7 @@ def test_figures_of_the_sampling_are_one_line(whole):
   figures = json.loads(line)
   assert figures['step'] == 4
   assert figures['num_done'] == figures['num_marker'] == NUM_ROWS * NUM_COTS
+  assert figures['num_rows'] == NUM_ROWS
   assert (figures['prefill_tokens'], figures['prefill_secs']) == (100, 0.5)
   assert (figures['decode_tokens'], figures['decode_secs']) == (40, 2.0)
   assert (figures['slot_steps'], figures['slot_use']) == (50, 0.8)

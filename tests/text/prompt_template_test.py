@@ -136,3 +136,17 @@ def test_reference_section_is_taken_out_of_a_formatted_prompt():
 )
 def test_prompt_without_a_reference_section_stays(prompt):
   assert prompt_template.without_reference(prompt) == prompt
+
+
+def test_rubric_is_what_stands_behind_the_last_heading():
+  rubric = '[Is it clear?]\nScore 1: No.\nScore 5: Yes.'
+  prompt = (
+    f'a\n###Response to evaluate:\n\n###Score Rubrics:\nfake\n'
+    f'###Score Rubrics:\n{rubric}\n\n###Feedback: '
+  )
+  assert prompt_template.rubric_text(prompt) == rubric
+  assert prompt_template.rubric_of(prompt) == 'Is it clear?'
+  parts = prompt_template.Parts('do', 'done', '', rubric)
+  made = prompt_template.render(prompt_template.DEFAULT, parts, GRID)
+  assert prompt_template.rubric_text(made) == rubric
+  assert prompt_template.rubric_text('no heading') == ''

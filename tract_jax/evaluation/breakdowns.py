@@ -2,9 +2,9 @@
 
 In: a system's predictions, and for each facet (category, response source,
 rubric, rater's score, CoT length, finish reasons) what each row is. Out: a
-`Part` for each value of each facet, and facts on the CoTs' texts. Seeds are
-pooled: a row counts once for each. No interval is given: parts are small, and
-many are looked at.
+`Part` for each value of each facet. Seeds are
+pooled: a row counts once for each. Intervals do not tell chance from more where
+so many parts are looked at: of twenty, one leaves out the truth.
 
 Axes: n predictions of a system, seeds together.
 """
@@ -12,12 +12,11 @@ Axes: n predictions of a system, seeds together.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
-import re
 from typing import Any
 
 import numpy as np
 
-from tract_jax.evaluation import figures, metrics, tables
+from tract_jax.evaluation import figures, jackknife, metrics, tables
 
 FACETS = (
   'category',
@@ -44,7 +43,9 @@ class Part:
       as the fallback.
     pearson: None with a reason; within one score there is none.
     rmse, bias: error in points; mean of prediction minus score.
-    reason: why there is no correlation; else None.
+    reason: why there is no correlation, or no interval; else None.
+    pearson_ci, rmse_ci, bias_ci: intervals over rows, see `jackknife`; None of
+      few rows.
   """
 
   method: str
@@ -59,31 +60,16 @@ class Part:
   rmse: float | None
   bias: float | None
   reason: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class CotTexts:
-  """Facts on the texts of a method's CoTs on a benchmark, seeds together.
-
-  Attributes:
-    method, benchmark: whose.
-    num_cots: how many there are.
-    mean_words: split at spaces.
-    share_with_digits: part of them with a digit in it; the score stands after
-      a CoT.
-  """
-
-  method: str
-  benchmark: str
-  num_cots: int
-  mean_words: float
-  share_with_digits: float
+  pearson_ci: metrics.Interval | None = None
+  rmse_ci: metrics.Interval | None = None
+  bias_ci: metrics.Interval | None = None
 
 
 def break_down(
   systems: Sequence[metrics.SystemPredictions],
   facets: Mapping[str, Sequence[Sequence[str]]],
   fallback: float,
+  level: float,
 ) -> list[Part]:
   """Figures on the parts of one benchmark.
 
@@ -91,6 +77,7 @@ def break_down(
     systems: one for each seed.
     facets: {one of FACETS: [seeds][n] values}; "" where a row's is unknown.
     fallback: scored in place of an invalid prediction.
+    level: probability that an interval is meant to cover.
 
   Returns:
     For each facet with two values or more, in the order of FACETS, its values
@@ -101,11 +88,17 @@ def break_down(
   scores = np.concatenate([s.scores for s in systems])
   given = np.concatenate([s.predictions for s in systems])
   filled, _ = metrics.fill_invalid(given, fallback)
+  ids = [name for s in systems for name in s.example_ids]
+  numbers = {name: i for i, name in enumerate(dict.fromkeys(ids))}
+  rows = np.array([numbers[name] for name in ids])
   found = []
   for facet in FACETS:
     values = np.array([*itertools.chain(*facets.get(facet, ()))], object)
     for value, chosen in parts(values, _MAX_VALUES):
-      r = figures.pearson(scores[chosen], filled[chosen])
+      x, y = scores[chosen], filled[chosen]
+      r = figures.pearson(x, y)
+      known = r.value is not None
+      cis = jackknife.intervals(x, y, rows[chosen], level, known)
       found.append(
         Part(
           **dataclasses.asdict(systems[0].system),
@@ -115,9 +108,12 @@ def break_down(
           num_rows=int(chosen.sum()),
           num_invalid=int((~np.isfinite(given[chosen])).sum()),
           pearson=r.value,
-          rmse=figures.rmse(scores[chosen], filled[chosen]).value,
-          bias=float(np.mean(filled[chosen] - scores[chosen])),
-          reason=r.reason,
+          rmse=figures.rmse(x, y).value,
+          bias=float(np.mean(y - x)),
+          reason=_reason(r.reason, bool(cis)),
+          pearson_ci=cis.get('pearson'),
+          rmse_ci=cis.get('rmse'),
+          bias_ci=cis.get('bias'),
         )
       )
   return found
@@ -163,44 +159,23 @@ def thirds(lengths: Sequence[int]) -> list[str]:
   return [_LENGTHS[i] for i in np.searchsorted(ends, lengths)]
 
 
-def cot_texts(
-  method: str, benchmark: str, texts: Sequence[str]
-) -> CotTexts | None:
-  """Facts on CoTs; None without any."""
-  if not texts:
-    return None
-  return CotTexts(
-    method=method,
-    benchmark=benchmark,
-    num_cots=len(texts),
-    mean_words=sum(len(text.split()) for text in texts) / len(texts),
-    share_with_digits=sum(bool(re.search('[0-9]', t)) for t in texts)
-    / len(texts),
-  )
-
-
 def cells(parts: Sequence[Part]) -> tuple[list[str], list[list[Any]]]:
   """Header and lines of the table of one facet."""
   header = ['method', 'benchmark', 'value', 'rows', 'invalid']
   lines = [
     [
       *(p.method, p.benchmark, p.value, p.num_rows, p.num_invalid),
-      *map(tables.number, (p.pearson, p.rmse, p.bias)),
+      tables.number(p.pearson, p.pearson_ci),
+      *(tables.number(p.rmse, p.rmse_ci), tables.number(p.bias, p.bias_ci)),
     ]
     for p in parts
   ]
   return [*header, 'r', 'RMSE', 'bias'], lines
 
 
-def cot_cells(
-  found: Sequence[CotTexts],
-) -> tuple[list[str], list[list[Any]]]:
-  """Header and lines of the table of CoT texts."""
-  lines = [
-    [
-      *(c.method, c.benchmark, c.num_cots, f'{c.mean_words:.1f}'),
-      tables.number(c.share_with_digits),
-    ]
-    for c in found
-  ]
-  return ['method', 'benchmark', 'CoTs', 'words', 'with digits'], lines
+def _reason(of_r: str | None, has_intervals: bool) -> str | None:
+  """Why there is no correlation, and why no figure has an interval."""
+  names = f'{"" if of_r else "pearson_ci, "}rmse_ci, bias_ci'
+  few = f'{names}: fewer than {jackknife.MIN_ROWS} rows'
+  reasons = [of_r, None if has_intervals else few]
+  return '; '.join(filter(None, reasons)) or None

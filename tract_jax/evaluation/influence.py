@@ -1,4 +1,4 @@
-"""How much each row has to do with a rank correlation.
+"""How much each row has to do with a correlation.
 
 In: scores [n] and predictions [n]. Out: influence values [n], with mean 0: to
 first order, a correlation moves by their mean over the rows of a resample
@@ -12,6 +12,25 @@ Axes: n rows.
 
 import numpy as np
 import scipy
+
+
+def pearson(scores: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+  """Influence of each row on Pearson's r.
+
+  With both sides standardised to mean 0 and variance 1,
+
+    influence = x_i y_i - r (x_i^2 + y_i^2) / 2
+
+  (Devlin, Gnanadesikan and Kettenring, Biometrika 62, 1975.)
+
+  Args:
+    scores, predictions: [n] finite, neither constant.
+
+  Returns:
+    [n] float64.
+  """
+  x, y = ((v - v.mean()) / v.std() for v in (scores, predictions))
+  return x * y - np.mean(x * y) * (x * x + y * y) / 2
 
 
 def spearman(scores: np.ndarray, predictions: np.ndarray) -> np.ndarray:

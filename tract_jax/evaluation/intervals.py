@@ -182,7 +182,7 @@ def mean_figure(
   if reason:
     return Estimate(None, None, reason)
   draws = np.array([[sample.draws for sample in line] for line in samples])
-  ci, reason = _interval(_mean_draws(draws, bootstrap), bootstrap)
+  ci, reason = percentiles(_mean_draws(draws, bootstrap), bootstrap)
   return Estimate(_mean_value(samples), ci, reason)
 
 
@@ -266,6 +266,19 @@ def difference(
   )
 
 
+def percentiles(
+  draws: np.ndarray, bootstrap: resampling.Bootstrap
+) -> tuple[Interval | None, str | None]:
+  """Percentile interval of draws [R], or why there is none."""
+  usable = draws[np.isfinite(draws)]
+  if len(usable) < _MIN_USABLE * len(draws):
+    num_lost = len(draws) - len(usable)
+    return None, f'{num_lost} of {len(draws)} resamples are constant'
+  tail = (1 - bootstrap.level) / 2
+  low, high = np.quantile(usable, [tail, 1 - tail])
+  return (float(low), float(high)), None
+
+
 def of_figure(samples: Samples, name: str) -> list[list[resampling.Draws]]:
   """[benchmarks][seeds] of one figure."""
   return [[drawn[name] for drawn in line] for line in samples]
@@ -313,7 +326,7 @@ def gap(
       pairs = list(zip(x, y, strict=True))
       draws.append([p.draws - q.draws for p, q in pairs])
     mean = _mean_value(samples_a) - _mean_value(samples_b)
-    ci, reason = _interval(_mean_draws(np.array(draws), bootstrap), bootstrap)
+    ci, reason = percentiles(_mean_draws(np.array(draws), bootstrap), bootstrap)
   excludes_zero = None if ci is None else ci[0] > 0 or ci[1] < 0
   return Gap(mean, ci, excludes_zero, reason)
 
@@ -334,19 +347,6 @@ def _mean_draws(
   chosen = resampling.stream(bootstrap, 'seeds').integers(num_seeds, size=size)
   weights = resampling.counts(chosen, num_seeds).T / num_seeds
   return np.sum(draws.mean(axis=0) * weights, axis=0)
-
-
-def _interval(
-  draws: np.ndarray, bootstrap: resampling.Bootstrap
-) -> tuple[Interval | None, str | None]:
-  """Percentile interval of draws [R], or why there is none."""
-  usable = draws[np.isfinite(draws)]
-  if len(usable) < _MIN_USABLE * len(draws):
-    num_lost = len(draws) - len(usable)
-    return None, f'{num_lost} of {len(draws)} resamples are constant'
-  tail = (1 - bootstrap.level) / 2
-  low, high = np.quantile(usable, [tail, 1 - tail])
-  return (float(low), float(high)), None
 
 
 def _unpaired_reason(

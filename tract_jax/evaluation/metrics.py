@@ -190,6 +190,9 @@ class CotGap:
     num_examples: training inputs that both errors are of.
     rmse_annotator_cot, rmse_self_cot: in points of the score; None where
       there is none.
+    perplexity_annotator_cot, perplexity_self_cot: of these CoTs under the
+      model: exp of the mean cross-entropy per token.
+    reason: why there is no perplexity; else None.
   """
 
   method: str
@@ -198,6 +201,9 @@ class CotGap:
   num_examples: int
   rmse_annotator_cot: float | None
   rmse_self_cot: float | None
+  perplexity_annotator_cot: float | None = None
+  perplexity_self_cot: float | None = None
+  reason: str | None = None
 
   @property
   def gap(self) -> float | None:

@@ -19,6 +19,7 @@ from typing import Any
 from tract_jax import types
 from tract_jax.evaluation import (
   charts,
+  intervals,
   judgements,
   metrics,
   page_script,
@@ -67,6 +68,7 @@ def report_html(report: report_lib.Report, judged: Judged) -> str:
   content = judgements.content(
     judged.groups, judged.benchmarks, judged.grid, report.fallback
   )
+  content['differences'] = [*map(_difference, report.choice)]
   plots = {
     'Results': charts.scatters(judged.predicted, report.fallback)
     + charts.cot_curves(report.cot_curve),
@@ -77,7 +79,10 @@ def report_html(report: report_lib.Report, judged: Judged) -> str:
   }
   sections = report_sections.sections(report)
   titles = [section.title for section in sections]
-  *first, last = (_section(s, plots.get(s.title, [])) for s in sections)
+  more = {'Differences': _choice(report)}
+  *first, last = (
+    _section(s, plots.get(s.title, []), more.get(s.title, '')) for s in sections
+  )
   name = tables.plain(report.config.get('name') or '')
   body = [
     f'<h1>Report{" of " + _text(name) if name else ""}</h1>',
@@ -146,10 +151,13 @@ def _contents(titles: Sequence[str]) -> str:
   return f'<nav>{"".join(links)}</nav>'
 
 
-def _section(section: report_sections.Section, plots: Sequence[str]) -> str:
+def _section(
+  section: report_sections.Section, plots: Sequence[str], more: str
+) -> str:
   parts = ''.join(map(_part, section.parts))
   if plots:
     parts += f'<div class="plots">{"".join(plots)}</div>'
+  parts += more
   title = section.title
   return f'<h2 id="{_anchor(title)}">{_text(title)}</h2>{parts}'
 
@@ -170,6 +178,53 @@ def _part(part: report_sections.Part) -> str:
   return (
     f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
     f'<tbody>{rows}</tbody></table></div>'
+  )
+
+
+def _difference(difference: intervals.Difference) -> dict[str, Any]:
+  """A pair of systems as the script shows it."""
+  first = intervals.Gap(
+    difference.mean,
+    difference.ci,
+    difference.excludes_zero,
+    difference.reason,
+  )
+  gaps = {'pearson': first, **difference.figures}
+  return {
+    'a': str(difference.a),
+    'b': str(difference.b),
+    'seeds': difference.num_seeds,
+    'rows': difference.num_rows,
+    'figures': [
+      {
+        'name': report_sections.FIGURES[name],
+        # The last digits depend on the order of summation.
+        'mean': gap.mean and round(gap.mean, 6),
+        'ci': gap.ci and [round(end, 6) for end in gap.ci],
+        'reason': gap.reason,
+      }
+      for name, gap in gaps.items()
+    ],
+  }
+
+
+def _choice(report: report_lib.Report) -> str:
+  """Two lists of systems and an empty table, which the script fills."""
+  if not report.choice:
+    return ''
+  lists = ''.join(
+    f'<label>{name}<select id="d-{name}"></select></label>'
+    for name in ('first', 'second')
+  )
+  head = ''.join(
+    f'<th>{name}</th>'
+    for name in ('figure', 'first minus second', 'excludes 0')
+  )
+  return (
+    '<div id="choice"><h3>Any two systems</h3>'
+    f'<div class="filters">{lists}</div><div class="scroll">'
+    f'<table id="d-table"><thead><tr>{head}</tr></thead>'
+    '<tbody></tbody></table></div><p id="d-note"></p></div>'
   )
 
 

@@ -1,4 +1,4 @@
-"""The script of the report's page: the browser of single judgements.
+"""The script of the report's page: any two systems, and single judgements.
 
 It makes every element itself and fills it as text, so that no text of the data
 can become markup; it asks nothing of anywhere.
@@ -45,6 +45,47 @@ SCRIPT = r"""
       judgement.row.response, ...judgement.cots,
     ].join('\n').toLowerCase();
     return judgement.text;
+  }
+
+  function interval(mean, ends) {
+    return ends === null ? shown(mean) :
+      `${shown(mean)} (${shown(ends[0])}, ${shown(ends[1])})`;
+  }
+
+  // Of two systems one order is known; the other has the signs changed.
+  function compare() {
+    const [first, second] = ['d-first', 'd-second'].map((id) => get(id).value);
+    const pair = data.differences.find((d) =>
+      (d.a === first && d.b === second) || (d.a === second && d.b === first));
+    const body = get('d-table').tBodies[0];
+    body.replaceChildren();
+    get('d-note').textContent = pair ?
+      `Seeds: ${pair.seeds}, rows: ${pair.rows}. Above zero the first is ` +
+      'better, but for RMSE and MAE, which are errors.' :
+      'Choose two different systems.';
+    if (!pair) return;
+    const sign = pair.a === first ? 1 : -1;
+    for (const figure of pair.figures) {
+      const line = make('tr', body);
+      make('td', line, figure.name);
+      const mean = figure.mean === null ? null : sign * figure.mean;
+      const ends = figure.ci === null ? null :
+        figure.ci.map((end) => sign * end).sort((a, b) => a - b);
+      const value = make('td', line, interval(mean, ends), 'number');
+      value.title = figure.reason ?? '';
+      make('td', line, ends === null ? 'n/a' :
+        (ends[0] > 0 || ends[1] < 0 ? 'yes' : 'no'));
+    }
+  }
+
+  if (data.differences.length) {
+    const systems = data.differences.flatMap((d) => [d.a, d.b]);
+    for (const id of ['d-first', 'd-second']) {
+      options(id, systems);
+      get(id).addEventListener('change', compare);
+    }
+    get('d-second').selectedIndex = 1;
+    compare();
   }
 
   let page = 0;

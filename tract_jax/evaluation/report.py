@@ -7,7 +7,7 @@ down. It depends on no order of the input.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,13 +24,20 @@ from tract_jax.evaluation import (
   self_cots,
 )
 from tract_jax.evaluation import cot_curve as cot_curve_lib
+from tract_jax.evaluation import cot_texts as cot_texts_lib
 from tract_jax.evaluation import references as references_lib
 
 MEAN = 'mean'  # Stands for all benchmarks in `Combined.benchmark`.
 # The first of them that was run is compared with every other method.
 _OURS = ('tract', 'cot_raft', 'raft')
 
-_Name = tuple[str, str]  # method, predictor
+ALL: Final = 'all'
+# Pairs of systems by name: "method", "method/predictor" or all of it with the
+# number of CoTs; ALL: every two; None: ours against each other method.
+Comparisons = Sequence[tuple[str, str]] | Literal['all'] | None
+# Of more pairs, those of 16 systems, a reader's choice would be a large part of
+# the page.
+_MAX_CHOICE = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Report:
     rows: a system on a benchmark with a seed.
     combined: rows over seeds, and over benchmarks.
     differences, cot_gaps: between systems; on training inputs.
+    choice: differences of every two systems, for a reader of the page to
+      choose from; () of many systems.
     lambda_points: validation figures of candidate lambdas.
     self_cot_counts: what became of the self-CoTs.
     calibrations: of the distributions of each method.
@@ -53,7 +62,7 @@ class Report:
     constant: what the constant reference says.
     cot_curve: agreement by number of CoTs, where there are several.
     breakdowns: figures on parts of the benchmarks.
-    cot_texts: facts on the CoTs' texts.
+    cot_texts: facts on the methods' CoTs.
     other_files: of the methods among them that are other systems'.
     preferences: what is said of preference pairs.
   """
@@ -66,6 +75,7 @@ class Report:
   combined: tuple[intervals.Combined, ...]
   differences: tuple[intervals.Difference, ...]
   cot_gaps: Sequence[metrics.CotGap] = ()
+  choice: tuple[intervals.Difference, ...] = ()
   lambda_points: Sequence[lambda_curve.LambdaPoint] = ()
   self_cot_counts: Sequence[self_cots.SelfCotCounts] = ()
   calibrations: Sequence[calibration.Calibration] = ()
@@ -74,7 +84,7 @@ class Report:
   constant: references_lib.Constant | None = None
   cot_curve: Sequence[cot_curve_lib.CotCurvePoint] = ()
   breakdowns: Sequence[breakdowns_lib.Part] = ()
-  cot_texts: Sequence[breakdowns_lib.CotTexts] = ()
+  cot_texts: Sequence[cot_texts_lib.CotTexts] = ()
   other_files: Sequence[other_systems.OtherFile] = ()
   preferences: pair_report.PairReport = pair_report.PairReport()
 
@@ -102,7 +112,7 @@ def make_report(
   fallback: float,
   bootstrap: resampling.Bootstrap = resampling.DEFAULT,
   half_step: float = 0.5,
-  comparisons: Sequence[tuple[_Name, _Name]] | None = None,
+  comparisons: Comparisons = None,
   primary_predictors: Mapping[str, str] | None = None,
   references: Sequence[references_lib.Reference] = (),
   paired: pair_report.Paired = pair_report.NO_PAIRS,
@@ -115,12 +125,11 @@ def make_report(
     config: of the run, as JSON has it.
     fallback: score that stands in for an invalid prediction.
     bootstrap, half_step: how intervals are made; the largest accurate error.
-    comparisons: pairs of (method, predictor); each difference is the first
-      minus the second, each with the fewest CoTs it was run with. None
-      compares the first of "tract", "cot_raft" and "raft" that was run with
-      every other method.
-    primary_predictors: predictor per method for that; where it has no
-      predictions "rail" stands in, or else the first by name.
+    comparisons: whose differences, first minus second. A name alone means the
+      method's primary predictor, and the fewest CoTs. None: the first of
+      "tract", "cot_raft" and "raft" that was run, and every other method.
+    primary_predictors: of methods; where one has no predictions "rail" stands
+      in, or else the first by name.
     references: of each benchmark.
     paired: what was said of preference pairs.
     told: fields of the report with a default, sequences of records.
@@ -146,6 +155,7 @@ def make_report(
     rows=judged.rows,
     combined=tuple(_combined(judged)),
     differences=tuple(_difference(judged, a, b) for a, b in pairs),
+    choice=_choice(judged),
     cot_gaps=sorted(gaps, key=lambda g: (g.method, g.stage, g.seed)),
     calibrations=sorted(found, key=calibration.sort_key),
     cot_curve=sorted(curve, key=cot_curve_lib.sort_key),
@@ -265,28 +275,51 @@ def _difference(
   )
 
 
+def _choice(judged: _Judged) -> tuple[intervals.Difference, ...]:
+  pairs = _pairs(judged.rows, ALL, {}, ())
+  # Without a rater's scores there is nothing to choose.
+  rated = any(rows.scores for rows in judged.judged_rows())
+  if not rated or len(pairs) > _MAX_CHOICE:
+    return ()
+  return tuple(_difference(judged, a, b) for a, b in pairs)
+
+
 def _pairs(
   rows: Sequence[metrics.MetricRow],
-  comparisons: Sequence[tuple[_Name, _Name]] | None,
+  comparisons: Comparisons,
   primary: Mapping[str, str],
   others: Collection[str],
 ) -> list[tuple[metrics.System, metrics.System]]:
   """The systems to compare."""
-  systems = sorted({row.system for row in rows}, reverse=True)
-  fewest_cots = {(s.method, s.predictor): s for s in systems}
+  systems = sorted({row.system for row in rows})
+  if isinstance(comparisons, str):  # ALL.
+    return list(itertools.combinations(systems, 2))
+  by_name = _by_name(systems, primary)
   if comparisons is None:
-    names = {}
-    for m in sorted({s.method for s in systems}):
-      had = sorted({s.predictor for s in systems if s.method == m})
-      names[m] = m, next(p for p in (primary.get(m), 'rail', *had) if p in had)
+    names = sorted({s.method for s in systems})
     # Beside another system, any method of ours is compared.
     first = [*_OURS, *(n for n in names if others and n not in others)]
-    ours = next((names.pop(name) for name in first if name in names), None)
-    comparisons = [(ours, name) for name in names.values()] if ours else []
-  known = ', '.join('/'.join(name) for name in sorted(fewest_cots))
+    ours = [name for name in first if name in names][:1]
+    comparisons = [(a, b) for a in ours for b in names if b != a]
   for name in itertools.chain(*comparisons):
-    if name not in fewest_cots:
+    if name not in by_name:
+      known = ', '.join(map(str, systems))
       raise types.InputError(
-        f'comparison of {"/".join(name)}: no predictions (there are: {known})'
+        f'comparison of {name}: no predictions (there are: {known})'
       )
-  return [(fewest_cots[a], fewest_cots[b]) for a, b in comparisons]
+  return [(by_name[a], by_name[b]) for a, b in comparisons]
+
+
+def _by_name(
+  systems: Sequence[metrics.System], primary: Mapping[str, str]
+) -> dict[str, metrics.System]:
+  """The system that each name means; `systems` in order."""
+  found: dict[str, metrics.System] = {}
+  for system in reversed(systems):  # So that the fewest CoTs stay.
+    found[f'{system.method}/{system.predictor}'] = system
+    found[str(system)] = system
+  for method in {s.method for s in systems}:
+    had = [s.predictor for s in systems if s.method == method]
+    wanted = (primary.get(method), 'rail', *had)
+    found[method] = found[f'{method}/{next(p for p in wanted if p in had)}']
+  return found

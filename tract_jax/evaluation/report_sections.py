@@ -12,8 +12,10 @@ from typing import Any
 from tract_jax.evaluation import (
   breakdowns,
   calibration,
+  cot_texts,
   figures,
   intervals,
+  jackknife,
   lambda_curve,
   other_systems,
   pair_tables,
@@ -23,14 +25,16 @@ from tract_jax.evaluation import (
 )
 from tract_jax.evaluation import report as report_lib
 
-# Beside Pearson's r.
-_OTHERS = {
+# What figures are called, by name.
+FIGURES = {
+  'pearson': 'r',
   'spearman': 'rho',
   'kendall': 'tau-b',
   'rmse': 'RMSE',
   'mae': 'MAE',
   'accuracy': 'within half a step',
 }
+_OTHERS = {name: text for name, text in FIGURES.items() if name != 'pearson'}
 _PAIRS_ALONE = (
   "Preference pairs have no rater's score and stand in a section of their own."
 )
@@ -218,17 +222,21 @@ def _pair_section(report: report_lib.Report) -> Section | None:
 
 def _gap_section(report: report_lib.Report) -> Section:
   header = ['method', 'stage', 'seeds', 'annotator CoT', 'own CoT', 'gap']
+  header += ['perplexity of annotator CoTs', 'of own']
+  names = ['rmse_annotator_cot', 'rmse_self_cot', 'gap']
+  names += ['perplexity_annotator_cot', 'perplexity_self_cot']
   lines = []
   for key in dict.fromkeys((g.method, g.stage) for g in report.cot_gaps):
     gaps = [g for g in report.cot_gaps if (g.method, g.stage) == key]
     means = [
       figures.mean_or_none([getattr(gap, name) for gap in gaps])
-      for name in ('rmse_annotator_cot', 'rmse_self_cot', 'gap')
+      for name in names
     ]
     lines.append([*key, len(gaps), *map(tables.number, means)])
   text = (
     'RMSE on training inputs, mean over seeds. A gap above zero: the model '
-    'trusts its own CoTs more than they deserve.'
+    'trusts its own CoTs more than they deserve. Perplexity: exp of the mean '
+    'cross-entropy per token of these CoTs under the model itself.'
   )
   title = 'Training inputs: annotator CoTs and own CoTs'
   return Section(title, [text, Table(header, lines)])
@@ -253,7 +261,9 @@ def _breakdown_section(report: report_lib.Report) -> Section | None:
   parts: list[Part] = [
     'Parts of the benchmarks, each method by its own predictor from all CoTs, '
     'seeds together. Bias: mean of prediction minus score. Parts are small and '
-    'many: the largest gap among them may be chance.'
+    'many: the largest gap among them may be chance. Intervals, of '
+    f'{jackknife.MIN_ROWS} rows or more, are those of the infinitesimal '
+    'jackknife over rows.'
   ]
   for facet in breakdowns.FACETS:
     if found := [p for p in report.breakdowns if p.facet == facet]:
@@ -267,9 +277,10 @@ def _cot_text_section(report: report_lib.Report) -> Section | None:
     return None
   text = (
     'Words of a CoT, the fixed ones among them, and the part of the CoTs with '
-    'a digit.'
+    'a digit. Tokens that the model wrote of it: mean, median and 90 % '
+    'quantile. BLEU-4 and ROUGE-L with the text of the rubric, from 0 to 1.'
   )
-  return Section('CoTs', [text, Table(*breakdowns.cot_cells(report.cot_texts))])
+  return Section('CoTs', [text, Table(*cot_texts.cells(report.cot_texts))])
 
 
 def _lambda_section(report: report_lib.Report) -> Section | None:
@@ -339,6 +350,17 @@ def _missing_notes(report: report_lib.Report) -> list[str]:
     (f'calibration of {c.method} on {c.benchmark}, seed {c.seed}', c.reason)
     for c in report.calibrations
   ]
+  notes += [
+    (
+      f'CoTs of training inputs, {g.method} stage {g.stage}, seed {g.seed}',
+      g.reason,
+    )
+    for g in report.cot_gaps
+  ]
+  of_cots: dict[str | None, list[str]] = {}
+  for c in report.cot_texts:
+    of_cots.setdefault(c.reason, []).append(f'{c.method} on {c.benchmark}')
+  notes += [(f'CoTs of {", ".join(w)}', why) for why, w in of_cots.items()]
   lines = [f'{where}: {reason}' for where, reason in notes if reason]
   lines += pair_tables.notes(report.preferences)
   return lines + lambda_curve.notes(report.lambda_points)

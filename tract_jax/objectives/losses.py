@@ -168,7 +168,6 @@ def loss_terms(
   chunk = math.ceil(min(num_targets, hidden.shape[1]) / num_chunks)
   rows = _target_rows(hidden, batch, objective, num_chunks * chunk)
 
-  @jax.checkpoint
   def add_chunk(terms, chunk_rows):
     chunk_hidden, (*labels, segment_ids) = chunk_rows
     for per_example in (batch.target_probs, grid_log_probs):
@@ -179,7 +178,8 @@ def loss_terms(
   if num_chunks == 1:
     return add_chunk(no_terms(), rows)[0]
   chunks = jax.tree.map(lambda x: _to_chunks(x, num_chunks), rows)
-  return jax.lax.scan(add_chunk, no_terms(), chunks)[0]
+  # Computed again in the backward pass, so that one chunk's logits exist.
+  return jax.lax.scan(jax.checkpoint(add_chunk), no_terms(), chunks)[0]
 
 
 def objective_loss(

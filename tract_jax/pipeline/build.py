@@ -15,7 +15,7 @@ import optax
 from tract_jax import types
 from tract_jax.data import synthetic
 from tract_jax.models import lora
-from tract_jax.objectives import losses, score_tree
+from tract_jax.objectives import losses
 from tract_jax.parallel import (
   mapping,
   partition,
@@ -30,6 +30,7 @@ from tract_jax.pipeline import (
   progress,
   row_settings,
 )
+from tract_jax.pipeline import loss_fn as loss_fn_lib
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.text import prompts, score_tokens
@@ -242,7 +243,7 @@ def make_trainer(
   optimizer_config = optimizer_lib.OptimizerConfig(**numbers)
   optimizer = optimizer_lib.make_optimizer(optimizer_config, num_steps)
   schedule = optimizer_lib.make_schedule(optimizer_config, num_steps)
-  loss_fn = _make_loss_fn(setup, objective, with_cot, num_targets)
+  loss_fn = _loss_fn(setup, objective, with_cot, num_targets)
   trainable, frozen = lora.split_trainable(
     setup.model.abstract, setup.model.train_base
   )
@@ -349,36 +350,14 @@ def _check_vocabulary(tokenizer, model: base_model.BaseModel) -> None:
     )
 
 
-def _make_loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:
-  """The model and the loss as one pure function of params and rows."""
-  scores = setup.cot_scores if with_cot else setup.bare_scores
-  target = losses.ScoreTarget(scores.ids, setup.grid.values)
-
-  def loss_fn(trainable, frozen, rows):
-    params = lora.merge(trainable, frozen)
-    project = functools.partial(setup.model.fns.project, params)
-    inputs = rows.inputs, rows.positions, rows.segment_ids
-    log_probs = None
-    if scores.tree is None:
-      hidden = setup.model.fns.hidden(params, *inputs)
-    else:
-      starts = score_tree.start_indices(rows)
-      hidden, nodes = setup.model.fns.hidden_and_tree(
-        params, *inputs, starts, scores.tree
-      )
-      log_probs = score_tree.projected(project, nodes, scores.tree)
-    return losses.loss_terms(
-      project,
-      hidden,
-      rows,
-      objective,
-      target,
-      num_targets=num_targets,
-      chunk_size=setup.config.train.logit_chunk,
-      grid_log_probs=log_probs,
-    )
-
-  return loss_fn
+def _loss_fn(setup, objective, with_cot, num_targets) -> step_lib.LossFn:
+  return loss_fn_lib.make_loss_fn(
+    setup.model,
+    setup.cot_scores if with_cot else setup.bare_scores,
+    objective,
+    num_targets=num_targets,
+    chunk_size=setup.config.train.logit_chunk,
+  )
 
 
 def _state_shardings(setup, optimizer, trainable) -> state_lib.TrainState:

@@ -222,6 +222,13 @@ _EVALUATION: dict[str, Any] = {
   # Training inputs on which the gap between annotator's and own CoTs is
   # measured, for each stage; 0: not at all.
   'gap_examples': 256,
+  # CoTs of each method and benchmark, drawn at random, whose words are held
+  # against their rubrics'; 0: none.
+  'overlap_cots': 2000,
+  # Which systems' differences the report has: "SYSTEM - SYSTEM, ...", each a
+  # METHOD, METHOD/PREDICTOR or METHOD/PREDICTOR/COTS, or "all" for every two.
+  # Empty: the first of tract, cot_raft and raft minus every other method.
+  'differences': '',
   # Other systems' predictions, to stand beside ours: "SYSTEM/BENCHMARK=path,
   # SYSTEM/BENCHMARK=path", each the release's logits.json or rows as ours.
   'others': '',

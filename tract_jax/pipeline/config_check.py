@@ -13,9 +13,9 @@ from tract_jax.evaluation import pairwise
 from tract_jax.models import lora, quantization, remat
 from tract_jax.objectives import losses, predictors, score_losses, targets
 from tract_jax.parallel import chips, mapping, mesh
+from tract_jax.pipeline import comparisons, on_mesh, row_settings, scrub
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import on_mesh, row_settings, scrub
 from tract_jax.text import prompt_template
 
 
@@ -39,6 +39,8 @@ def check(
   problems = list(_problems(config))
   problems += list(_joint_problems(config, as_judge, needs_rows))
   problems += list(_length_problems(config))
+  if not problems:
+    problems += list(comparisons.problems(config))
   data = config.data
   has_rows = data.source != 'files' or data.train_path or data.benchmarks
   if needs_rows and not has_rows:
@@ -115,6 +117,7 @@ def _problems(config) -> Iterator[str]:
     (row_settings.parse_fields, config.data.fields),
     (row_settings.parse_benchmarks, config.data.benchmarks),
     (row_settings.parse_others, config.evaluation.others),
+    (comparisons.parse, config.evaluation.differences),
   ):
     try:
       parse(text)
@@ -281,6 +284,7 @@ _RULES = {
   'evaluation.ties': _one_of(*pairwise.TIES),
   'evaluation.tie_margin': _numbers(0),
   'evaluation.gap_examples': _NOT_NEGATIVE,
+  'evaluation.overlap_cots': _NOT_NEGATIVE,
   'plan.topology': (
     lambda v: not v or chips.is_topology(v),
     f'is not one of {", ".join(chips.CHIPS)} with the chips along each axis, '

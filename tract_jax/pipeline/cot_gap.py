@@ -3,10 +3,12 @@
 A model that trusts the CoT's words more than they deserve has a small error on
 its training inputs with the annotator's CoTs and a large one with its own
 (TRACT, arXiv:2503.04381, section 5: .12 and .63 after stage 1, .45 and .45
-after stage 2).
+after stage 2). Beside the errors stands how likely the model finds the words of
+either kind, as perplexity.
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 from etils import epath
@@ -19,6 +21,9 @@ from tract_jax.objectives import predictors
 from tract_jax.pipeline import progress, sample
 
 PURPOSE = 'cot_gap'
+KINDS = ('annotator_cot', 'self_cot')
+# exp of more is no float.
+_MOST_NATS = 700.0
 
 
 def measure(
@@ -27,7 +32,7 @@ def measure(
   examples: Sequence[types.Example],
   seed: int,
 ) -> dict[str, Any]:
-  """RMSE of RAIL on training inputs with annotator's and with own CoTs.
+  """RMSE of RAIL, and perplexity, of annotator's and of own CoTs.
 
   Args:
     sampler: of the run.
@@ -37,11 +42,19 @@ def measure(
 
   Returns:
     num_examples, rmse_annotator_cot and rmse_self_cot, and num_invalid: rows
-    without a score distribution by either, which count as the grid's midpoint.
+    without a score distribution by either, which count as the grid's midpoint;
+    perplexity_annotator_cot and perplexity_self_cot of the other rows' CoTs,
+    None where there are none or it is not finite.
   """
   setup = sampler.setup
   given = sampler.given(params, examples, with_cot=True)
   own = sampler.cots(params, examples, 1, seed=seed, purpose=PURPOSE)
+  # An own CoT that was given up has no score to stand before.
+  kept = [
+    (e, s.tokens) for e, s in zip(examples, own, strict=True) if s.is_usable
+  ]
+  rated = [e for e, s in zip(examples, given, strict=True) if s.is_usable]
+  of_own = [e for e, _ in kept], [tokens for _, tokens in kept]
   return {
     'num_examples': len(examples),
     'rmse_annotator_cot': _rmse(setup, examples, given),
@@ -50,6 +63,10 @@ def measure(
       'annotator_cot': sum(not s.is_usable for s in given),
       'self_cot': sum(not s.is_usable for s in own),
     },
+    'perplexity_annotator_cot': _perplexity(
+      sampler.cross_entropy(params, rated)
+    ),
+    'perplexity_self_cot': _perplexity(sampler.cross_entropy(params, *of_own)),
   }
 
 
@@ -62,11 +79,18 @@ def write(folder: epath.Path, fields, results: dict[str, Any], label) -> None:
   """Writes the figures into the manifest, and a line for the reader."""
   manifest.write_manifest(folder, 'cot_gap', fields, results=results)
   invalid = results['num_invalid']
+  perplexities = [
+    'none'
+    if results[f'perplexity_{kind}'] is None
+    else f'{results[f"perplexity_{kind}"]:.3f}'
+    for kind in KINDS
+  ]
   progress.say(
     f'{label}: RMSE on {results["num_examples"]} training inputs: '
     f'{results["rmse_annotator_cot"]:.3f} with annotator CoTs '
     f'({invalid["annotator_cot"]} invalid), {results["rmse_self_cot"]:.3f} '
-    f'with its own ({invalid["self_cot"]} invalid)'
+    f'with its own ({invalid["self_cot"]} invalid); perplexity of these CoTs '
+    f'{" and ".join(perplexities)}'
   )
 
 
@@ -75,6 +99,11 @@ def read(
 ) -> metrics.CotGap:
   """The figures of a finished measurement, as the report has them."""
   results = manifest.read_results(folder)
+  names = [f'perplexity_{kind}' for kind in KINDS]
+  # Folders of earlier versions have none.
+  perplexities = {name: results.get(name) for name in names}
+  lost = [name for name, value in perplexities.items() if value is None]
+  reason = 'no usable CoT, or not finite' if names[0] in results else ''
   return metrics.CotGap(
     method=method,
     stage=stage,
@@ -82,7 +111,16 @@ def read(
     num_examples=results['num_examples'],
     rmse_annotator_cot=results['rmse_annotator_cot'],
     rmse_self_cot=results['rmse_self_cot'],
+    **perplexities,
+    reason=f'{", ".join(lost)}: {reason or "not measured"}' if lost else None,
   )
+
+
+def _perplexity(cross_entropy: float | None) -> float | None:
+  """Of a mean in nats per token; None where exp of it is no number."""
+  if cross_entropy is None or cross_entropy > _MOST_NATS:
+    return None
+  return math.exp(cross_entropy)
 
 
 def _rmse(setup, examples, samples) -> float:

@@ -14,6 +14,7 @@ from tract_jax.evaluation import (
   figures,
   lambda_curve,
   metrics,
+  overlap,
   page,
   pair_report,
   pairwise,
@@ -25,6 +26,7 @@ from tract_jax.evaluation import (
 from tract_jax.evaluation import report as report_lib
 from tract_jax.pipeline import (
   card_results,
+  comparisons,
   other_systems,
   predict,
   predicted,
@@ -62,9 +64,8 @@ def evaluate(
   """Writes report/ from the predictions, and prints the results table.
 
   Args:
-    config: of the run.
+    config, workdir: of the run.
     grid: the scores.
-    workdir: of the run.
     benchmarks: {name: its rows}, for the references; predictions of other rows
       are judged all the same.
     cot_gaps: measured before.
@@ -90,6 +91,7 @@ def evaluate(
     'others': _digest([other.files for other in others]),
     'benchmarks': _digest_of_rows(benchmarks),
     'constant': _digest([constant]),
+    'overlap': overlap.versions(),
   }
   if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
@@ -239,6 +241,7 @@ def _make_report(config, grid, systems, **more) -> report_lib.Report:
     fallback=predicted.midpoint(grid),
     bootstrap=resampling.Bootstrap(config.evaluation.num_resamples),
     half_step=figures.half_step(grid.values),
+    comparisons=comparisons.parse(config.evaluation.differences),
     primary_predictors={
       name: method.predictor for name, method in methods_lib.METHODS.items()
     },

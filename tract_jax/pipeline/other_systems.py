@@ -219,7 +219,9 @@ def _problems_of_cots(rows: Sequence[types.Prediction]) -> Iterator[str]:
     yield 'line 1: distributions: has no CoT, nor the place of one'
     return
   for number, row in enumerate(rows, 1):
-    for name in ('distributions', 'decoded', 'finish_reasons'):
+    names = ['distributions', 'decoded', 'finish_reasons']
+    names += ['cot_tokens'] if row.cot_tokens else []
+    for name in names:
       if (found := len(getattr(row, name))) != wanted:
         yield f'line {number}: {name}: of {found} CoTs, not of {wanted}'
 

@@ -134,6 +134,7 @@ def predict(
     ]
     text = with_digest(''.join(map(_to_line, predictions)))
     manifest.write_text_atomic(_chunk_path(run, missing[number]), text)
+    lines.on_rows(len(predictions))
   num_there = sum(_chunk_path(run, start).exists() for start in starts)
   if process_index == 0:
     lines.write(run.folder, num_there)
@@ -305,6 +306,7 @@ def _stream(
     )
     return
   on_rows = progress.row_progress(run.label, sum(map(len, chunks)))
+  lines.begin()
   for number, chunk in enumerate(chunks):
     loop.stop_if(sampler.should_stop, f'before prediction chunk {number}')
     yield number, _bare(sampler, model, chunk)
@@ -348,6 +350,7 @@ def _prediction(setup, method, seed, example, samples) -> types.Prediction:
     category=example.category,
     human_score=example.human_score,
     pair_id=example.pair_id,
+    cot_tokens=[s.num_sampled_tokens for s in samples],
   )
 
 

@@ -23,8 +23,10 @@ from tract_jax.evaluation import (
   judgements,
   metrics,
   preference_pairs,
+  resampling,
 )
 from tract_jax.evaluation import cot_curve as cot_curve_lib
+from tract_jax.evaluation import cot_texts as cot_texts_lib
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import (
@@ -33,6 +35,7 @@ from tract_jax.pipeline import (
   progress,
   row_facets,
 )
+from tract_jax.text import prompt_template
 
 
 def _empty() -> Any:
@@ -62,7 +65,7 @@ class Found:
   cot_curve: list[cot_curve_lib.CotCurvePoint] = _empty()
   groups: list[judgements.Group] = _empty()
   breakdowns: list[breakdowns_lib.Part] = _empty()
-  cot_texts: list[breakdowns_lib.CotTexts] = _empty()
+  cot_texts: list[cot_texts_lib.CotTexts] = _empty()
   paired: list[preference_pairs.PairPredictions] = _empty()
   own_systems: list[metrics.System] = _empty()
 
@@ -137,10 +140,28 @@ def add_file(
       )
     )
   found.own += ours
-  found.breakdowns += breakdowns_lib.break_down(ours, facets, fallback)
-  texts = [t for r in rows if r.seed in seeds for t in r.cots[:most]]
-  if about := breakdowns_lib.cot_texts(method, benchmark, texts):
-    found.cot_texts.append(about)
+  bootstrap = resampling.Bootstrap(config.evaluation.num_resamples)
+  found.breakdowns += breakdowns_lib.break_down(
+    ours, facets, fallback, bootstrap.level
+  )
+  of_seeds = [row for row in rows if row.seed in seeds]
+  about = _cot_texts(
+    *(config, method, benchmark, of_seeds, most, examples), bootstrap
+  )
+  found.cot_texts += [about] if about else []
+
+
+def _cot_texts(
+  config, method, benchmark, rows, num_cots, examples, bootstrap
+) -> cot_texts_lib.CotTexts | None:
+  """Facts on the CoTs, with the rubrics of the rows that are known."""
+  return cot_texts_lib.facts(
+    *(method, benchmark, rows, num_cots, bootstrap),
+    rubrics={
+      n: prompt_template.rubric_text(e.prompt) for n, e in examples.items()
+    },
+    most_overlaps=config.evaluation.overlap_cots,
+  )
 
 
 def add_pairs(

@@ -67,8 +67,8 @@ def _is_text(value: Any) -> bool:
   return isinstance(value, str)
 
 
-def _is_seed(value: Any) -> bool:
-  return type(value) is int and value >= 0
+def _is_count(value: Any) -> bool:
+  return type(value) is int and 0 <= value < _LARGEST
 
 
 def is_number(value: Any) -> bool:
@@ -95,7 +95,7 @@ def _is_list_of(is_right, value: Any) -> bool:
 
 _FIELDS = {
   'example_id': (_is_text, 'text'),
-  'seed': (_is_seed, 'a whole number of at least 0'),
+  'seed': (_is_count, 'a whole number of at least 0'),
   'score': (is_number, 'a finite number or null'),
   'prediction': (is_number, 'a finite number or null'),
   'distributions': (
@@ -115,4 +115,8 @@ _FIELDS = {
   'category': (_is_text, 'text'),
   'human_score': (is_number, 'a finite number or null'),
   'pair_id': (_is_text, 'text'),
+  'cot_tokens': (
+    lambda v: _is_list_of(_is_count, v),
+    'a list of whole numbers of at least 0',
+  ),
 }

@@ -135,11 +135,13 @@ class SampleProgress:
 
   Speeds of prefill (tokens of prompts) and decode (tokens of CoTs) are each
   over its own seconds. Slot use is the share of a slot's steps that had a CoT.
+  Rows are written together: seconds per row are those of the whole job over its
+  rows, and no row's own.
 
   Example:
     lines = SampleProgress('tract self-CoTs seed 0')
     for chunk, samples in sampler.chunks(..., on_progress=lines.on_progress):
-      ...
+      lines.on_rows(len(samples))
     lines.write(folder, num_chunks)
   """
 
@@ -153,6 +155,15 @@ class SampleProgress:
     self._begin = 0.0
     self._last = time.perf_counter()
     self._now: engine_lib.Progress | None = None
+    self._num_rows = 0
+
+  def begin(self) -> None:
+    """Counts the seconds of a job without `on_progress` from now on."""
+    self._begin = time.perf_counter()
+
+  def on_rows(self, num_rows: int) -> None:
+    """Is told that so many rows more are done and written."""
+    self._num_rows += num_rows
 
   def on_progress(self, now: engine_lib.Progress) -> None:
     """Takes the engine's progress; prints a line every few seconds."""
@@ -186,16 +197,23 @@ class SampleProgress:
       step: number of its chunks that are there; a line of the same number or a
         larger one is replaced.
     """
-    now = self._now
-    if now is None:
+    now, num_rows = self._now, self._num_rows
+    if now is None and not num_rows:
       return
-    values = {
-      f.name: getattr(now, f.name)
-      for f in dataclasses.fields(now)
-      if f.name != 'finish_reasons'
-    }
-    values['slot_use'] = _slot_use(now)
-    values |= {f'num_{k}': n for k, n in sorted(now.finish_reasons.items())}
+    secs = max(time.perf_counter() - self._begin, 1e-9)
+    values: dict[str, float] = {'num_rows': num_rows, 'secs': secs}
+    values['rows_per_sec'] = num_rows / secs
+    if num_rows:
+      values['secs_per_row'] = secs / num_rows
+    if now is not None:
+      values |= {
+        f.name: getattr(now, f.name)
+        for f in dataclasses.fields(now)
+        if f.name != 'finish_reasons'
+      }
+      values['slot_use'] = _slot_use(now)
+      values['tokens_per_sec'] = now.decode_tokens / secs
+      values |= {f'num_{k}': n for k, n in sorted(now.finish_reasons.items())}
     with metric_writer.MetricWriter(folder, step) as writer:
       writer.write(step, values)
 

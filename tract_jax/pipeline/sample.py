@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import functools
+import math
 
 import numpy as np
 
 from tract_jax import types
-from tract_jax.pipeline import base_model, build, read_data
+from tract_jax.data import encoding, loader
+from tract_jax.parallel import partition
+from tract_jax.pipeline import base_model, build, loss_fn, read_data
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.training import loop
 
@@ -43,6 +46,15 @@ class Sampler:
   @functools.cached_property
   def _bare_engine(self) -> engine_lib.Engine:
     return build.make_engine(self.setup, with_cot=False)
+
+  @functools.cached_property
+  def _cot_terms(self) -> Callable[..., types.LossTerms]:
+    return loss_fn.make_cot_terms(
+      self.setup.model,
+      self.setup.cot_scores,
+      chunk_size=self.setup.config.train.logit_chunk,
+      mode=self.setup.config.mapping,
+    )
 
   def cots(
     self,
@@ -171,6 +183,56 @@ class Sampler:
         examples, sequences, probs, greedy, strict=True
       )
     ]
+
+  def cross_entropy(
+    self,
+    params: types.PyTree,
+    examples: Sequence[types.Example],
+    tokens: Sequence[np.ndarray] | None = None,
+  ) -> float | None:
+    """Mean cross-entropy of given CoTs under the model; nothing is sampled.
+
+    - log p(s | x) over the number of tokens of s: of the CoT, the fixed words
+      and the end token, as training has it. No processor of sampling (top-p,
+      penalty, temperature) and no 8 bits of sampling take part.
+
+    Args:
+      params: the whole model.
+      examples: the rows.
+      tokens: [l] a CoT for each, up to its score; None: their own CoTs.
+
+    Returns:
+      Nats per token; None without rows, or where it is not finite.
+    """
+    setup = self.setup
+    cots: Sequence[np.ndarray | None] = [None] * len(examples)
+    if tokens is not None:
+      cots = tokens
+    encoded = [
+      encoding.encode_example(example, setup.tokenizer, setup.cot_scores, cot)
+      for example, cot in zip(examples, cots, strict=True)
+    ]
+    if not encoded:
+      return None
+    train, multiple = setup.config.train, setup.config.data.length_multiple
+    longest = loader.static_size([len(e.inputs) for e in encoded], multiple)
+    shards = partition.num_row_shards(setup.model.mesh)
+    num_rows = -(-(train.micro_batch_size or train.batch_size) // shards)
+    num_rows *= shards
+    total, count = 0.0, 0.0
+    for start in range(0, len(encoded), num_rows):
+      batch = loader.make_batch(
+        [[e] for e in encoded[start : start + num_rows]],
+        batch_size=num_rows,
+        length=min(longest, setup.model.config.longest_row),
+        max_examples=1,
+        num_scores=len(setup.grid.values),
+      )
+      terms = self._cot_terms(params, batch)
+      total += float(terms.ce_sum)
+      count += float(terms.ce_count)
+    mean = total / count
+    return mean if math.isfinite(mean) else None
 
 
 def _whole(

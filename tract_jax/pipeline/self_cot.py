@@ -166,6 +166,7 @@ def _sample(sampler, params, examples, writer, own, seed, label):
     chunk = own[number]
     rows = np.repeat(chunks[chunk], config.sampling.num_self_cots).tolist()
     writer.write(chunk, [s for row in of_rows for s in row], rows)
+    lines.on_rows(len(chunks[chunk]))
   return lines
 
 

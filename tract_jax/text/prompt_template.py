@@ -195,8 +195,21 @@ def rubric_of(prompt: str) -> str:
   Returns:
     The line, without brackets around; "" where there is no rubric.
   """
+  return rubric_text(prompt).partition('\n')[0].strip('[] ')
+
+
+def rubric_text(prompt: str) -> str:
+  """The whole rubric of a formatted prompt: criteria and scores' descriptions.
+
+  Args:
+    prompt: with the headings of Feedback Collection.
+
+  Returns:
+    What stands behind the rubric's heading, up to the next one; "" where there
+    is no rubric.
+  """
   _, found, rest = prompt.rpartition(_RUBRIC)
-  return rest.strip().partition('\n')[0].strip('[] ') if found else ''
+  return rest.partition('\n###')[0].strip() if found else ''
 
 
 def helpfulness(grid: types.ScoreGrid) -> str:
