@@ -11,7 +11,7 @@ STAMP := $(VENV)/.locked
 ARGS ?=
 
 .PHONY: help venv demo test test-fast check fuzz faults bench bench-sampling \
-  bench-tables parity lock tpu
+  bench-curves bench-tables parity lock tpu
 
 help:  ## Lists these targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -63,6 +63,10 @@ bench-tables: venv  ## Writes the tables of docs/benchmarks.md anew.
 
 bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.sampling $(ARGS)
+
+bench-curves: venv  ## Measures how cost grows with sizes (docs/benchmarks.md).
+	$(BIN)/python -m benchmarks.curves $(ARGS)
+	$(BIN)/python -m benchmarks.tables
 
 parity: venv  ## Trains beside PyTorch, and compares (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.parity $(ARGS)

@@ -64,6 +64,7 @@ setuptools.setup(
     'tpu': ['jax[tpu]'],
     'gpu': ['jax[cuda13]'],
     'gcs': _GCS_REQUIRES,
+    'wandb': ['wandb>=0.31,<0.32'],
     'analyses': _ANALYSES_REQUIRES,
     'test': _TEST_REQUIRES,
   },

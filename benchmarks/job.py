@@ -101,6 +101,17 @@ class TrainingJob(Job):
   score_values: list[float]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataJob(Job):
+  """Rows of the synthetic world, read, encoded and planned.
+
+  Attributes:
+    num_rows: how many.
+  """
+
+  num_rows: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Cot:
   """A sampled CoT.

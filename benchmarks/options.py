@@ -16,6 +16,13 @@ PARTS = ('one_cot', 'four_cots', 'decode', 'checks')
 RESULTS = pathlib.Path(__file__).resolve().parent / 'results'
 # Adapters of the training benchmark, as in the paper.
 _LORA_RANK = 8
+# Of the curves, by option.
+_SIZES = {
+  'lengths': [256, 512, 1024, 2048, 4096],
+  'batches': [1, 2, 4, 8, 16],
+  'slots': [1, 2, 4, 8, 16, 32, 64],
+  'data-rows': [1000, 3000, 10_000, 30_000, 100_000],
+}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -94,14 +101,60 @@ def parse_bench(
   return parser.parse_args(argv)
 
 
+def parse_curves(
+  argv: Sequence[str] | None, curves: Sequence[str]
+) -> argparse.Namespace:
+  """Reads the arguments of `make bench-curves`.
+
+  Args:
+    argv: without the program's name; those of the process if None.
+    curves: that there are.
+
+  Returns:
+    The options.
+
+  Raises:
+    SystemExit: an unknown option or a bad value, which is told.
+  """
+  parser = argparse.ArgumentParser(
+    prog='make bench-curves',
+    description='Measures how speed and memory change with sizes.',
+  )
+  add = parser.add_argument
+  _add_processes(parser)
+  add('--only', type=names_of(curves), default=curves, help=','.join(curves))
+  add(
+    '--results',
+    type=pathlib.Path,
+    help='file to write',
+    default=RESULTS / 'curves.json',
+  )
+  add('--sides', choices=('ours', 'both'), default='ours')
+  add('--runs', type=int, default=1, help='processes of each point')
+  add('--steps', type=int, default=3, help='updates that are timed')
+  add('--rows', type=int, default=1, help='of an update, where lengths vary')
+  add('--length', type=int, default=256, help='of a row, where rows vary')
+  add('--targets', type=int, default=128, help='of a row')
+  add('--new-tokens', type=int, default=64, help='of a CoT')
+  for name, sizes in _SIZES.items():
+    add(f'--{name}', type=_numbers, default=sizes, metavar='N,N')
+  return parser.parse_args(argv)
+
+
 def _add_prompts(parser: argparse.ArgumentParser, num_prompts: int) -> None:
   """The model, the prompts, and how processes run."""
   add = parser.add_argument
   add('--data', default='../shared/data/mt_bench_eval.json', help='rows')
-  add('--model', default='smollm2-135m-instruct', help='folder, or seed model')
   add('--num-prompts', type=int, default=num_prompts)
   add('--min-tokens', type=int, default=700, help='of a prompt')
   add('--max-tokens', type=int, default=1500, help='of a prompt')
+  _add_processes(parser)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+  """The model, and how processes run."""
+  add = parser.add_argument
+  add('--model', default='smollm2-135m-instruct', help='folder, or seed model')
   add('--threads', type=int, default=2)
   add('--keep', default='', help="folder for the processes' files")
   add(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import json
 import pathlib
+import re
 import statistics
 
 from tract_jax.data import manifest
@@ -56,7 +57,7 @@ def compared(
     The row.
   """
   ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-  if _LESS_IS_BETTER & set(name.split('_')):
+  if _LESS_IS_BETTER & set(re.split(r'[_.]', name)):
     ratios = [1 / ratio for ratio in ratios]
   return Row(
     name=name,

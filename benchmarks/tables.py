@@ -9,11 +9,12 @@ import json
 import pathlib
 import sys
 
-from benchmarks import options, results
+from benchmarks import curve_tables, options, results
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / 'docs' / 'benchmarks.md'
 BEGIN = '<!-- Made by `python -m benchmarks.tables`: -->'
 END = '<!-- until here. -->'
+CURVES = 'curves.json'
 
 
 def main() -> int:
@@ -47,8 +48,11 @@ def updated(text: str, folder: pathlib.Path) -> str:
 def _section(path: pathlib.Path) -> str:
   """One file's table, under its name, machine and versions."""
   rows = [results.Row(**row) for row in json.loads(path.read_text('utf-8'))]
+  title = f'**{path.name}**: {results.header(rows)}.'
+  if path.name == CURVES:
+    return '\n\n'.join([title, *curve_tables.sections(rows)])
   lines = [
-    f'**{path.name}**: {results.header(rows)}.',
+    title,
     '',
     '| | ours | theirs | ratio (least to most, pairs) |',
     '|---|---|---|---|',

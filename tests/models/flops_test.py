@@ -57,6 +57,23 @@ def test_frozen_weights_have_no_gradients():
   assert flops.training_flops(forward, train_base=False) == 232
 
 
+def test_an_update_is_its_rows():
+  row = flops.row_flops(SMALL, length=8, num_logits=3)
+  shape = {'num_rows': 5, 'length': 8, 'num_targets': 3}
+  for train_base in (False, True):
+    assert flops.update_flops(SMALL, **shape, train_base=train_base) == (
+      5 * flops.training_flops(row, train_base=train_base)
+    )
+  # A row has no more targets than places.
+  few, many = (
+    flops.update_flops(
+      SMALL, num_rows=1, length=8, num_targets=n, train_base=True
+    )
+    for n in (8, 16)
+  )
+  assert few == many
+
+
 def test_mistral_with_lora_needs_379_tflop_for_four_rows():
   config = known_models.architecture('mistralai/Mistral-7B-Instruct-v0.2')
   row = flops.row_flops(config, length=3072, num_logits=3072)

@@ -18,3 +18,21 @@ def test_other_names_are_none(name):
   assert not chips.is_topology(name)
   with pytest.raises(ValueError, match='no topology'):
     chips.topology(name)
+
+
+@pytest.mark.parametrize(
+  ('device_kind', 'name'),
+  [('TPU v5 lite', 'v5e'), ('TPU v5', 'v5p'), ('TPU v6 lite', 'v6e')],
+)
+def test_chips_are_known_by_their_devices(device_kind, name):
+  assert chips.of_device(device_kind) is chips.CHIPS[name]
+
+
+def test_other_devices_are_unknown():
+  assert chips.of_device('cpu') is None
+  assert chips.of_device('TPU v4') is None
+
+
+def test_utilisation_by_hand():
+  # Half of the peak: 197e12 a second.
+  assert chips.mfu(197e12, 2.0, chips.CHIPS['v5e']) == 0.5

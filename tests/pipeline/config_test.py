@@ -4,9 +4,11 @@ import dataclasses
 import importlib.util
 import pathlib
 import re
+import sys
 
 import pytest
 
+from tests.training import stand_in_wandb
 from tract_jax import types
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import config_check, row_settings
@@ -145,6 +147,8 @@ def test_values_of_another_type_are_named():
     ('mapping', 'vmap'),
     ('sampling.prefill_tokens', 0),
     ('evaluation.num_resamples', 10),
+    ('wandb.project', 'a/b'),
+    ('wandb.mode', 'on'),
     ('plan.topology', 'v5e'),
     ('plan.rows_per_chip', -1),
     ('plan.prompt_tokens', 0),
@@ -273,6 +277,26 @@ def test_configs_of_the_paper_are_its_recipe_on_a_larger_batch_if_fast(name):
   assert paper.model.path == fast.model.path
   with pytest.raises(types.InputError, match='\'fats\': there is only "fast"'):
     config_lib.read_config(f'{CONFIGS / name}.py:fats')
+
+
+def test_wandb_is_asked_for_where_it_is_installed(monkeypatch, tmp_path):
+  config = valid_config()
+  config.wandb.project = 'judges'
+  stand_in_wandb.install(monkeypatch)
+  config_check.check(config)
+  # A folder of its files is no package.
+  (tmp_path / 'wandb').mkdir()
+  monkeypatch.delitem(sys.modules, 'wandb')
+  monkeypatch.setattr(sys, 'path', [str(tmp_path)])
+  assert problems(config) == [
+    "config.wandb.project: 'judges' needs wandb, which is not installed; pip "
+    "install -e '.[wandb]' does it"
+  ]
+  config_check.check(config, as_judge=True)  # Nothing is trained.
+  config.wandb.project, config.wandb.entity = '', 'team'
+  assert problems(config) == [
+    "config.wandb.entity: 'team' without config.wandb.project"
+  ]
 
 
 def test_candidate_lambdas_need_validation_rows():

@@ -212,7 +212,7 @@ def test_a_damaged_report_is_made_anew_and_not_quoted(tmp_path, name, lost):
   assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   path = tmp_path / 'report' / name
   before = path.read_bytes()
-  rows = evaluate.read_results(workdir, 'tract', 0)
+  found = evaluate.read_results(workdir, 'tract', 0)
   if lost:
     path.unlink()
   else:
@@ -222,7 +222,8 @@ def test_a_damaged_report_is_made_anew_and_not_quoted(tmp_path, name, lost):
         evaluate.read_results(workdir, 'tract', 0)
   assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   assert path.read_bytes() == before
-  assert evaluate.read_results(workdir, 'tract', 0) == rows != []
+  assert evaluate.read_results(workdir, 'tract', 0) == found
+  assert found.rows
 
 
 def test_predictions_that_are_not_those_of_their_chunks_are_refused(tmp_path):

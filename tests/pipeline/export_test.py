@@ -89,9 +89,13 @@ def test_exported_judge_predicts_as_the_run_did(scratch):
 
 def test_model_card_has_the_figures_of_the_report(scratch):
   card = (scratch / 'export' / 'cot_raft' / 'README.md').read_text()
-  rows = json.loads((scratch / 'report' / 'metrics.json').read_text())['rows']
-  rmse = next(r['rmse'] for r in rows if r['predictor'] == 'rail')
-  assert f'{rmse:.3f}'.removeprefix('0') in card
+  report = json.loads((scratch / 'report' / 'metrics.json').read_text())
+  rmse = next(r['rmse'] for r in report['rows'] if r['predictor'] == 'rail')
+  (constant,) = [r for r in report['references'] if r['method'] == 'constant']
+  for value in (rmse, constant['rmse']):
+    assert f'{value:.3f}'.removeprefix('0') in card
+  # Too few rows to be calibrated on.
+  assert f'none ({report["calibration"][0]["reason"]})' in card
   assert 'on 15 rows' in card or 'on 14 rows' in card
 
 

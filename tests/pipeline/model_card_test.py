@@ -13,7 +13,7 @@ import pytest
 from tests.models import small_models
 from tests.text import small_tokenizers
 from tract_jax.models import hf_export, transformer
-from tract_jax.pipeline import model_card
+from tract_jax.pipeline import card_results, model_card
 
 STAGES = (
   model_card.StageFacts('cot_raft', 'annotator', 'seed', 950, 2, 8, 1e-5),
@@ -30,10 +30,41 @@ ROW = {
   'pearson': 0.5551,
   'pearson_ci': [0.48, 0.62],
   'spearman': 0.54,
+  'spearman_ci': [0.47, 0.61],
   'kendall': None,
+  'kendall_ci': None,
   'rmse': 0.875,
+  'rmse_ci': None,
   'reason': 'kendall: constant scores',
 }
+CONSTANT = ROW | {
+  'method': 'constant',
+  'predictor': 'training_mean',
+  'seed': 0,
+  'pearson': None,
+  'rmse': 1.25,
+  'rmse_ci': [1.125, 1.375],
+  'reason': 'pearson: constant predictions',
+}
+CALIBRATION = {
+  'method': 'tract',
+  'num_cots': 1,
+  'benchmark': 'mt_bench',
+  'seed': 3,
+  'num_rows': 316,
+  'crps': 0.4375,
+  'calibration_error': 0.125,
+  'conformal_level': 0.9,
+  'conformal_half_width': 1.75,
+  'conformal_coverage': 0.905,
+  'reason': None,
+}
+
+
+def results_of(*rows):
+  return card_results.Results(rows)
+
+
 FACTS = model_card.CardFacts(
   title='judge',
   method='tract',
@@ -59,7 +90,7 @@ FACTS = model_card.CardFacts(
   max_new_tokens=1024,
   stages=STAGES,
   seed=3,
-  rows=(ROW,),
+  results=results_of(ROW),
 )
 # Ends strings, headers, cells, code and comments, and is markup itself.
 HOSTILE = (
@@ -147,25 +178,65 @@ def test_results_are_the_rows_of_the_report():
     'seed': '3',
     'rows': '320',
     'invalid': '4',
-    "Pearson's r (interval)": '.555 (.480, .620)',
-    'Spearman': '.540',
+    "Pearson's r": '.555 (.480, .620)',
+    'Spearman': '.540 (.470, .610)',
     'Kendall': 'none (constant scores)',
     'RMSE': '.875',
   }
 
 
+def test_references_and_calibration_of_the_report():
+  other = {'benchmark': 'other'}
+  report = {
+    'rows': [ROW, ROW | {'method': 'ce'}, ROW | {'seed': 0}],
+    'references': [CONSTANT, CONSTANT | other],
+    'calibration': [CALIBRATION, CALIBRATION | {'method': 'ce'}],
+  }
+  found = card_results.of_report(report, 'tract', 3)
+  assert found == card_results.Results([ROW], [CONSTANT], [CALIBRATION])
+  text = card_text(results=found)
+  _, _, _, header, _, line, calibration_header, _, calibration_line = table_of(
+    text
+  )
+  assert header == [
+    *('reference', 'benchmark', 'rows', "Pearson's r", 'Spearman', 'Kendall'),
+    'RMSE',
+  ]
+  assert line[:4] == [
+    *('constant', r'mt\_bench', '320', 'none (constant predictions)'),
+  ]
+  assert line[-1] == '1.250 (1.125, 1.375)'
+  assert dict(zip(calibration_header, calibration_line, strict=True)) == {
+    'CoTs': '1',
+    'benchmark': r'mt\_bench',
+    'rows': '316',
+    'CRPS': '.438',
+    'calibration error': '.125',
+    'conformal': '1.750',
+    'holds': '.905',
+  }
+  assert "to hold the rater's score in 90 % of them" in text
+  few = CALIBRATION | {'crps': None, 'reason': '2 rows, below 3'}
+  text = card_text(results=card_results.Results([ROW], [], [few]))
+  assert table_of(text)[-1][3] == 'none (2 rows, below 3)'
+
+
 def test_missing_figures_say_why():
   empty = dict.fromkeys(('pearson', 'pearson_ci', 'spearman', 'kendall'))
   reason = 'pearson, spearman: constant predictions; kendall: no rows'
-  *_, line = table_of(card_text(rows=(ROW | empty | {'reason': reason},)))
+  *_, line = table_of(
+    card_text(results=results_of(ROW | empty | {'reason': reason}))
+  )
   assert line[7:10] == [
     'none (constant predictions)',
     'none (constant predictions)',
     'none (no rows)',
   ]
-  *_, line = table_of(card_text(rows=(ROW | empty | {'reason': None},)))
+  *_, line = table_of(
+    card_text(results=results_of(ROW | empty | {'reason': None}))
+  )
   assert line[7] == 'none (reason not stated)'
-  text = card_text(rows=())
+  text = card_text(results=results_of())
   assert 'Nothing was measured.' in text and not table_of(text)
 
 
@@ -179,7 +250,7 @@ def test_no_text_breaks_header_table_or_code(name):
   changes = {name: HOSTILE}
   if name == 'base_model':
     changes['base_revision'] = HOSTILE
-  text = card_text(**changes, rows=(ROW | {'benchmark': HOSTILE},))
+  text = card_text(**changes, results=results_of(ROW | {'benchmark': HOSTILE}))
   header = header_of(text)
   expected = header_of(card_text())
   if name == 'method':
@@ -217,7 +288,7 @@ def test_every_field_is_read():
     'max_new_tokens': 7,
     'stages': STAGES[:1],
     'seed': 9,
-    'rows': (),
+    'results': results_of(),
     **dict.fromkeys(TEXT_FIELDS, 'other'),
   }
   assert changes.keys() == {f.name for f in dataclasses.fields(FACTS)}

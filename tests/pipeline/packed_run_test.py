@@ -69,7 +69,7 @@ def train(folder, packing, should_stop=lambda: False):
   tasks.execute(run, 'train')
   folder = run.stage('cot_raft', 0, 0).folder
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  timing = {'secs': 0, 'data_wait_secs': 0}
+  timing = {'secs': 0, 'data_wait_secs': 0, 'tokens_per_sec': 0}
   metrics = [json.loads(line) | timing for line in lines]
   return metrics, manifest.read_results(folder)
 

@@ -26,8 +26,9 @@ def test_sizes():
 
 def report(step, finite=True, grid_mass=0.9, wait_secs=0.0):
   metrics = step_lib.StepMetrics(
-    loss=1.5, ce=1.0, score_mse=0.25, grid_mass=grid_mass, grad_norm=1.0,
-    lr=1e-3, finite=finite, num_tokens=200.0,
+    loss=1.5, ce=1.0, score_mse=0.25, score_loss=0.25, off_grid=0.0,
+    grid_mass=grid_mass, grad_norm=1.0, lr=1e-3, finite=finite,
+    num_tokens=200.0,
   )  # fmt: skip
   return loop.StepReport(step, metrics, secs=2.0, data_wait_secs=wait_secs)
 

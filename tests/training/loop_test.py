@@ -10,7 +10,7 @@ from tract_jax.training import step as step_lib
 
 def make_metrics(finite=True):
   zero = jnp.zeros(())
-  return step_lib.StepMetrics(*[zero] * 6, jnp.array(finite), zero)
+  return step_lib.StepMetrics(*[zero] * 8, jnp.array(finite), zero)
 
 
 class Recorder:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from tests.training import stand_in_wandb
 from tract_jax.training import metric_writer
 
 
@@ -124,3 +125,54 @@ def test_a_full_disk_is_one_warning_and_the_other_file_goes_on(
   assert _rows(tmp_path) == [{'step': 0, 'loss': 0.5}]
   steps = [e.step for e in _events(tmp_path) if e.summary.value]
   assert steps == [0, 1, 2, 3]
+
+
+def _track(folder, start, stop, **arguments):
+  with metric_writer.MetricWriter(folder, start, wandb_run=arguments) as writer:
+    for step in range(start, stop):
+      writer.write(step, {'loss': 1 / (step + 1), 'nan': np.nan, 'name': 'ä'})
+
+
+def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(tmp_path, monkeypatch):
+  server = stand_in_wandb.install(monkeypatch)
+  _track(tmp_path / 'a', 0, 7, project='judges', mode=None)
+  # From an older checkpoint; what is there already is not written again.
+  _track(tmp_path / 'a', 4, 9, project='judges', mode=None)
+  _track(tmp_path / 'b', 0, 1, project='judges', mode=None)
+  run, other = server.runs.values()
+  assert run.history == [(step, {'loss': 1 / (step + 1)}) for step in range(9)]
+  assert [step for step, _ in other.history] == [0]
+  assert (run.num_finished, other.num_finished) == (2, 1)
+  assert len(_rows(tmp_path / 'a')) == 9
+  first, again, _ = server.asked
+  assert first == again
+  assert (first['project'], first['mode']) == ('judges', None)
+  assert first['resume'] == 'allow'
+  assert first['dir'] == str(tmp_path / 'a')
+  # The command, the machine's name and its user stay here.
+  assert first['settings']['x_disable_meta']
+  assert first['settings']['console'] == 'off'
+
+
+def test_only_the_writer_asks_wandb(tmp_path, monkeypatch):
+  server = stand_in_wandb.install(monkeypatch)
+  with metric_writer.MetricWriter(
+    tmp_path, 0, False, {'project': 'a'}
+  ) as writer:
+    writer.write(0, {'loss': 0.5})
+  _write(tmp_path, 0, 1)
+  assert not server.asked
+
+
+@pytest.mark.parametrize('when', ['init', 'log', 'finish'])
+def test_wandb_that_fails_is_one_warning(tmp_path, monkeypatch, caplog, when):
+  server = stand_in_wandb.install(monkeypatch, fails_at=when)
+  with caplog.at_level(logging.WARNING):
+    _track(tmp_path, 0, 5, project='judges')
+  (warning,) = [r.getMessage() for r in caplog.records]
+  assert warning == (
+    'Weights & Biases: no more metrics are written there, training goes on: '
+    f'OSError: no way to {when}'
+  )
+  assert len(server.asked) == 1
+  assert [row['step'] for row in _rows(tmp_path)] == [0, 1, 2, 3, 4]

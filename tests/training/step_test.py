@@ -48,14 +48,14 @@ def init_params(scale=0.7):
   }
 
 
-def loss_fn(params, frozen, rows):
+def loss_fn(params, frozen, rows, objective=OBJECTIVE):
   del frozen
   hidden = jnp.take(params['embed'], rows.inputs, axis=0)
   return losses.loss_terms(
     lambda h: h @ params['head'],
     hidden,
     rows,
-    OBJECTIVE,
+    objective,
     TARGET,
     num_targets=8,
     chunk_size=8,
@@ -68,11 +68,12 @@ def split_rows(rows, num_micro):
   )
 
 
-def make_step(lr=1e-2, num_steps=10):
+def make_step(lr=1e-2, num_steps=10, objective=OBJECTIVE):
   config = optimizer_lib.OptimizerConfig(lr=lr, warmup_fraction=0.0)
   optimizer = optimizer_lib.make_optimizer(config, num_steps)
   schedule = optimizer_lib.make_schedule(config, num_steps)
-  step = step_lib.make_step(loss_fn, OBJECTIVE, optimizer, schedule)
+  loss = functools.partial(loss_fn, objective=objective)
+  step = step_lib.make_step(loss, objective, optimizer, schedule)
   return jax.jit(step), state_lib.init_state(init_params(), optimizer)
 
 
@@ -136,7 +137,25 @@ def test_metrics_are_means_over_the_global_batch():
   np.testing.assert_allclose(
     metrics.loss, metrics.ce + metrics.score_mse, rtol=1e-6
   )
+  assert metrics.score_loss == metrics.score_mse
+  off_grid = -np.log(probs.sum(-1)).mean()
+  np.testing.assert_allclose(metrics.off_grid, off_grid, rtol=1e-5)
   assert metrics.num_tokens == B * L
+
+
+def test_parts_add_up_to_the_loss():
+  objective = losses.Objective(
+    2.0, 3.0, False, score_loss='crps', off_grid_weight=0.5
+  )
+  step, state = make_step(objective=objective)
+  _, metrics = step(state, None, split_rows(make_rows(), 4))
+  parts = (metrics.ce, metrics.score_loss, metrics.off_grid)
+  assert all(part > 0 for part in parts)
+  np.testing.assert_allclose(
+    metrics.loss, np.dot([2.0, 3.0, 0.5], parts), rtol=1e-6
+  )
+  # The figure that all objectives have in common is another one.
+  assert abs(metrics.score_mse - metrics.score_loss) > 0.01
 
 
 def test_non_finite_update_is_skipped_and_counted():

@@ -102,6 +102,30 @@ def training_flops(forward: Flops, *, train_base: bool) -> float:
   return weights * (forward.linear + forward.head) + 3 * forward.attention
 
 
+def update_flops(
+  config: config_lib.ModelConfig,
+  *,
+  num_rows: int,
+  length: int,
+  num_targets: int,
+  train_base: bool,
+) -> float:
+  """An update on rows that are full.
+
+  Args:
+    config: the architecture.
+    num_rows: of the update, on all devices.
+    length: L; padding counts, and a packed row counts as one example.
+    num_targets: places of a row whose logits are made.
+    train_base: as for `training_flops`.
+
+  Returns:
+    Operations, of all devices together.
+  """
+  row = row_flops(config, length, min(num_targets, length))
+  return num_rows * training_flops(row, train_base=train_base)
+
+
 def _flops(config, num_tokens: int, pairs: int, num_logits: int) -> Flops:
   width, heads = config.hidden_size, config.num_heads * config.head_dim
   kv_heads = config.num_kv_heads * config.head_dim

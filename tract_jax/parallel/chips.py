@@ -38,8 +38,44 @@ CHIPS = {
   'v5p': Chip(459e12, 2765e9, 180e9, 1.75e9, int(95.74 * _GIB)),
   'v6e': Chip(918e12, 1640e9, 180e9, 1.75e9, int(31.25 * _GIB)),
 }
+# What JAX calls the devices of a kind.
+_DEVICE_KINDS = {
+  'TPU v5 lite': 'v5e',
+  'TPU v5e': 'v5e',
+  'TPU v5': 'v5p',
+  'TPU v5p': 'v5p',
+  'TPU v6 lite': 'v6e',
+  'TPU v6e': 'v6e',
+}
 # How a TPU VM of so many chips calls itself; v5p counts two cores a chip.
 _ACCELERATOR = {'v5e': ('v5litepod', 1), 'v5p': ('v5p', 2), 'v6e': ('v6e', 1)}
+
+
+def of_device(device_kind: str) -> Chip | None:
+  """The numbers of a device, by what JAX calls it.
+
+  Args:
+    device_kind: of a jax.Device, such as "TPU v5 lite".
+
+  Returns:
+    The chip; None for one without numbers here, as a CPU is.
+  """
+  name = _DEVICE_KINDS.get(device_kind)
+  return CHIPS[name] if name else None
+
+
+def mfu(flops: float, secs: float, chip: Chip) -> float:
+  """Needed operations over those that the peak would do meanwhile.
+
+  Args:
+    flops: that one chip's share of the work needs; models/flops.
+    secs: that it took.
+    chip: its numbers.
+
+  Returns:
+    Model FLOPs utilisation: 1 for a perfect program on a perfect chip.
+  """
+  return flops / secs / chip.peak_flops
 
 
 @dataclasses.dataclass(frozen=True)

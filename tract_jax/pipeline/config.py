@@ -245,6 +245,16 @@ _EXPORT: dict[str, Any] = {
   'base_licence': '',
   'data_licence': '',
 }
+_WANDB: dict[str, Any] = {
+  # The project of Weights & Biases that every stage is a run of; empty: it is
+  # not used. Needs the extra: pip install -e '.[wandb]'.
+  'project': '',
+  # The user or team that it belongs to; empty: who is logged in.
+  'entity': '',
+  # "online", "offline" (kept beside the metrics, for `wandb sync`), or as
+  # WANDB_MODE says.
+  'mode': '',
+}
 _MESH: dict[str, Any] = {
   # Devices of all hosts along each axis, to train; -1: what is left. "data"
   # copies parameters (also across slices), "fsdp" and "tensor" split them.
@@ -291,6 +301,7 @@ def default_config() -> ml_collections.ConfigDict:
     'sampling': _SAMPLING,
     'evaluation': _EVALUATION,
     'export': _EXPORT,
+    'wandb': _WANDB,
     'mesh': _MESH,
     'hosts': _HOSTS,
     'plan': _PLAN,

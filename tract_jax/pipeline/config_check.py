@@ -1,6 +1,7 @@
 """Rules for the values of the configuration, one for each key that has any."""
 
 from collections.abc import Callable, Iterator
+import importlib.util
 import math
 import re
 
@@ -266,6 +267,11 @@ _RULES = {
   'sampling.chunk_size': _AT_LEAST_1,
   'sampling.steps_per_call': _AT_LEAST_1,
   'sampling.prefill_tokens': _AT_LEAST_1,
+  'wandb.project': (
+    lambda v: re.fullmatch(r'[^/\\#?%:]{0,128}', v),
+    'is not made of at most 128 characters other than / \\ # ? % :',
+  ),
+  'wandb.mode': _one_of('', 'online', 'offline'),
   'export.format': _one_of('merged', 'adapter'),
   'export.dtype': _one_of('', 'float32', 'bfloat16'),
   'export.max_shard_bytes': _AT_LEAST_1,
@@ -312,7 +318,24 @@ def _joint_problems(config, as_judge: bool, needs_rows: bool) -> Iterator[str]:
       method.stages for method in methods_lib.known(config.methods)
     ):
       yield 'config.data.train_path: is empty; give the file of training rows'
+  yield from _wandb_problems(config, as_judge)
   yield from _model_problems(config, as_judge)
+
+
+def _wandb_problems(config, as_judge: bool) -> Iterator[str]:
+  """What would be asked for in vain."""
+  wandb = config.wandb
+  for key in ('entity', 'mode'):
+    if wandb[key] and not wandb.project:
+      yield f'config.wandb.{key}: {wandb[key]!r} without config.wandb.project'
+  spec = importlib.util.find_spec('wandb') if wandb.project else None
+  # A mere folder of that name, as wandb itself makes, has no origin.
+  is_there = spec is not None and spec.origin is not None
+  if wandb.project and not as_judge and not is_there:
+    yield (
+      f'config.wandb.project: {wandb.project!r} needs wandb, which is not '
+      "installed; pip install -e '.[wandb]' does it"
+    )
 
 
 def _model_problems(config, as_judge: bool) -> Iterator[str]:

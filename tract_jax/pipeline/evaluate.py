@@ -25,6 +25,7 @@ from tract_jax.evaluation import (
 )
 from tract_jax.evaluation import report as report_lib
 from tract_jax.pipeline import (
+  card_results,
   comparisons,
   other_systems,
   predict,
@@ -127,8 +128,8 @@ def _checked_paths(config, workdir, benchmarks):
 
 def read_results(
   workdir: epath.Path, method: str, seed: int
-) -> list[dict[str, Any]]:
-  """The rows of report/metrics.json of a method and seed.
+) -> card_results.Results:
+  """What report/metrics.json says of a method and seed.
 
   Args:
     workdir: of the run.
@@ -136,22 +137,22 @@ def read_results(
     seed: of the run.
 
   Returns:
-    The rows; none where there is no report.
+    The records; none where there is no report.
 
   Raises:
     types.InputError: a report that cannot be read.
   """
   path = workdir / 'report' / report_writing.METRICS_FILE
   if not path.exists():
-    return []
+    return card_results.Results()
   if manifest.is_finished(path.parent) and path.name in _damaged(path.parent):
     raise types.InputError(
       f'{path}: not as it was written: damaged, or changed by hand;'
       ' --task=evaluate writes it anew'
     )
   try:
-    rows = json.loads(path.read_text(encoding='utf-8'))['rows']
-    return [r for r in rows if (r['method'], r['seed']) == (method, seed)]
+    report = json.loads(path.read_text(encoding='utf-8'))
+    return card_results.of_report(report, method, seed)
   except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise types.InputError(f'{path}: no report: {error}') from error
 

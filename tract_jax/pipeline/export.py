@@ -8,7 +8,7 @@ stands on the seed model. The manifest is written last: a folder without a
 finished one is not whole, and the same command makes it again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import tempfile
@@ -22,6 +22,7 @@ from tract_jax.models import hf_export, json_file, lora, peft_adapter
 from tract_jax.pipeline import (
   base_model,
   build,
+  card_results,
   evaluate,
   finetune,
   fingerprint,
@@ -45,7 +46,7 @@ class ExportRun:
     seed: whose stage is exported.
     num_rows: training rows of each of the method's stages.
     prompt: one of them, for its ending.
-    results: rows of report/metrics.json of this method and seed.
+    results: of report/metrics.json, of this method and seed.
     fields: the facts that make the weights what they are.
   """
 
@@ -54,7 +55,7 @@ class ExportRun:
   seed: int
   num_rows: Sequence[int]
   prompt: str
-  results: Sequence[Mapping[str, Any]]
+  results: card_results.Results
   fields: dict[str, Any]
 
   @property
@@ -312,5 +313,5 @@ def _card_facts(setup: build.Setup, run: ExportRun) -> model_card.CardFacts:
       for stage, num_rows in zip(method.stages, run.num_rows, strict=True)
     ),
     seed=run.seed,
-    rows=run.results,
+    results=run.results,
   )

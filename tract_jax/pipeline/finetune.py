@@ -15,7 +15,7 @@ from tract_jax.data import loader as loader_lib
 from tract_jax.models import lora, quantization
 from tract_jax.objectives import losses
 from tract_jax.parallel import distributed
-from tract_jax.pipeline import build, fingerprint, progress
+from tract_jax.pipeline import build, fingerprint, progress, train_metrics
 from tract_jax.training import checkpoint, loop, metric_writer
 from tract_jax.training import state as state_lib
 
@@ -108,8 +108,11 @@ def finetune(
     run.folder / 'checkpoints', max_to_keep=setup.config.train.max_checkpoints
   ) as store:
     state = _restored(run, store, state)
+    work = train_metrics.work_of(
+      setup.model, loader.batch_size, loader.length, num_targets
+    )
     state = _train(
-      setup, run, trainer, loader, state, frozen, store, should_stop
+      setup, run, trainer, loader, state, frozen, store, should_stop, work
     )
   figures = _validate(run, trainer, (state.params, frozen), validation)
   _finish(run, state.params, {'num_rows': len(rows.train), **figures})
@@ -221,12 +224,17 @@ def _restored(run, store, state) -> state_lib.TrainState:
   return state
 
 
-def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
+def _train(
+  setup, run, trainer, loader, state, frozen, store, should_stop, work
+):
   """The loop with its hooks."""
   train = setup.config.train
   start = int(state.step)
   writer = metric_writer.MetricWriter(
-    run.folder, start, distributed.is_main_process()
+    run.folder,
+    start,
+    distributed.is_main_process(),
+    train_metrics.wandb_run(setup.config, run.label),
   )
   lines = progress.TrainProgress(
     run.label,
@@ -237,9 +245,7 @@ def _train(setup, run, trainer, loader, state, frozen, store, should_stop):
 
   def on_step(report: loop.StepReport) -> None:
     lines.on_step(report)
-    values = dataclasses.asdict(report.metrics)
-    secs = {'secs': report.secs, 'data_wait_secs': report.data_wait_secs}
-    writer.write(report.step, values | secs)
+    writer.write(report.step, train_metrics.figures(report, work))
 
   hooks = loop.Hooks(
     on_step=on_step,

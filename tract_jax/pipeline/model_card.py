@@ -5,7 +5,7 @@ data may hold anything: in the header they stand as JSON strings, in the text
 with all markup escaped, in code as JSON strings on lines of their own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 import dataclasses
 import json
 import os
@@ -17,8 +17,8 @@ from typing import Any
 import huggingface_hub
 
 from tract_jax.evaluation import tables
+from tract_jax.pipeline import card_results
 
-NOT_STATED = 'not stated'
 _PAPER = 'https://arxiv.org/abs/2503.04381'
 # Identifiers that the hub knows; any other licence is "other" with a name.
 _HUB_LICENCES = frozenset((
@@ -56,7 +56,6 @@ _USE_WITH_JUDGE = """With tract_jax, which samples, and reads the scores:
     judge = Judge.load('path/of/this/folder')
     (row,) = judge.score([{'prompt': prompt}])
     row.prediction, row.cots"""
-_FIGURES = ('pearson', 'spearman', 'kendall', 'rmse')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +104,7 @@ class CardFacts:
       chains of thought.
     stages: in order; none for a model that was not trained.
     seed: of the run.
-    rows: of report/metrics.json, of this method and seed.
+    results: of report/metrics.json.
   """
 
   title: str
@@ -132,7 +131,7 @@ class CardFacts:
   max_new_tokens: int
   stages: tuple[StageFacts, ...]
   seed: int
-  rows: Sequence[Mapping[str, Any]]
+  results: card_results.Results
 
 
 def model_card(card: CardFacts) -> str:
@@ -155,7 +154,7 @@ def model_card(card: CardFacts) -> str:
     '## Training',
     '\n'.join(f'- {line}' for line in _training(card)),
     '## Results',
-    _results(card),
+    card_results.markdown(card.results),
     '## Licences',
     f'- Base model: {base}\n- Training data: {_known(card.data_licence)}',
     '## Limits',
@@ -322,37 +321,6 @@ def _training(card: CardFacts) -> Iterator[str]:
   yield f'Seed {card.seed}.'
 
 
-def _results(card: CardFacts) -> str:
-  if not card.rows:
-    return 'Nothing was measured.'
-  header = ['method', 'predictor', 'CoTs', 'benchmark', 'seed', 'rows']
-  header += ['invalid', "Pearson's r (interval)", 'Spearman', 'Kendall', 'RMSE']
-  names = ['method', 'predictor', 'num_cots', 'benchmark', 'seed']
-  names += ['num_examples', 'num_invalid']
-  lines = [
-    [*(row[name] for name in names), *(_figure(row, n) for n in _FIGURES)]
-    for row in card.rows
-  ]
-  note = (
-    'Agreement with the rater. Invalid rows have no prediction and count as '
-    'the fallback score.'
-  )
-  return f'{note}\n\n{tables.markdown(header, lines)}'
-
-
-def _figure(row: Mapping[str, Any], name: str) -> str:
-  """A figure of a row, with its interval; or none, and why."""
-  if row[name] is not None:
-    ci = row.get('pearson_ci') if name == 'pearson' else None
-    return tables.number(row[name], ci)
-  # As in "pearson, kendall: constant scores; rmse: no rows".
-  for group in (row.get('reason') or '').split('; '):
-    figures, _, reason = group.partition(': ')
-    if name in figures.split(', '):
-      return f'none ({reason})'
-  return f'none (reason {NOT_STATED})'
-
-
 def _base(card: CardFacts) -> str:
   if not card.base_model:
     return 'random weights'
@@ -361,7 +329,7 @@ def _base(card: CardFacts) -> str:
 
 
 def _known(licence: str) -> str:
-  return tables.escaped(licence) or NOT_STATED
+  return tables.escaped(licence) or card_results.NOT_STATED
 
 
 def _json(value: Any) -> str:

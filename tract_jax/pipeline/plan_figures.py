@@ -101,10 +101,10 @@ class Figures:
     return self.num_tokens / self.step_secs / self.num_chips
 
   def mfu(self, chip: chips.Chip) -> float | None:
-    """Needed operations over those that the peak would do meanwhile."""
+    """As chips.mfu, of the estimated seconds."""
     if not self.step_secs:
       return None
-    return self.ideal_flops / self.step_secs / chip.peak_flops
+    return chips.mfu(self.ideal_flops, self.step_secs, chip)
 
 
 def compile_program(

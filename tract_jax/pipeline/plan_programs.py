@@ -164,8 +164,6 @@ def training(
   state = jax.eval_shape(trainer.init_state, trainable)
   micro = train.micro_batch_size or train.batch_size
   batch = _batch(setup, train.batch_size // micro, micro, length)
-  row = flops.row_flops(model.config, length, num_targets)
-  of_row = flops.training_flops(row, train_base=model.train_base)
   return Program(
     name=name,
     fn=trainer.step,
@@ -174,7 +172,13 @@ def training(
     num_devices=model.mesh.size,
     num_rows=train.batch_size,
     num_tokens=train.batch_size * length,
-    ideal_flops=train.batch_size * of_row,
+    ideal_flops=flops.update_flops(
+      model.config,
+      num_rows=train.batch_size,
+      length=length,
+      num_targets=num_targets,
+      train_base=model.train_base,
+    ),
     pair_flops=micro * _pair_flops(model, length),
   )
 

@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl` always, TensorBoard beside it.
+"""Metrics of a run: `metrics.jsonl` and TensorBoard always, W&B where asked.
 
 A line of `metrics.jsonl` is one call of `write`:
 
@@ -11,11 +11,12 @@ of a run that was never interrupted, but for what was measured with a clock.
 Metrics never stop a training: a sink that fails says so once and is left out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import logging
 import math
+import secrets
 import time
 from typing import Any, IO, Self
 
@@ -26,6 +27,18 @@ from tract_jax.data import manifest
 
 METRICS = 'metrics.jsonl'
 _TENSORBOARD = 'tensorboard'
+_WANDB, _WANDB_ID = 'Weights & Biases', 'wandb_run_id'
+# Nothing is sent of the terminal, the command, the machine's name and its user.
+# Nobody is waited for: neither for a key, nor long for what cannot be sent.
+_WANDB_SETTINGS = {
+  'console': 'off',
+  'disable_git': True,
+  'x_disable_meta': True,
+  'x_save_requirements': False,
+  'init_timeout': 30.0,
+  'login_timeout': 30.0,
+  'finish_timeout': 60.0,
+}
 # TensorBoard's files and objects in a bucket are written whole at each flush.
 _FLUSH_SECS = 30.0
 _logger = logging.getLogger(__name__)
@@ -40,7 +53,11 @@ class MetricWriter:
   """
 
   def __init__(
-    self, folder: epath.PathLike, start_step: int, is_writer: bool = True
+    self,
+    folder: epath.PathLike,
+    start_step: int,
+    is_writer: bool = True,
+    wandb_run: Mapping[str, Any] | None = None,
   ):
     """Opens the files in `folder`.
 
@@ -49,17 +66,21 @@ class MetricWriter:
       start_step: lines of this step and later ones are cut: an interrupted
         run wrote them, and this one writes them again.
       is_writer: whether this process is the one that writes.
+      wandb_run: arguments of wandb.init; None: it is not used.
     """
     folder = epath.Path(folder)
     self._sinks: dict[str, Any] = {}
     if not is_writer:
       return
-    for name, sink_type in (
-      (METRICS, _JsonLines),
-      ('TensorBoard', _TensorBoard),
-    ):
+    makers: dict[str, Callable[[], Any]] = {
+      METRICS: lambda: _JsonLines(folder, start_step),
+      'TensorBoard': lambda: _TensorBoard(folder, start_step),
+    }
+    if wandb_run is not None:
+      makers[_WANDB] = lambda: _Wandb(folder, wandb_run)
+    for name, make in makers.items():
       with self._guarded(name):
-        self._sinks[name] = sink_type(folder, start_step)
+        self._sinks[name] = make()
 
   def __enter__(self) -> Self:
     return self
@@ -165,9 +186,8 @@ class _TensorBoard:
     self._flush()
 
   def write(self, step: int, row: Mapping[str, Any]) -> None:
-    for name, value in row.items():
-      if isinstance(value, int | float):
-        self._event(step, summary=self._scalar(name, float(value)))
+    for name, value in _scalars(row).items():
+      self._event(step, summary=self._scalar(name, value))
     if time.monotonic() - self._flushed > _FLUSH_SECS:
       self._flush()
 
@@ -182,6 +202,47 @@ class _TensorBoard:
   def _flush(self) -> None:
     self._writer.flush()
     self._flushed = time.monotonic()
+
+
+class _Wandb:
+  """A run of Weights & Biases, which goes on where a training does.
+
+  Its id is drawn once and kept in the folder, so that no other folder has the
+  same, on whatever machine.
+  """
+
+  def __init__(self, folder: epath.Path, arguments: Mapping[str, Any]):
+    import wandb
+
+    path = folder / _WANDB_ID
+    if not path.exists():
+      folder.mkdir(parents=True, exist_ok=True)
+      manifest.write_text_atomic(path, secrets.token_hex(8))
+    self._run = wandb.init(
+      **arguments,
+      id=path.read_text().strip(),
+      resume='allow',
+      reinit='create_new',
+      # Of a bucket, where it says, by default in the current folder.
+      dir=None if '://' in str(folder) else str(folder),
+      settings=_WANDB_SETTINGS,
+    )
+
+  def write(self, step: int, row: Mapping[str, Any]) -> None:
+    # What an interrupted run wrote cannot be written again, and is the same.
+    if step >= self._run.step:
+      self._run.log(_scalars(row), step=step)
+
+  def close(self) -> None:
+    self._run.finish()
+
+
+def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
+  return {
+    name: float(value)
+    for name, value in row.items()
+    if isinstance(value, int | float)
+  }
 
 
 def _kept_lines(path: epath.Path, start_step: int) -> list[str]:

@@ -27,6 +27,8 @@ from tract_jax.training import state as state_lib
     'loss',
     'ce',
     'score_mse',
+    'score_loss',
+    'off_grid',
     'grid_mass',
     'grad_norm',
     'lr',
@@ -43,6 +45,9 @@ class StepMetrics:
     loss: the objective on the global batch.
     ce: mean cross-entropy per target token, nats.
     score_mse: mean squared error of the expected score.
+    score_loss: mean score loss, before its weight; where that is the squared
+      error, the same as score_mse.
+    off_grid: mean penalty on probability off the score grid, before its weight.
     grid_mass: mean probability on the score grid at the score positions.
     grad_norm: global norm of the gradient before clipping.
     lr: learning rate of this update.
@@ -53,6 +58,8 @@ class StepMetrics:
   loss: types.Array
   ce: types.Array
   score_mse: types.Array
+  score_loss: types.Array
+  off_grid: types.Array
   grid_mass: types.Array
   grad_norm: types.Array
   lr: types.Array
@@ -192,6 +199,8 @@ def make_step(
       loss=loss,
       ce=numerics.mean(terms.ce_sum, terms.ce_count),
       score_mse=numerics.mean(terms.score_sq_sum, terms.score_count),
+      score_loss=numerics.mean(terms.score_loss_sum, terms.score_count),
+      off_grid=numerics.mean(terms.off_grid_sum, terms.score_count),
       grid_mass=numerics.mean(terms.grid_mass_sum, terms.score_count),
       grad_norm=norm,
       lr=jnp.asarray(schedule(state.step), jnp.float32),

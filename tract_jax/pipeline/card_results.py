@@ -1,0 +1,155 @@
+"""The figures of a model card, from report/metrics.json.
+
+In: records of the report, of one method and seed. Out: Markdown: agreement with
+the rater, what a judge is held against, calibration. A figure that there is not
+says why.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from tract_jax.evaluation import tables
+
+NOT_STATED = 'not stated'
+_FIGURES = {
+  'pearson': "Pearson's r",
+  'spearman': 'Spearman',
+  'kendall': 'Kendall',
+  'rmse': 'RMSE',
+}
+_CALIBRATION = {
+  'crps': 'CRPS',
+  'calibration_error': 'calibration error',
+  'conformal_half_width': 'conformal',
+  'conformal_coverage': 'holds',
+}
+_Record = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """What a report says of a method with one seed.
+
+  Attributes:
+    rows: of its predictors on each benchmark.
+    references: of the same benchmarks.
+    calibration: of its distributions on each.
+  """
+
+  rows: Sequence[_Record] = ()
+  references: Sequence[_Record] = ()
+  calibration: Sequence[_Record] = ()
+
+
+def of_report(report: _Record, method: str, seed: int) -> Results:
+  """The records that belong on a card.
+
+  Args:
+    report: content of metrics.json.
+    method: a row of the table of methods.
+    seed: of the run.
+
+  Returns:
+    The records.
+
+  Raises:
+    KeyError, TypeError: it is no report.
+  """
+
+  def own(records: Sequence[_Record]) -> list[_Record]:
+    return [r for r in records if (r['method'], r['seed']) == (method, seed)]
+
+  rows = own(report['rows'])
+  benchmarks = {row['benchmark'] for row in rows}
+  return Results(
+    rows=rows,
+    references=[
+      r for r in report.get('references', ()) if r['benchmark'] in benchmarks
+    ],
+    calibration=own(report.get('calibration', ())),
+  )
+
+
+def markdown(results: Results) -> str:
+  """The section of the card.
+
+  Args:
+    results: of the judge.
+
+  Returns:
+    Tables with what one must know to read them.
+  """
+  return '\n\n'.join(_parts(results))
+
+
+def _parts(results: Results) -> Iterator[str]:
+  if not results.rows:
+    yield 'Nothing was measured.'
+    return
+  yield (
+    'Agreement with the rater, with intervals. Invalid rows have no prediction '
+    'and count as the fallback score.'
+  )
+  names = ['method', 'predictor', 'num_cots', 'benchmark', 'seed']
+  header = ['method', 'predictor', 'CoTs', 'benchmark', 'seed']
+  yield _table(results.rows, dict(zip(names, header, strict=True)), 'invalid')
+  if results.references:
+    yield (
+      'What a judge is held against: one score for every row, the length of '
+      'the response, and each rater against the mean of the others.'
+    )
+    own = {'method': 'reference', 'benchmark': 'benchmark'}
+    yield _table(results.references, own)
+  if results.calibration:
+    level = 100 * results.calibration[0]['conformal_level']
+    yield (
+      'Calibration of the distributions over the grid, in points of the score. '
+      'The expected score plus or minus "conformal" was set on half of the '
+      f"rows to hold the rater's score in {level:g} % of them; of the others "
+      'it "holds" this part.'
+    )
+    header = ['CoTs', 'benchmark', 'rows', *_CALIBRATION.values()]
+    lines = [
+      [
+        *(c[name] for name in ('num_cots', 'benchmark', 'num_rows')),
+        *(_calibrated(c, name) for name in _CALIBRATION),
+      ]
+      for c in results.calibration
+    ]
+    yield tables.markdown(header, lines)
+
+
+def _table(
+  records: Sequence[_Record], names: Mapping[str, str], *more: str
+) -> str:
+  """Some fields, the numbers of rows, and the figures with their intervals."""
+  fields = [*names, 'num_examples', *(f'num_{name}' for name in more)]
+  header = [*names.values(), 'rows', *more, *_FIGURES.values()]
+  lines = [
+    [
+      *(record[field] for field in fields),
+      *(_figure(record, name) for name in _FIGURES),
+    ]
+    for record in records
+  ]
+  return tables.markdown(header, lines)
+
+
+def _figure(record: _Record, name: str) -> str:
+  """A figure of a record, with its interval; or none, and why."""
+  if record[name] is not None:
+    return tables.number(record[name], record.get(f'{name}_ci'))
+  # As in "pearson, kendall: constant scores; rmse: no rows".
+  for group in (record.get('reason') or '').split('; '):
+    figures, _, reason = group.partition(': ')
+    if name in figures.split(', '):
+      return f'none ({reason})'
+  return f'none (reason {NOT_STATED})'
+
+
+def _calibrated(record: _Record, name: str) -> str:
+  """A figure of calibration; all of a record have the same reason."""
+  if record[name] is not None:
+    return tables.number(record[name])
+  return f'none ({record["reason"]})'
