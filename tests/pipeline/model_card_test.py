@@ -193,7 +193,7 @@ def test_references_and_calibration_of_the_report():
     'calibration': [CALIBRATION, CALIBRATION | {'method': 'ce'}],
   }
   found = card_results.of_report(report, 'tract', 3)
-  assert found == card_results.Results([ROW], [CONSTANT], [CALIBRATION])
+  assert found == card_results.Results([ROW], [CONSTANT], [CALIBRATION], [])
   text = card_text(results=found)
   _, _, _, header, _, line, calibration_header, _, calibration_line = table_of(
     text

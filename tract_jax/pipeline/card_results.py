@@ -1,15 +1,15 @@
 """The figures of a model card, from report/metrics.json.
 
 In: records of the report, of one method and seed. Out: Markdown: agreement with
-the rater, what a judge is held against, calibration. A figure that there is not
-says why.
+the rater, what a judge is held against, calibration, preference pairs. A figure
+that there is not says why.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
-from tract_jax.evaluation import tables
+from tract_jax.evaluation import pair_tables, pairwise, tables
 
 NOT_STATED = 'not stated'
 _FIGURES = {
@@ -32,14 +32,16 @@ class Results:
   """What a report says of a method with one seed.
 
   Attributes:
-    rows: of its predictors on each benchmark.
+    rows: of its predictors on each benchmark that is not of pairs alone.
     references: of the same benchmarks.
     calibration: of its distributions on each.
+    pairs: of its predictors on preference pairs, their subsets left out.
   """
 
   rows: Sequence[_Record] = ()
   references: Sequence[_Record] = ()
   calibration: Sequence[_Record] = ()
+  pairs: Sequence[_Record] = ()
 
 
 def of_report(report: _Record, method: str, seed: int) -> Results:
@@ -60,14 +62,25 @@ def of_report(report: _Record, method: str, seed: int) -> Results:
   def own(records: Sequence[_Record]) -> list[_Record]:
     return [r for r in records if (r['method'], r['seed']) == (method, seed)]
 
-  rows = own(report['rows'])
+  pairs = own(report.get('pairwise', ()))
+  paired = {pair['benchmark'] for pair in pairs}
+  rows = [
+    r
+    for r in own(report['rows'])
+    if r['benchmark'] not in paired or r['rmse'] is not None
+  ]
   benchmarks = {row['benchmark'] for row in rows}
   return Results(
     rows=rows,
     references=[
       r for r in report.get('references', ()) if r['benchmark'] in benchmarks
     ],
-    calibration=own(report.get('calibration', ())),
+    calibration=[
+      c
+      for c in own(report.get('calibration', ()))
+      if c['benchmark'] in benchmarks
+    ],
+    pairs=[pair for pair in pairs if pair['kind'] != pairwise.SUBSET],
   )
 
 
@@ -84,16 +97,16 @@ def markdown(results: Results) -> str:
 
 
 def _parts(results: Results) -> Iterator[str]:
-  if not results.rows:
+  if not results.rows and not results.pairs:
     yield 'Nothing was measured.'
-    return
-  yield (
-    'Agreement with the rater, with intervals. Invalid rows have no prediction '
-    'and count as the fallback score.'
-  )
-  names = ['method', 'predictor', 'num_cots', 'benchmark', 'seed']
-  header = ['method', 'predictor', 'CoTs', 'benchmark', 'seed']
-  yield _table(results.rows, dict(zip(names, header, strict=True)), 'invalid')
+  if results.rows:
+    yield (
+      'Agreement with the rater, with intervals. Invalid rows have no '
+      'prediction and count as the fallback score.'
+    )
+    names = ['method', 'predictor', 'num_cots', 'benchmark', 'seed']
+    header = ['method', 'predictor', 'CoTs', 'benchmark', 'seed']
+    yield _table(results.rows, dict(zip(names, header, strict=True)), 'invalid')
   if results.references:
     yield (
       'What a judge is held against: one score for every row, the length of '
@@ -109,15 +122,42 @@ def _parts(results: Results) -> Iterator[str]:
       f"rows to hold the rater's score in {level:g} % of them; of the others "
       'it "holds" this part.'
     )
-    header = ['CoTs', 'benchmark', 'rows', *_CALIBRATION.values()]
-    lines = [
-      [
-        *(c[name] for name in ('num_cots', 'benchmark', 'num_rows')),
-        *(_calibrated(c, name) for name in _CALIBRATION),
-      ]
-      for c in results.calibration
+    yield _calibration_table(results.calibration)
+  if results.pairs:
+    yield (
+      'Preference pairs: the part whose chosen response is scored higher than '
+      'the rejected one, each judged on its own.'
+    )
+    yield _pairs_table(results.pairs)
+
+
+def _calibration_table(calibration: Sequence[_Record]) -> str:
+  header = ['CoTs', 'benchmark', 'rows', *_CALIBRATION.values()]
+  lines = [
+    [
+      *(c[name] for name in ('num_cots', 'benchmark', 'num_rows')),
+      *(_calibrated(c, name) for name in _CALIBRATION),
     ]
-    yield tables.markdown(header, lines)
+    for c in calibration
+  ]
+  return tables.markdown(header, lines)
+
+
+def _pairs_table(pairs: Sequence[_Record]) -> str:
+  """Accuracies with their intervals, or why there is none."""
+  lines = [
+    [
+      *(pair[name] for name in ('predictor', 'num_cots', 'benchmark')),
+      pair['subset'] or pair_tables.TITLES[pair['kind']],
+      *(pair[name] for name in ('num_pairs', 'num_ties', 'num_invalid')),
+      f'none ({pair["reason"]})'
+      if pair['accuracy'] is None
+      else tables.number(pair['accuracy'], pair['accuracy_ci']),
+    ]
+    for pair in pairs
+  ]
+  header = ['predictor', 'CoTs', 'benchmark', 'of', 'pairs', 'ties', 'invalid']
+  return tables.markdown([*header, 'accuracy'], lines)
 
 
 def _table(
