@@ -86,6 +86,22 @@ def test_the_square_of_scores_never_exists(monkeypatch):
   assert re.search(pattern, jaxpr)
 
 
+@pytest.mark.parametrize(
+  ('length', 'blocks'), [(100, 1), (300, 3), (1024, 8), (1025, 5), (4096, 8)]
+)
+def test_a_long_row_has_larger_blocks_not_more(length, blocks):
+  heads = [
+    jax.ShapeDtypeStruct((B, length, heads, H), jnp.float32)
+    for heads in (N, K, K)
+  ]
+  segment_ids = jax.ShapeDtypeStruct((B, length), jnp.int32)
+  jaxpr = jax.make_jaxpr(
+    functools.partial(attention.causal_attention, window=None)
+  )(*heads, segment_ids)
+  names = [eqn.primitive.name for eqn in jaxpr.eqns]
+  assert names.count('checkpoint') + names.count('remat2') == blocks
+
+
 def test_a_row_of_padding_is_finite():
   segment_ids = jnp.zeros((B, L), jnp.int32)
 
