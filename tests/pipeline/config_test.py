@@ -265,9 +265,9 @@ def test_configs_of_the_paper_are_its_recipe_on_a_larger_batch_if_fast(name):
     assert paper.train[key] == fast.train[key] == recipe.train[key], key
   assert (paper.train.batch_size, paper.train.lr) == (8, 1e-5)
   assert not paper.data.packing
-  # 16 chips of 8 rows, 4 at a time.
+  # 16 chips of 8 rows, 2 at a time.
   assert fast.train.batch_size % (16 * 8) == 0
-  assert fast.train.micro_batch_size % (16 * 4) == 0
+  assert fast.train.micro_batch_size % (16 * 2) == 0
   assert (fast.train.lr, fast.data.packing) == (6e-5, True)
   # No step of sampling gathers weights.
   for config in (paper, fast):

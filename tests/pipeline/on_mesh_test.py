@@ -114,11 +114,12 @@ def test_auto_is_the_kernel_on_tpus_alone():
     on_mesh.row_attention('splash', _mesh_of('tpu', tensor=2), 9)
 
 
-def test_adapters_are_fused_on_tpus_alone():
+def test_adapters_are_fused_where_weights_are_not_split_by_heads():
   for platform, sizes, fused in (
     ('tpu', {'fsdp': 4}, True),
     ('tpu', {'tensor': 4}, False),
-    ('cpu', {}, False),
+    ('cpu', {}, True),
+    ('cpu', {'tensor': 2}, False),
   ):
     mesh = _mesh_of(platform, **sizes)
     placement = on_mesh.make_placement('auto', mesh, N)

@@ -344,7 +344,12 @@ def _jit_rows(fn, mesh, outputs: str) -> Callable[..., types.PyTree]:
     in_shardings=(None, rows),  # None: parameters stay where they lie.
     out_shardings=rows if outputs == 'rows' else everywhere,
   )
-  return lambda *args: compiled(args[:-1], args[-1])
+
+  def on_mesh(*args):
+    # With several processes, jit takes no numpy array for a mesh of one.
+    return compiled(args[:-1], jax.device_put(args[-1], rows))
+
+  return on_mesh
 
 
 def _pmap_rows(fn, mesh, outputs: str) -> Callable[..., types.PyTree]:
