@@ -47,13 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       try:
         PARTS[part](args, runner)
       except types.InputError as error:
-        for line in str(error).splitlines():
-          print(f'error: {line}', file=sys.stderr)
+        pairs.complain(error)
         return 2
       print(results.table([*runner.rows.values()]), flush=True)
       failures += runner.failures
-  for failure in failures:
-    print(f'error: {failure}', file=sys.stderr)
+  pairs.complain(*failures)
   return 1 if failures else 0
 
 

@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       for name in (name for name in CURVES if name in args.only):
         CURVES[name](args, runner, folder)
     except types.InputError as error:
-      for line in str(error).splitlines():
-        print(f'error: {line}', file=sys.stderr)
+      pairs.complain(error)
       return 2
   print(results.table([*runner.rows.values()]), flush=True)
   return 0

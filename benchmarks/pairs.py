@@ -7,6 +7,7 @@ machine down for a while slows both.
 from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
+import sys
 
 from benchmarks import job as job_lib
 from benchmarks import results
@@ -93,3 +94,10 @@ class Pairs:
 def say(line: str) -> None:
   """Prints a line at once."""
   print(line, flush=True)
+
+
+def complain(*problems: object) -> None:
+  """Tells of problems, each line of each as an error."""
+  for problem in problems:
+    for line in str(problem).splitlines():
+      print(f'error: {line}', file=sys.stderr)

@@ -20,7 +20,7 @@ import tempfile
 import numpy as np
 import safetensors.numpy
 
-from benchmarks import parity_cases, parity_jax, parity_plot
+from benchmarks import pairs, parity_cases, parity_jax, parity_plot
 from benchmarks.pytorch import judge
 from tract_jax import types
 from tract_jax.models import peft_adapter
@@ -99,10 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.plot.parent.mkdir(parents=True, exist_ok=True)
         args.plot.write_text(parity_plot.svg(rows), encoding='utf-8')
     except types.InputError as error:
-      print(f'error: {error}', file=sys.stderr)
+      pairs.complain(error)
       return 2
-  for problem in problems:
-    print(f'error: {problem}', file=sys.stderr)
+  pairs.complain(*problems)
   return 1 if problems else 0
 
 

@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     job = options.sampling_job(args)
   except types.InputError as error:
-    for line in str(error).splitlines():
-      print(f'error: {line}', file=sys.stderr)
+    pairs.complain(error)
     return 2
   lengths = [len(prompt) for prompt in job.prompts]
   pairs.say(
@@ -47,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part in args.parts:
       getattr(bench, part)()
   print(results.table([*bench.rows.values()]))
-  for failure in bench.failures:
-    print(f'error: {failure}', file=sys.stderr)
+  pairs.complain(*bench.failures)
   return 1 if bench.failures else 0
 
 
