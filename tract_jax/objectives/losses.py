@@ -3,7 +3,8 @@
 All three are one weighted sum of the same terms, so they are rows of numbers
 and names here (`Objective`) and one function (`loss_terms`). The model is seen
 as a function from hidden states to logits; it is called at target positions
-only, in chunks, in float32: logits of shape [B, L, V] never exist.
+only, in chunks, in float32 (`cross_entropy`), and where scores start: logits of
+shape [B, L, V] never exist.
 
 Axes: B rows, L length, P target positions per row, D width, V vocabulary,
 Y score grid, E examples per row.
@@ -11,14 +12,17 @@ Y score grid, E examples per row.
 
 from collections.abc import Callable
 import dataclasses
-import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tract_jax import numerics, types
-from tract_jax.objectives import predictors, score_losses, score_tree
+from tract_jax.objectives import (
+  cross_entropy,
+  predictors,
+  score_losses,
+  score_tree,
+)
 
 SCORE_SCALES = ('mean', 'release')
 
@@ -162,24 +166,27 @@ def loss_terms(
       they are read off the logits, a score being one token.
 
   Returns:
-    LossTerms of this batch alone.
+    LossTerms of this batch alone. Those of scores are NaN where a row has more
+    than E of them.
   """
-  num_chunks = max(1, math.ceil(min(num_targets, hidden.shape[1]) / chunk_size))
-  chunk = math.ceil(min(num_targets, hidden.shape[1]) / num_chunks)
-  rows = _target_rows(hidden, batch, objective, num_chunks * chunk)
-
-  def add_chunk(terms, chunk_rows):
-    chunk_hidden, (*labels, segment_ids) = chunk_rows
-    for per_example in (batch.target_probs, grid_log_probs):
-      labels.append(_at_examples(per_example, segment_ids))
-    new = _chunk_terms(project(chunk_hidden), labels, objective, score_target)
-    return numerics.tree_add(terms, new), None
-
-  if num_chunks == 1:
-    return add_chunk(no_terms(), rows)[0]
-  chunks = jax.tree.map(lambda x: _to_chunks(x, num_chunks), rows)
-  # Computed again in the backward pass, so that one chunk's logits exist.
-  return jax.lax.scan(jax.checkpoint(add_chunk), no_terms(), chunks)[0]
+  if grid_log_probs is None:
+    grid_log_probs = _grid_log_probs(project, hidden, batch, score_target)
+  terms = _score_terms(grid_log_probs, batch, objective, score_target)
+  if objective.ce_weight == 0:
+    return terms
+  tokens = ce_mask(batch.cot_mask, batch.score_mask, objective)
+  return dataclasses.replace(
+    terms,
+    ce_sum=cross_entropy.at_targets(
+      project,
+      hidden,
+      batch.targets,
+      tokens,
+      num_targets=num_targets,
+      chunk_size=chunk_size,
+    ),
+    ce_count=numerics.count(tokens),
+  )
 
 
 def objective_loss(
@@ -212,57 +219,42 @@ def objective_loss(
   )
 
 
-def _target_rows(hidden, batch, objective, size: int):
-  """Hidden states [B, size, D] and labels [B, size] at target positions.
-
-  The wanted positions of each row stand first, in order; what follows is
-  masked.
-  """
-  tokens = ce_mask(batch.cot_mask, batch.score_mask, objective)
-  starts = score_tree.score_starts(batch.score_mask)
-  order = jnp.argsort(~(tokens | starts), axis=1, stable=True)
-  order = _pad_columns(order, size)[:, :size]
-  in_row = jnp.arange(size) < hidden.shape[1]
-
-  def gather(field):
-    return jnp.take_along_axis(field, order, axis=1)
-
-  labels = (
-    gather(batch.targets),
-    gather(tokens) & in_row[None],
-    gather(starts) & in_row[None],
-    gather(batch.score_values),
-    gather(batch.segment_ids),
+def _grid_log_probs(project, hidden, batch, score_target):
+  """[B, E, Y], read off the logits where each example's score starts."""
+  starts = score_tree.start_indices(batch)
+  at_starts = jnp.take_along_axis(hidden, starts[..., None], axis=1)
+  return predictors.score_log_probs(
+    project(at_starts), jnp.array(score_target.token_ids)
   )
-  return jnp.take_along_axis(hidden, order[..., None], axis=1), labels
 
 
-def _chunk_terms(logits, labels, objective, score_target) -> types.LossTerms:
-  """LossTerms of one chunk of target positions; logits [B, P, V]."""
-  targets, tokens, score_mask, scores, target_probs, log_probs = labels
-  logits = logits.astype(jnp.float32)
-  target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
-  nll = jax.nn.logsumexp(logits, axis=-1) - target_logits[..., 0]
-  if log_probs is None:
-    log_probs = predictors.score_log_probs(
-      logits, jnp.array(score_target.token_ids)
-    )
+def _score_terms(log_probs, batch, objective, score_target) -> types.LossTerms:
+  """LossTerms of the scores alone; log_probs [B, E, Y] of the examples."""
+  is_start = score_tree.score_starts(batch.score_mask)
+  starts = score_tree.start_indices(batch)
+  segments = 1 + jnp.arange(starts.shape[1])[None]
+
+  def at_starts(field):
+    return jnp.take_along_axis(field, starts, axis=1)
+
+  has_score = at_starts(is_start) & (at_starts(batch.segment_ids) == segments)
+  number = numerics.count(is_start)
+  # A score without a place among the examples must not get lost in silence.
+  complete = jnp.where(numerics.count(has_score) == number, 1.0, jnp.nan)
   seen = score_losses.on_grid(log_probs, objective.expectation)
   grid = np.array(score_target.values, np.float32)
+  rated = grid, at_starts(batch.score_values), batch.target_probs
   score_loss = score_losses.SCORE_LOSSES[objective.score_loss]
 
   def total(values):
-    return numerics.masked_sum(values, score_mask)
+    return complete * numerics.masked_sum(values, has_score)
 
-  return types.LossTerms(
-    ce_sum=numerics.masked_sum(nll, tokens),
-    ce_count=numerics.count(tokens),
-    score_sq_sum=total(
-      score_losses.squared_error(seen, grid, scores, target_probs)
-    ),
-    score_loss_sum=total(score_loss(seen, grid, scores, target_probs)),
+  return dataclasses.replace(
+    no_terms(),
+    score_sq_sum=total(score_losses.squared_error(seen, *rated)),
+    score_loss_sum=total(score_loss(seen, *rated)),
     off_grid_sum=total(score_losses.off_grid_penalty(log_probs)),
-    score_count=numerics.count(score_mask),
+    score_count=number,
     grid_mass_sum=total(jnp.sum(jnp.exp(log_probs), axis=-1)),
   )
 
@@ -271,22 +263,3 @@ def no_terms() -> types.LossTerms:
   """LossTerms of no rows at all: zeros, float32."""
   number = len(dataclasses.fields(types.LossTerms))
   return types.LossTerms(*[jnp.zeros((), jnp.float32)] * number)
-
-
-def _at_examples(per_example, segment_ids):
-  """[B, E, Y] of segments 1..E -> [B, P, Y] at positions; any for padding."""
-  if per_example is None:
-    return None
-  return jnp.take_along_axis(
-    per_example, jnp.maximum(segment_ids - 1, 0)[..., None], axis=1
-  )
-
-
-def _pad_columns(x, width):
-  return jnp.pad(x, ((0, 0), (0, max(0, width - x.shape[1]))))
-
-
-def _to_chunks(x, num_chunks):
-  """[B, P, ...] -> [chunks, B, P / chunks, ...]."""
-  split = x.reshape(x.shape[0], num_chunks, -1, *x.shape[2:])
-  return jnp.moveaxis(split, 1, 0)
