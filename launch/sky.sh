@@ -6,7 +6,8 @@
 #   NAME=judge launch/sky.sh [--dry-run] logs|delete
 #
 # SkyPilot brings the working tree to each host, and gets a new slice for one
-# that is taken away. ON_DEMAND=1 asks for capacity that is not.
+# that is taken away. ON_DEMAND=1 asks for capacity that is not;
+# EXTRAS=wandb brings the packages of requirements/wandb.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/calls.sh
@@ -15,7 +16,8 @@ create() {
   need INFRA
   need_workdir "$@"
   call sky jobs launch --yes --detach-run --name="$NAME" --infra="$INFRA" \
-    ${ON_DEMAND:+--no-use-spot} --env="ARGS=$(quoted "$@")" launch/sky.yaml
+    ${ON_DEMAND:+--no-use-spot} ${EXTRAS:+--env="EXTRAS=$EXTRAS"} \
+    --env="ARGS=$(quoted "$@")" launch/sky.yaml
 }
 
 need NAME

@@ -15,7 +15,7 @@
 #
 # SPOT=1 asks for spot capacity. Further variables: ACCELERATOR_TYPE
 # (v5litepod-16), RUNTIME_VERSION (v2-alpha-tpuv5-lite), SERVICE_ACCOUNT of the
-# hosts, REVISION of the code (HEAD), POLL_SECS (30).
+# hosts, REVISION of the code (HEAD), EXTRAS=wandb for it too, POLL_SECS (30).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/calls.sh
@@ -67,7 +67,7 @@ setup() {
     "${REVISION:-HEAD}"
   call "${tpus[@]}" tpu-vm scp "$archive" "$TPU_NAME:" --worker=all \
     "${where[@]}"
-  local bring="tar -xzf ${archive##*/} && $worker setup"
+  local bring="tar -xzf ${archive##*/} && $worker setup${EXTRAS:+ $EXTRAS}"
   # A run that goes on keeps the code and the packages that it has.
   on_hosts all "pgrep -f '[t]ract_jax.main' >/dev/null || { $bring; }"
 }

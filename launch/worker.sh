@@ -3,7 +3,9 @@
 #
 #   launch/worker.sh [--dry-run] COMMAND
 #
-#   setup        Python 3.11 and the locked packages, in .venv
+#   setup [NAME...]
+#                Python 3.11 and the locked packages, in .venv; and those of
+#                requirements/NAME.txt, such as wandb
 #   run ARGS...  starts python -m tract_jax.main ARGS..., which outlives the
 #                connection, or finds it running; shows run.log, and ends with
 #                its exit code
@@ -18,9 +20,11 @@ setup() {
     --disable-pip-version-check --target=.uv --require-hashes \
     -r requirements/uv.txt
   [[ -x .venv/bin/python ]] || call .uv/bin/uv venv --quiet --python=3.11 .venv
-  local install=(.uv/bin/uv pip install --quiet --python=.venv/bin/python)
+  local name install=(.uv/bin/uv pip install --quiet --python=.venv/bin/python)
   call "${install[@]}" --require-hashes -r requirements/lock.txt
-  call "${install[@]}" --no-deps --require-hashes -r requirements/tpu.txt
+  for name in tpu "$@"; do
+    call "${install[@]}" --no-deps --require-hashes -r "requirements/$name.txt"
+  done
   call "${install[@]}" --no-index --no-deps --no-build-isolation --editable .
 }
 
@@ -58,7 +62,7 @@ stop() {
 }
 
 case "${1:-}" in
-  setup | stop) "$1" ;;
-  run) run "${@:2}" ;;
+  setup | run) "$@" ;;
+  stop) stop ;;
   *) usage ;;
 esac

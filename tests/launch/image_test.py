@@ -34,7 +34,8 @@ def test_packages_are_locked_with_hashes():
     # The project itself comes from the folder, and brings nothing along.
     assert '--require-hashes' in install or '--no-index' in install, install
   files = re.findall(r'--requirement=(\S+)', ' '.join(installs))
-  assert files == ['requirements/lock.txt', 'requirements/tpu.txt']
+  names = ('lock', 'tpu', '$name')
+  assert files == [f'requirements/{name}.txt' for name in names]
 
 
 def test_it_runs_as_an_unprivileged_user():
@@ -75,6 +76,10 @@ def test_the_image_is_built_and_pushed(docker):
     build
   )
   assert push == ['docker', 'push', 'host/mine/tract_jax:1']
+  assert not any('EXTRAS' in argument for argument in build)
+  docker.env['EXTRAS'] = 'wandb'
+  build, _ = docker.dry_run('image.sh')
+  assert '--build-arg=EXTRAS=wandb' in build
 
 
 def test_what_was_not_built_is_not_pushed(docker):

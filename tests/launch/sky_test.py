@@ -96,7 +96,14 @@ def test_a_host_runs_what_was_asked_for(sky):
     check=True,
   )
   assert sky.calls()[1] == ['python', '-m', 'tract_jax.main', *ARGUMENTS]
-  assert task()['setup'] == 'bash launch/worker.sh setup\n'
+  assert task()['setup'] == 'bash launch/worker.sh setup $EXTRAS\n'
+
+
+def test_further_packages_by_choice(sky):
+  assert task()['envs']['EXTRAS'] == ''
+  sky.env['EXTRAS'] = 'wandb'
+  (call,) = sky.dry_run('sky.sh', 'create', *ARGUMENTS)
+  assert '--env=EXTRAS=wandb' in call
 
 
 def test_capacity_on_demand_by_choice(sky):

@@ -108,7 +108,10 @@ def test_setup_brings_code_to_all_hosts_and_then_packages(gcloud):
   ]
   assert ssh[:6] == [*TPUS, 'tpu-vm', 'ssh', 'judge']
   assert '--worker=all' in ssh
-  assert 'launch/worker.sh setup' in ssh[7]
+  assert 'launch/worker.sh setup; }' in ssh[7]
+  gcloud.env['EXTRAS'] = 'wandb'
+  *_, ssh = gcloud.dry_run('tpu_vm.sh', 'setup')
+  assert 'launch/worker.sh setup wandb; }' in ssh[7]
 
 
 def remote_command(call):

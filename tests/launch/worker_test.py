@@ -112,14 +112,15 @@ def test_a_program_that_is_killed_gives_its_signal(host):
 def test_setup_makes_the_locked_environment(host):
   # The stand-in of pip brings no uv, so it is there before.
   host.add(host.project / '.uv' / 'bin' / 'uv')
-  printed = host.dry_run('worker.sh', 'setup')
-  assert host.run('worker.sh', 'setup').returncode == 0
+  printed = host.dry_run('worker.sh', 'setup', 'wandb')
+  assert host.run('worker.sh', 'setup', 'wandb').returncode == 0
   made = host.calls()
   assert [call[1:] for call in printed] == [call[1:] for call in made]
   files = [a for call in made for a in call if a.startswith('requirements/')]
-  assert files == ['requirements/lock.txt', 'requirements/tpu.txt']
-  assert all('--require-hashes' in call for call in made[:2])
-  assert '--no-index' in made[2]
+  names = ('lock', 'tpu', 'wandb')
+  assert files == [f'requirements/{name}.txt' for name in names]
+  assert all('--require-hashes' in call for call in made[:3])
+  assert '--no-index' in made[3]
 
 
 def test_setup_gets_uv_and_python_where_they_are_missing(host):
@@ -131,12 +132,13 @@ def test_setup_gets_uv_and_python_where_they_are_missing(host):
   assert '--python=3.11' in printed[1]
 
 
-@pytest.mark.parametrize('name', ['uv.txt', 'tpu.txt'])
+@pytest.mark.parametrize('name', ['uv.txt', 'tpu.txt', 'wandb.txt'])
 def test_requirements_of_hosts_are_locked(name):
   text = (stand_ins.ROOT / 'requirements' / name).read_text()
   lines = re.sub(r'(?m)^#.*\n', '', text).replace('\\\n', ' ').splitlines()
   for line in lines:
-    assert re.fullmatch(r'\w+==\S+\s+--hash=sha256:[0-9a-f]{64}', line), line
+    pinned = r'[\w-]+==\S+(\s+--hash=sha256:[0-9a-f]{64})+'
+    assert re.fullmatch(pinned, line), line
 
 
 def test_libtpu_is_what_the_locked_jax_asks_for():
