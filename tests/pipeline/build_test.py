@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.pipeline import tiny_model
 from tract_jax import types
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import packing
@@ -19,12 +20,8 @@ def make_setup(sampling=None, run=None, **model):
   overrides = {
     'data': {'source': 'synthetic', 'synthetic_train': 24, 'synthetic_test': 8},
     'model': {
-      'lora_rank': 0,
-      'hidden_size': 16,
-      'intermediate_size': 16,
+      **tiny_model.SETTINGS,
       'num_layers': 2,
-      'num_heads': 2,
-      'num_kv_heads': 1,
       **model,
     },
     'train': {'batch_size': 8, 'micro_batch_size': 4, 'lr': 1e-2},

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.pipeline import tiny_model
 from tract_jax import types
 from tract_jax.data import encoding, manifest
 from tract_jax.models import lora
@@ -107,12 +108,7 @@ def real(request):
     },
     'score': {'format': request.param},
     'model': {
-      'lora_rank': 0,
-      'hidden_size': 16,
-      'intermediate_size': 16,
-      'num_layers': 1,
-      'num_heads': 2,
-      'num_kv_heads': 1,
+      **tiny_model.SETTINGS,
       'initializer_range': 0.3,
     },
     'train': {'batch_size': 8, 'logit_chunk': 48},

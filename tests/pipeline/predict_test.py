@@ -7,6 +7,7 @@ from etils import epath
 import numpy as np
 import pytest
 
+from tests.pipeline import tiny_model
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.models import lora
@@ -35,12 +36,7 @@ def setup():
       'max_length': 64,
     },
     'model': {
-      'lora_rank': 0,
-      'hidden_size': 16,
-      'intermediate_size': 16,
-      'num_layers': 1,
-      'num_heads': 2,
-      'num_kv_heads': 1,
+      **tiny_model.SETTINGS,
       'initializer_range': 0.3,
     },
     'sampling': {'slots': 4, 'chunk_size': 2, 'max_new_tokens': 6},

@@ -5,6 +5,7 @@ import json
 from etils import epath
 import pytest
 
+from tests.pipeline import tiny_model
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.evaluation import overlap
@@ -21,14 +22,7 @@ def make_config(**more):
       'methods': tuple(methods.METHODS),
       'predictors': ('rail', 'decode'),
       'num_cots': 2,
-      'model': {
-        'lora_rank': 0,
-        'hidden_size': 16,
-        'intermediate_size': 16,
-        'num_layers': 1,
-        'num_heads': 2,
-        'num_kv_heads': 1,
-      },
+      'model': tiny_model.SETTINGS,
       'data': {
         'source': 'synthetic',
         'synthetic_train': 16,

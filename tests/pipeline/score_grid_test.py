@@ -7,6 +7,7 @@ from etils import epath
 import numpy as np
 import pytest
 
+from tests.pipeline import tiny_model
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import packing
 from tract_jax.models import lora
@@ -40,12 +41,8 @@ def make_config(name, **more):
       'predictors': ('rail', 'decode'),
       'score': SCORES[name],
       'model': {
-        'lora_rank': 0,
-        'hidden_size': 16,
-        'intermediate_size': 16,
+        **tiny_model.SETTINGS,
         'num_layers': 2,
-        'num_heads': 2,
-        'num_kv_heads': 1,
       },
       'data': {
         'source': 'synthetic',
