@@ -94,7 +94,8 @@ def test_hidden_states_that_do_not_count_have_no_gradient():
 def test_logits_are_computed_once(argnums, expected):
   # Logits, and the gradient of hidden states; and of the head if it is wanted.
   args = task()
-  text = jax.jit(jax.grad(total, argnums)).lower(*args).compile().as_text()
+  both = jax.jit(jax.value_and_grad(total, argnums))
+  text = both.lower(*args).compile().as_text()
   assert len(re.findall(r'\bdot\(', text)) == expected
 
 
