@@ -15,7 +15,7 @@
 #
 # SPOT=1 asks for spot capacity. Further variables: ACCELERATOR_TYPE
 # (v5litepod-16), RUNTIME_VERSION (v2-alpha-tpuv5-lite), SERVICE_ACCOUNT of the
-# hosts, REVISION of the code (HEAD), EXTRAS=wandb for it too, POLL_SECS (30).
+# hosts, REVISION of the code (HEAD), EXTRAS (none; or wandb), POLL_SECS (30).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/calls.sh
