@@ -1,4 +1,4 @@
-"""What the TPU compiler is asked for, and why; other compilers get nothing.
+"""What the compilers are asked for in a training step, and why.
 
 Options go with each compiled function, not with the process's environment, so
 that a plan that is compiled ahead of time has those of the run.
@@ -6,9 +6,9 @@ that a plan that is compiled ahead of time has those of the run.
 
 import jax
 
-# Option -> (value, reason), by the compiler's estimates for a training step of
+# Option -> (value, reason). For TPUs by the compiler's estimates for a step of
 # Mistral-7B on v5e:4x4, 4 rows of 3,072 tokens a chip.
-TRAINING: dict[str, tuple[str, str]] = {
+TPU: dict[str, tuple[str, str]] = {
   'xla_jf_spmd_threshold_for_windowed_einsum_mib': (
     '1000000',
     'weights are gathered whole, while the layer before computes; as windowed'
@@ -16,12 +16,19 @@ TRAINING: dict[str, tuple[str, str]] = {
     ' longer',
   ),
 }
-FULL_TRAINING = TRAINING | {
+TPU_FULL = TPU | {
   'xla_tpu_scoped_vmem_limit_kib': (
     '65536',
     'larger fusions stay in the memory on the chip: full fine-tuning takes an'
     ' eighth less; it compiles three times as long, for 7 % where only adapters'
     ' are trained',
+  ),
+}
+CPU: dict[str, tuple[str, str]] = {
+  'xla_cpu_scheduler_type': (
+    'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
+    'gradients are made when they are added to, not before the forward pass:'
+    ' .2 GB less for all weights of SmolLM2-135M, in the same time',
   ),
 }
 
@@ -37,9 +44,10 @@ def for_training(
 
   Returns:
     {option: value} for `jax.jit(compiler_options=...)`; None where the devices
-    are no TPUs.
+    are neither TPUs nor CPUs.
   """
-  if mesh.devices.flat[0].platform != 'tpu':
+  platform = mesh.devices.flat[0].platform
+  tables = {'cpu': CPU, 'tpu': TPU_FULL if train_base else TPU}
+  if platform not in tables:
     return None
-  table = FULL_TRAINING if train_base else TRAINING
-  return {name: value for name, (value, _) in table.items()}
+  return {name: value for name, (value, _) in tables[platform].items()}
