@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import job as job_lib
 from tract_jax.data import orbax_store
 from tract_jax.models import hf_export
-from tract_jax.pipeline import base_model, build
+from tract_jax.pipeline import base_weights, build
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 from tract_jax.training import checkpoint
@@ -36,7 +36,7 @@ def files(job: job_lib.Job) -> job_lib.Measurement:
   setup = build.build(config, devices=jax.devices()[:1])
   secs = {}
   begin = time.perf_counter()
-  params, _ = base_model.init_params(setup.model, seed=0)
+  params, _ = base_weights.init_params(setup.model, seed=0)
   jax.block_until_ready(params)
   secs['load_secs'] = time.perf_counter() - begin
   size = sum(x.size for x in jax.tree.leaves(params))

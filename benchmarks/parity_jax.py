@@ -13,7 +13,7 @@ from tract_jax import types
 from tract_jax.data import encoding, packing
 from tract_jax.data import loader as loader_lib
 from tract_jax.models import lora, peft_adapter
-from tract_jax.pipeline import base_model, build, export, finetune, read_data
+from tract_jax.pipeline import base_weights, build, export, finetune, read_data
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 from tract_jax.sampling import engine as engine_lib
@@ -68,7 +68,9 @@ class Side:
     scores = setup.cot_scores if self._with_cot else setup.bare_scores
     self.score_ids = scores.ids
     self.score_values = setup.grid.values
-    self._trainable, self._frozen = base_model.init_params(setup.model, seed=0)
+    self._trainable, self._frozen = base_weights.init_params(
+      setup.model, seed=0
+    )
     data = read_data.read_data(setup)
     rows = data.benchmarks['synthetic']
     self.sequences = read_data.before_score(setup, rows, self._with_cot)

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import job as job_lib
 from tract_jax import types
-from tract_jax.pipeline import base_model, build
+from tract_jax.pipeline import base_weights, build
 from tract_jax.pipeline import config as config_lib
 from tract_jax.sampling import engine as engine_lib
 
@@ -61,7 +61,7 @@ class Side:
     config = config_lib.merge(settings)
     setup = build.build(config, as_judge=True)
     self.length_multiple = config.data.length_multiple
-    self.params = base_model.read_weights(setup.model)
+    self.params = base_weights.read_weights(setup.model)
     self._engine = build.make_engine(setup, with_cot=True)
 
   def requests(self, first_cots: list[int]) -> list[engine_lib.CotRequest]:

@@ -9,7 +9,7 @@ from benchmarks import job as job_lib
 from benchmarks import training_work
 from tract_jax import types
 from tract_jax.data import loader
-from tract_jax.pipeline import base_model, build, finetune
+from tract_jax.pipeline import base_weights, build, finetune
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 
@@ -28,7 +28,7 @@ class Side:
     self.setup = setup = build.build(
       config_lib.merge(settings), devices=jax.devices()[:1]
     )
-    trainable, self.frozen = base_model.init_params(setup.model, job.seed)
+    trainable, self.frozen = base_weights.init_params(setup.model, job.seed)
     self.trainer = build.make_trainer(
       setup,
       objective_lib.make_objective(setup.config, 'cot_raft'),

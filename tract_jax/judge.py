@@ -24,6 +24,7 @@ from tract_jax.models import config as model_config_lib
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import (
   base_model,
+  base_weights,
   build,
   config_check,
   data_source,
@@ -143,7 +144,7 @@ class Judge:
     else:
       logits_only = f'{sources.name}: has logits only: there is no tokenizer'
       progress.say(logits_only)
-    params = base_model.read_weights(model)
+    params = base_weights.read_weights(model)
     return cls(model, params, method, grid, sampler, logits_only)
 
   def score(

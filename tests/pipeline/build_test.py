@@ -11,7 +11,7 @@ from tract_jax import types
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import packing
 from tract_jax.models import lora
-from tract_jax.pipeline import base_model, build, read_data, sample
+from tract_jax.pipeline import base_weights, build, read_data, sample
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 
@@ -58,7 +58,7 @@ def make_loader(rows):
 
 def test_step_on_a_mesh_is_traced_once_and_learns(setup, rows):
   trainer = make_trainer(setup, rows)
-  trainable, frozen = base_model.init_params(setup.model, seed=0)
+  trainable, frozen = base_weights.init_params(setup.model, seed=0)
   state = trainer.init_state(trainable)
   batch = trainer.to_device(make_loader(rows).batch(0))
   assert batch.inputs.shape == (2, 4, 64)
@@ -81,7 +81,7 @@ def test_no_later_step_is_compiled(rows, mapping, caplog):
     }
   )
   trainer = make_trainer(setup, rows)
-  trainable, frozen = base_model.init_params(setup.model, seed=0)
+  trainable, frozen = base_weights.init_params(setup.model, seed=0)
   state = trainer.init_state(trainable)
   numbers = []
   with jax.log_compiles():
@@ -96,7 +96,7 @@ def test_no_later_step_is_compiled(rows, mapping, caplog):
 
 def test_every_leaf_of_the_state_keeps_its_sharding(setup, rows):
   trainer = make_trainer(setup, rows)
-  trainable, frozen = base_model.init_params(setup.model, seed=0)
+  trainable, frozen = base_weights.init_params(setup.model, seed=0)
   before = trainer.init_state(trainable)
   shardings = jax.tree.map(lambda x: x.sharding, before)
   mu = before.opt_state[1][0].mu['layers']['mlp']['up_proj']['weight']
@@ -112,7 +112,7 @@ def test_every_leaf_of_the_state_keeps_its_sharding(setup, rows):
 
 def test_adapters_alone_are_trained_with_lora(rows):
   setup = make_setup(lora_rank=4)
-  trainable, frozen = base_model.init_params(setup.model, seed=0)
+  trainable, frozen = base_weights.init_params(setup.model, seed=0)
   names = {
     jax.tree_util.keystr(path[-1:], simple=True)
     for path, _ in jax.tree_util.tree_leaves_with_path(trainable)
@@ -130,7 +130,7 @@ def test_adapters_alone_are_trained_with_lora(rows):
 def test_seeds_give_other_weights_and_the_same_seed_the_same(setup):
   def embedding(seed):
     return np.array(
-      base_model.init_params(setup.model, seed)[0]['embed_tokens']['weight']
+      base_weights.init_params(setup.model, seed)[0]['embed_tokens']['weight']
     )
 
   np.testing.assert_array_equal(embedding(1), embedding(1))
@@ -201,7 +201,7 @@ def test_system_prompt_is_part_of_the_tokenizer_and_its_place_is_said(capsys):
   'sampling', [{'weights': 'int8'}, {'kv_cache': 'int8'}]
 )
 def test_8_bits_change_scores_a_little(setup, sampling):
-  params = lora.merge(*base_model.init_params(setup.model, 0))
+  params = lora.merge(*base_weights.init_params(setup.model, 0))
   examples = read_data.read_data(setup).train
 
   def samples(of_setup):

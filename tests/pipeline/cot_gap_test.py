@@ -11,7 +11,7 @@ from tests.pipeline import tiny_model
 from tract_jax import types
 from tract_jax.data import encoding, manifest
 from tract_jax.models import lora
-from tract_jax.pipeline import base_model, build, cot_gap, read_data, sample
+from tract_jax.pipeline import base_weights, build, cot_gap, read_data, sample
 from tract_jax.pipeline import config as config_lib
 from tract_jax.text import prompts
 
@@ -115,7 +115,7 @@ def real(request):
     'sampling': {'slots': 4, 'max_new_tokens': 6},
   }
   setup = build.build(config_lib.merge(overrides))
-  params = lora.merge(*base_model.init_params(setup.model, seed=0))
+  params = lora.merge(*base_weights.init_params(setup.model, seed=0))
   examples = read_data.read_data(setup).train
   return sample.Sampler(setup, lambda: False), params, examples
 

@@ -12,7 +12,7 @@ from tract_jax import types
 from tract_jax.data import manifest, synthetic
 from tract_jax.judge import Judge
 from tract_jax.models import quantization
-from tract_jax.pipeline import base_model, tasks
+from tract_jax.pipeline import base_weights, tasks
 
 TOKENS = np.arange(24).reshape(2, 12) % 7 + 20
 MESH = {'data': 8, 'fsdp': 1, 'tensor': 1}
@@ -237,7 +237,7 @@ def test_an_adapter_on_an_adapter_is_not_exported(base, tmp_path):
 
 def test_quantised_base_is_what_a_run_trains_on(base, tmp_path):
   run = trained(tmp_path, model=lora_on(base, base_quantization='int8'))
-  _, frozen = base_model.init_params(run.setup.model, seed=0)
+  _, frozen = base_weights.init_params(run.setup.model, seed=0)
   weight = frozen['layers']['mlp']['up_proj']['weight']
   assert quantization.is_quantized(weight)
   assert weight.qvalue.sharding.spec == jax.sharding.PartitionSpec(

@@ -6,7 +6,7 @@ import pytest
 
 from tests.pipeline import build_test
 from tract_jax import types
-from tract_jax.pipeline import base_model, build, plan_programs, plan_trials
+from tract_jax.pipeline import base_weights, build, plan_programs, plan_trials
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
 
@@ -57,7 +57,7 @@ def test_training_step_is_given_what_a_run_gives_it():
     setup, build_test.objective_lib.make_objective(setup.config, 'cot_raft'),
     True, 3, 8,
   )  # fmt: skip
-  trainable, real_frozen = base_model.init_params(setup.model, 0)
+  trainable, real_frozen = base_weights.init_params(setup.model, 0)
   real = trainer.init_state(trainable)
   shapes = jax.tree.map(lambda x: (x.shape, x.dtype), real)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shapes

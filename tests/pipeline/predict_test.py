@@ -12,7 +12,7 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.models import lora
 from tract_jax.pipeline import (
-  base_model,
+  base_weights,
   build,
   methods,
   predict,
@@ -51,7 +51,7 @@ def examples(setup):
 
 @pytest.fixture(scope='module')
 def params(setup):
-  return lora.merge(*base_model.init_params(setup.model, seed=0))
+  return lora.merge(*base_weights.init_params(setup.model, seed=0))
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ import pytest
 from tests.pipeline.run_test import make_run
 from tract_jax import types
 from tract_jax.data import manifest
-from tract_jax.pipeline import base_model, finetune, pretrain
+from tract_jax.pipeline import base_weights, finetune, pretrain
 
 PRETRAIN = {'num_rows': 16, 'lr': 1e-2, 'num_epochs': 2}
 
@@ -48,7 +48,7 @@ def test_every_stage_starts_from_the_pretrained_model(tmp_path, starts):
   assert list(starts) == [
     'seed model seed 0', 'ce stage 1 seed 0', 'raft stage 1 seed 0'
   ]  # fmt: skip
-  drawn = base_model.init_params(run.setup.model, 0)[0]
+  drawn = base_weights.init_params(run.setup.model, 0)[0]
   seed_model = finetune.load_trained(run._seed_model(0), run.setup)
   assert equal(starts['seed model seed 0'], drawn)
   assert not equal(seed_model, drawn)
@@ -68,7 +68,7 @@ def test_seed_model_is_trained_once(tmp_path, capsys):
 
 def test_without_rows_the_model_is_as_it_was_drawn(tmp_path):
   run = make(tmp_path, pretrain={'num_rows': 0})
-  drawn = base_model.init_params(run.setup.model, 0)[0]
+  drawn = base_weights.init_params(run.setup.model, 0)[0]
   assert equal(run._weights.to_train(0)[0], drawn)
   assert not (tmp_path / pretrain.FOLDER).exists()
 

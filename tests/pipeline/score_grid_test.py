@@ -13,7 +13,7 @@ from tract_jax.data import packing
 from tract_jax.models import lora
 from tract_jax.parallel import agreement
 from tract_jax.pipeline import (
-  base_model,
+  base_weights,
   build,
   inspect_data,
   read_data,
@@ -81,7 +81,7 @@ def test_training_and_prediction_read_the_same_distribution(name):
   examples = read_data.read_data(setup).train[:8]
   objective = objective_lib.make_objective(setup.config, 'cot_raft')
   trainer, batch = make_trainer(setup, examples, objective)
-  params = base_model.init_params(setup.model, seed=0)
+  params = base_weights.init_params(setup.model, seed=0)
   terms = trainer.evaluate(*params, batch)
   sampler = sample.Sampler(setup, lambda: False)
   given = sampler.given(lora.merge(*params), examples, with_cot=True)
@@ -106,7 +106,7 @@ def test_steps_learn_scores_of_several_tokens_through_the_tree_alone():
   examples = read_data.read_data(setup).train[:8]
   objective = objective_lib.make_objective(config, 'raft')
   trainer, batch = make_trainer(setup, examples, objective)
-  trainable, frozen = base_model.init_params(setup.model, seed=0)
+  trainable, frozen = base_weights.init_params(setup.model, seed=0)
   state = trainer.init_state(trainable)
   found = []
   for _ in range(50):

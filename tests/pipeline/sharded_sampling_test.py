@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tract_jax.models import lora
-from tract_jax.pipeline import base_model, build, read_data, sample
+from tract_jax.pipeline import base_weights, build, read_data, sample
 from tract_jax.pipeline import config as config_lib
 
 # Rows of six slots cannot be split over four or eight devices.
@@ -46,7 +46,7 @@ def make_sampler(mesh, devices=None, mapping='jit'):
 
 def sampled(sampler):
   """([n] CoTs, [m] scores without CoT) of the training rows."""
-  params = lora.merge(*base_model.init_params(sampler.setup.model, seed=0))
+  params = lora.merge(*base_weights.init_params(sampler.setup.model, seed=0))
   examples = read_data.read_data(sampler.setup).train
   cots = sampler.cots(params, examples, 2, seed=0, purpose='test')
   return cots, sampler.given(params, examples, with_cot=False)

@@ -8,7 +8,7 @@ import pytest
 from tests.models import small_models
 from tests.text import small_tokenizers
 from tract_jax import types
-from tract_jax.pipeline import base_model, build
+from tract_jax.pipeline import base_weights, build
 from tract_jax.pipeline import config as config_lib
 from tract_jax.sampling import engine as engine_lib
 
@@ -42,7 +42,7 @@ def test_padded_rows_of_the_embedding_are_never_sampled(tmp_path):
   setup = build_with(tmp_path, 28)
   size = setup.tokenizer.vocab_size
   assert setup.model.config.vocab_size == size + 28
-  params = base_model.read_weights(setup.model)
+  params = base_weights.read_weights(setup.model)
 
   def favours_padding(params, hidden):
     logits = setup.model.fns.project(params, hidden)

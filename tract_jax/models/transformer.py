@@ -39,6 +39,7 @@ from tract_jax.models import (
   kv_cache,
   layers,
   lora,
+  quantization,
   rope,
   tree_rows,
 )
@@ -163,7 +164,7 @@ class _Model:
 
   def project(self, params, hidden):
     weights = self._placement.gathered(
-      _frame_weights(params), self._frame_axes, hidden
+      self._cast(_frame_weights(params)), self._frame_axes, hidden
     )
     return nnx.merge(self._frame_graph, weights).logits(hidden)
 
@@ -315,8 +316,21 @@ class _Model:
 
   def _block(self, weights, x):
     """One layer as a function of the stream x [B, L, D]."""
-    weights = self._placement.gathered(weights, self._block_axes, x)
+    weights = self._placement.gathered(self._cast(weights), self._block_axes, x)
     return nnx.merge(self._block_graph, weights)
+
+  def _cast(self, weights):
+    """Weights in the dtype of hidden states: what moves is the smaller."""
+    adapters, weights = lora.split_trainable(weights, train_base=False)
+    # A quantised one's scales stay as they are.
+    weights = jax.tree.map(
+      lambda x: (
+        x if quantization.is_quantized(x) else x.astype(self._spec.dtype)
+      ),
+      weights,
+      is_leaf=quantization.is_quantized,
+    )
+    return lora.merge(adapters, weights)
 
   def _frame(self, params):
     return nnx.merge(self._frame_graph, _frame_weights(params))

@@ -17,6 +17,19 @@ TPU: dict[str, tuple[str, str]] = {
   ),
 }
 TPU_FULL = TPU | {
+  'xla_enable_async_all_reduce': (
+    'true',
+    'gradients are added up over the chips while others are computed: two'
+    ' thirds of their bytes cost no time then; needs the next two',
+  ),
+  'xla_tpu_enable_async_collective_fusion_fuse_all_reduce': (
+    'true',
+    'beside products, as weights are gathered',
+  ),
+  'xla_jf_crs_combiner_threshold_count': (
+    '1',
+    'each by itself: several as one have nothing to go on beside',
+  ),
   'xla_tpu_scoped_vmem_limit_kib': (
     '65536',
     'larger fusions stay in the memory on the chip: full fine-tuning takes an'

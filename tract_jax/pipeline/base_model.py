@@ -1,17 +1,12 @@
 """The model that a run starts from: architecture, functions, mesh, weights.
 
-    model.path -> config.json -> ModelConfig -> ModelFns, shardings
-      -> safetensors, leaf by leaf: read own shards, merge the path's adapter,
-         quantise -> params, with fresh adapters where the run trains them
+    model.path -> config.json -> ModelConfig -> ModelFns, shapes, shardings
 
-No weight is read or made before `init_params`.
+No weight is read or made here: `base_weights` does that.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
-import operator
-import time
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +16,15 @@ from tract_jax import types
 from tract_jax.models import config as model_config_lib
 from tract_jax.models import (
   hf_config,
-  hf_weights,
   json_file,
-  lora,
-  peft_adapter,
   quantization,
-  remote_files,
   transformer,
 )
 from tract_jax.parallel import partition
-from tract_jax.pipeline import model_source, on_mesh, progress
+from tract_jax.pipeline import model_source, on_mesh
 
 # Of a model from scratch; its rotary angles would serve any length.
 _LONGEST_ROW = 1 << 15
-
-# (path of a leaf, the leaf as it is stored) -> the leaf as it is used.
-_Finish = Callable[[tuple[str, ...], jax.Array], types.PyTree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +36,9 @@ class BaseModel:
     fns: the model as pure functions.
     cot_fns: the same, keeping keys and values as config.sampling.kv_cache says.
     mesh: the devices.
+    dtype: in which it computes. Weights that are trained are kept in float32
+      whatever it is: bfloat16 would round the steps of a small learning rate
+      away.
     stored: tree like params: shape, dtype and sharding of every array, before
       anything is quantised.
     abstract: the same of the params themselves.
@@ -60,6 +51,7 @@ class BaseModel:
   fns: types.ModelFns
   cot_fns: types.ModelFns
   mesh: jax.sharding.Mesh
+  dtype: jnp.dtype
   stored: types.PyTree
   abstract: types.PyTree
   sources: model_source.Sources | None
@@ -172,146 +164,6 @@ def from_architecture(
   return _make(architecture, None, config, mesh)
 
 
-def init_params(
-  model: BaseModel, seed: int
-) -> tuple[types.PyTree, types.PyTree]:
-  """Reads or draws all parameters, sharded from the start.
-
-  Args:
-    model: of `from_source` or `from_scratch`.
-    seed: draws random weights and adapters.
-
-  Returns:
-    (trainable, frozen), each with None where the other has a leaf.
-  """
-  key = jax.random.fold_in(jax.random.key(seed), 0)
-  if model.sources is None:
-    params = jax.jit(model.fns.init, out_shardings=_shardings(model.abstract))(
-      key
-    )
-    return lora.split_trainable(params, model.train_base)
-  weights = read_weights(model)
-  adapters, _ = lora.split_trainable(model.abstract, train_base=False)
-  if not jax.tree.leaves(adapters):
-    return lora.split_trainable(weights, model.train_base)
-  # Only the adapters are drawn: the compiler drops the unused base.
-  init = jax.jit(
-    lambda k: lora.split_trainable(model.fns.init(k), train_base=False)[0],
-    out_shardings=_shardings(adapters),
-  )
-  return lora.split_trainable(lora.merge(init(key), weights), model.train_base)
-
-
-def read_weights(model: BaseModel) -> types.PyTree:
-  """The weights as they are stored, without fresh adapters.
-
-  Args:
-    model: of `from_source`.
-
-  Returns:
-    Params on the mesh: the folder's, with the path's adapter merged into them,
-    quantised where the model says so.
-
-  Raises:
-    types.InputError: files that are damaged, or not of this model.
-  """
-  merge = _source_merge(model)
-
-  def finish(path, leaf):
-    leaf = merge(path, leaf)
-    if model.quantization:
-      like = functools.reduce(operator.getitem, path, model.abstract)
-      return quantization.quantize_leaf(path, leaf, model.quantization, like)
-    return leaf
-
-  return _read(model, finish)
-
-
-def cot_params(
-  model: BaseModel, params: types.PyTree, kind: str
-) -> types.PyTree:
-  """The params with which CoTs are written, and their scores read.
-
-  Args:
-    model: of the run.
-    params: the whole model.
-    kind: config.sampling.weights.
-
-  Returns:
-    The params themselves, or new ones with linear layers in 8 bits. Weights
-    that are quantised already stay as they are.
-  """
-  if not kind or model.quantization:
-    return params
-  return jax.jit(functools.partial(quantization.quantize, kind=kind))(params)
-
-
-def load_memory(model: BaseModel) -> hf_weights.LoadMemory | None:
-  """What reading the weights takes of this process; nothing is read.
-
-  Args:
-    model: of `from_source` or `from_scratch`.
-
-  Returns:
-    The numbers; None for a model from scratch.
-  """
-  if model.sources is None:
-    return None
-  _, base = lora.split_trainable(model.stored, train_base=False)
-  remote = remote_files.is_remote(model.sources.base.weights)
-  return hf_weights.host_memory(base, remote=remote)
-
-
-def trained_weights(
-  model: BaseModel,
-  trained: types.PyTree,
-  adapters: lora.LoraConfig,
-  dtype: str,
-) -> types.PyTree:
-  """The whole model after training, without adapters, never quantised.
-
-  Args:
-    model: that was trained.
-    trained: its trained leaves.
-    adapters: theirs.
-    dtype: of the weights that adapters are merged into.
-
-  Returns:
-    Params on the mesh. Adapters are merged into the weights as they are
-    stored, also where they were trained on quantised ones.
-
-  Raises:
-    types.InputError: files that are damaged, or not of this model.
-  """
-  if model.train_base:
-    return trained
-  merges = [_source_merge(model), _merge(trained, adapters.scaling)]
-
-  def finish(path, leaf):
-    for merge in merges:
-      leaf = merge(path, leaf)
-    return leaf
-
-  return _read(model, finish, jnp.dtype(dtype))
-
-
-def _read(model: BaseModel, finish: _Finish, dtype=None) -> types.PyTree:
-  """Reads leaf by leaf, each finished before the next one is read."""
-  if model.sources is None:
-    raise ValueError('a model from scratch has no weights to read')
-  begin = time.perf_counter()
-  _, base = lora.split_trainable(model.stored, train_base=False)
-  if dtype is not None:
-    base = jax.tree.map(lambda x: x.update(dtype=dtype), base)
-  source = model.sources.base
-  weights = hf_weights.load_params(source.weights, base, finish=finish)
-  progress.say(
-    f'seed model: {model.sources.name} read in '
-    f'{progress.duration(time.perf_counter() - begin)}'
-  )
-  return weights
-
-
 def _make(architecture, sources, config, mesh) -> BaseModel:
   model = config.model
   make_model = functools.partial(
@@ -327,26 +179,33 @@ def _make(architecture, sources, config, mesh) -> BaseModel:
     ),
   )
   fns = make_model()
-  stored = _placed(mesh, fns.logical_axes, transformer.abstract_params(fns))
+  train_base = model.lora_rank == 0
+  shapes = transformer.abstract_params(fns)
+  if train_base:
+    shapes = jax.tree.map(lambda x: x.update(dtype=jnp.float32), shapes)
+  stored = placed(mesh, fns.logical_axes, shapes)
   abstract = stored
   if model.base_quantization:
     shapes = quantization.abstract(stored, model.base_quantization)
     axes = quantization.logical_axes(fns.logical_axes, shapes)
-    abstract = _placed(mesh, axes, shapes)
+    abstract = placed(mesh, axes, shapes)
   return BaseModel(
     config=architecture,
     fns=fns,
     cot_fns=make_model(cache_quantization=config.sampling.kv_cache),
     mesh=mesh,
+    dtype=jnp.dtype(model.dtype),
     stored=stored,
     abstract=abstract,
     sources=sources,
     quantization=model.base_quantization,
-    train_base=model.lora_rank == 0,
+    train_base=train_base,
   )
 
 
-def _placed(mesh, logical_axes, shapes) -> types.PyTree:
+def placed(
+  mesh: jax.sharding.Mesh, logical_axes: types.PyTree, shapes: types.PyTree
+) -> types.PyTree:
   """Shapes and dtypes with their shardings."""
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(
@@ -355,42 +214,3 @@ def _placed(mesh, logical_axes, shapes) -> types.PyTree:
     shapes,
     partition.tree_shardings(mesh, logical_axes, shapes),
   )
-
-
-def _shardings(abstract: types.PyTree) -> types.PyTree:
-  return jax.tree.map(lambda x: x.sharding, abstract)
-
-
-def _source_merge(model: BaseModel) -> _Finish:
-  """Merges the adapter of the model's sources, where there is one."""
-  source = model.sources.adapter if model.sources else None
-  if source is None:
-    return lambda path, leaf: leaf
-  adapter = peft_adapter.read_config(source.folder)
-  fns = transformer.make_model(
-    model.config, lora_rank=adapter.rank, lora_targets=adapter.targets
-  )
-  shapes = transformer.abstract_params(fns)
-  abstract = _placed(model.mesh, fns.logical_axes, shapes)
-  leaves = peft_adapter.load_adapter(source.weights, abstract)
-  return _merge(leaves, adapter.scaling)
-
-
-def _merge(adapters: types.PyTree, scaling: float) -> _Finish:
-  """(path, leaf) -> the leaf with its adapter merged into it."""
-
-  @functools.partial(jax.jit, donate_argnums=1)
-  def merge(adapter, weight):
-    layer = {**adapter, 'weight': weight}
-    return lora.merge_adapters(layer, scaling)['weight']
-
-  def finish(path, leaf):
-    layer = adapters
-    for name in path[:-1]:
-      layer = layer.get(name) or {}
-    adapter = {name: layer.get(name) for name in lora.LEAVES}
-    if path[-1] != 'weight' or None in adapter.values():
-      return leaf
-    return merge(adapter, leaf)
-
-  return finish

@@ -20,7 +20,7 @@ from tract_jax import types
 from tract_jax.data import disk, manifest
 from tract_jax.models import hf_export, json_file, lora, peft_adapter
 from tract_jax.pipeline import (
-  base_model,
+  base_weights,
   build,
   card_results,
   evaluate,
@@ -216,7 +216,7 @@ def _write_merged(setup, run, trained) -> None:
   """Weights, config.json and generation_config.json."""
   config, sources = setup.config, setup.model.sources
   dtype = config.export.dtype or config.model.dtype
-  params = base_model.trained_weights(
+  params = base_weights.trained_weights(
     setup.model, trained, lora_config(setup), dtype
   )
   hf_export.write_weights(

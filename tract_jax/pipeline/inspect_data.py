@@ -9,7 +9,7 @@ from tract_jax import types
 from tract_jax.data import encoding
 from tract_jax.models import quantization
 from tract_jax.pipeline import (
-  base_model,
+  base_weights,
   build,
   encode_rows,
   fit_prompts,
@@ -86,7 +86,7 @@ def say_model(setup: build.Setup) -> None:
     f'model: {total:,} parameters, {progress.gigabytes(held)} on each of '
     f'{setup.model.mesh.size} {jax.devices()[0].platform} devices ({mesh})'
   )
-  if memory := base_model.load_memory(setup.model):
+  if memory := base_weights.load_memory(setup.model):
     _say(
       f'weights: this process reads {progress.gigabytes(memory.read_bytes)}; '
       f'beside its devices it holds {progress.gigabytes(memory.host_bytes)} at '

@@ -33,7 +33,7 @@ from tract_jax.models import (
   quantization,
 )
 from tract_jax.parallel import partition, row_placement
-from tract_jax.pipeline import base_model, build, finetune
+from tract_jax.pipeline import base_model, base_weights, build, finetune
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import objective as objective_lib
 from tract_jax.sampling import decode_loop
@@ -306,10 +306,11 @@ def _pair_flops(model: base_model.BaseModel, length: int) -> float:
 
 
 def _cot_params(model: base_model.BaseModel, kind: str) -> types.PyTree:
-  """Shapes of what base_model.cot_params gives."""
+  """Shapes of what base_weights.cot_params gives."""
+  params = base_weights.for_sampling(model, model.abstract)
   if not kind or model.quantization:
-    return model.abstract
-  shapes = quantization.abstract(model.abstract, kind)
+    return params
+  shapes = quantization.abstract(params, kind)
   axes = quantization.logical_axes(model.fns.logical_axes, shapes)
   shardings = partition.tree_shardings(model.mesh, axes, shapes)
   return jax.tree.map(

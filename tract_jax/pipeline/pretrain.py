@@ -15,7 +15,7 @@ from etils import epath
 from tract_jax import types
 from tract_jax.parallel import agreement
 from tract_jax.pipeline import (
-  base_model,
+  base_weights,
   build,
   finetune,
   fingerprint,
@@ -75,7 +75,7 @@ def trained(
     setup,
     run,
     finetune.StageRows(encoded, []),
-    base_model.init_params(setup.model, seed),
+    base_weights.init_params(setup.model, seed),
     lambda *args: build.make_trainer(setup, *args),
     stop.stop_here,
   )

@@ -9,7 +9,7 @@ import numpy as np
 from tract_jax import types
 from tract_jax.data import encoding, loader
 from tract_jax.parallel import partition
-from tract_jax.pipeline import base_model, build, loss_fn, read_data
+from tract_jax.pipeline import base_weights, build, loss_fn, read_data
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.training import loop
 
@@ -35,7 +35,7 @@ class Sampler:
     """The params as CoTs are written with; made once for the same params."""
     if self._made[0] is not params:
       kind = self.setup.config.sampling.weights
-      made = base_model.cot_params(self.setup.model, params, kind)
+      made = base_weights.cot_params(self.setup.model, params, kind)
       self._made = (params, made)
     return self._made[1]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tract_jax import types
 from tract_jax.models import lora
-from tract_jax.pipeline import base_model, build, finetune
+from tract_jax.pipeline import base_weights, build, finetune
 
 
 class Weights:
@@ -71,8 +71,7 @@ class Weights:
     """
     key = stage.folder if stage else ('seed', seed)
     if self._held[0] != key:
-      params = lora.merge(*self._read(self.sampling, seed, stage))
-      self._held = (key, params)
+      self._hold(key, *self._read(self.sampling, seed, stage))
     return self._held[1]
 
   def keep(
@@ -80,13 +79,18 @@ class Weights:
   ) -> None:
     """Keeps what was just trained, where it can be sampled from as it lies."""
     if self.sampling is self.training:
-      self._held = (stage.folder, lora.merge(trained, frozen))
+      self._hold(stage.folder, trained, frozen)
+
+  def _hold(self, key, trained, frozen) -> None:
+    params = lora.merge(trained, frozen)
+    params = base_weights.for_sampling(self.sampling.model, params)
+    self._held = (key, params)
 
   def _read(self, setup, seed, stage) -> tuple[types.PyTree, types.PyTree]:
     self._held = (None, None)
     self._forget()
     stage = stage or self._seed_model(seed)
-    trainable, frozen = base_model.init_params(setup.model, seed)
+    trainable, frozen = base_weights.init_params(setup.model, seed)
     if stage:
       trainable = finetune.load_trained(stage, setup)
     return trainable, frozen
