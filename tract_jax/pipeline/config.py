@@ -38,7 +38,7 @@ _MODEL: dict[str, Any] = {
   'revision': '',
   # A PEFT adapter to merge into the weights as they are read.
   'adapter': '',
-  'dtype': 'float32',
+  'dtype': 'float32',  # To compute in; what is trained is float32.
   # Rank of the trained adapters; 0: full fine-tuning.
   'lora_rank': 8,
   'lora_alpha': 16.0,
