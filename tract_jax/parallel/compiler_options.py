@@ -31,7 +31,7 @@ TPU_FULL = TPU | {
     'each by itself: several as one have nothing to go on beside',
   ),
   'xla_tpu_scoped_vmem_limit_kib': (
-    '65536',
+    '32768',
     'larger fusions stay in the memory on the chip: full fine-tuning takes an'
     ' eighth less; it compiles three times as long, for 7 % where only adapters'
     ' are trained',
