@@ -67,7 +67,8 @@ def test_linear_by_hand():
   linear = layers.Linear(
     _spec(rank=2),
     'up_proj',
-    (2, 1),
+    (2,),
+    (1,),
     ('embed', 'mlp'),
     nnx.Rngs(jax.random.key(0)),
     bias=True,
@@ -79,6 +80,31 @@ def test_linear_by_hand():
   # x = (1, 3): x W = 7, x A B = 70, times alpha / R = 2.
   got = linear(jnp.array([[[1.0, 3.0]]]))
   assert got.tolist() == [[[247.0]]]
+
+
+@pytest.mark.parametrize(
+  ('num_rows', 'keeps'), [((2, 3), True), ((2, 2), False), ((6,), True)]
+)
+def test_heads_are_dimensions_of_products_of_many_rows(num_rows, keeps):
+  spec = dataclasses.replace(_spec(), keep_heads=True)
+  dims, axes = ((3, 2), (5, 4)), ('heads', 'embed')
+  linear = layers.Linear(
+    spec, 'o_proj', *dims, axes, nnx.Rngs(jax.random.key(0)), bias=True
+  )
+  linear.bias[...] = jnp.arange(20.0)
+  x = jax.random.normal(jax.random.key(1), (*num_rows, 3, 2))
+  expected = x.reshape(-1, 6) @ linear.weight[...] + jnp.arange(20.0)[None]
+  np.testing.assert_allclose(
+    linear(x), expected.reshape(*num_rows, 5, 4), rtol=1e-5, atol=1e-5
+  )
+  product = next(
+    eqn
+    for eqn in jax.make_jaxpr(linear)(x).eqns
+    if eqn.primitive.name == 'dot_general'
+  )
+  flat = (np.prod(num_rows), 20)
+  shape = (*num_rows, 5, 4) if keeps else flat
+  assert product.outvars[0].aval.shape == shape
 
 
 @pytest.mark.parametrize('rank', [0, 2])
@@ -95,7 +121,8 @@ def test_a_new_adapter_is_zero_in_b_and_bounded_in_a():
   linear = layers.Linear(
     _spec(rank=8, dtype=jnp.bfloat16),
     'q_proj',
-    (100, 50),
+    (100,),
+    (5, 10),
     ('embed', 'heads'),
     nnx.Rngs(jax.random.key(0)),
   )

@@ -63,10 +63,16 @@ def test_merged_equals_unmerged():
   assert jnp.abs(hidden - unadapted).max() > 0.1
 
 
-def _product_of(form):
+def _product_of(form, rows=(64,), dims=(24,), out=(40,)):
   """(x, weight, a, b) -> the adapted product, and a random sum's gradients."""
   keys = jax.random.split(jax.random.key(0), 5)
-  shapes = (64, 24), (24, 40), (24, RANK), (RANK, 40), (64, 40)
+  shapes = (
+    (*rows, *dims),
+    (*dims, *out),
+    (*dims, RANK),
+    (RANK, *out),
+    (*rows, *out),
+  )
   *arrays, weights = (
     jax.random.normal(key, shape)
     for key, shape in zip(keys, shapes, strict=True)
@@ -80,13 +86,25 @@ def _product_of(form):
 
 
 def _naive(scaling, x, weight, a, b):
-  return x @ weight + scaling * ((x @ a) @ b)
+  dims = a.ndim - 1
+  low = jnp.tensordot(x, a, dims)
+  return jnp.tensordot(x, weight, dims) + scaling * jnp.tensordot(low, b, 1)
 
 
-def test_one_product_equals_two_and_so_do_the_gradients():
+# Heads of 3 take 2 more for a rank of 4; heads of 2, as many, without zeros.
+@pytest.mark.parametrize(
+  ('rows', 'dims', 'out'),
+  [
+    ((64,), (24,), (40,)),
+    ((8, 8), (24,), (20, 2)),
+    ((8, 8), (8, 3), (40,)),
+    ((64,), (8, 3), (5, 4, 2)),
+  ],
+)
+def test_one_product_equals_two_and_so_do_the_gradients(rows, dims, out):
   results = []
   for form in (lora.adapted_matmul, _naive):
-    arrays, loss = _product_of(form)
+    arrays, loss = _product_of(form, rows, dims, out)
     results.append(jax.grad(loss, has_aux=True)(arrays))
   jax.tree.map(
     lambda got, wanted: np.testing.assert_allclose(
@@ -112,18 +130,30 @@ def test_the_gradient_of_a_frozen_weight_is_not_computed():
   assert trained - frozen >= 2 * x.size * weight.shape[1]
 
 
-def test_a_model_with_fused_adapters_is_the_same():
+@pytest.mark.parametrize(
+  ('rank', 'fuse', 'keep_heads'),
+  [
+    (RANK, True, False),
+    (RANK, True, True),
+    (RANK, False, True),
+    (0, False, True),
+  ],
+)
+def test_a_model_with_other_products_is_the_same(rank, fuse, keep_heads):
   _, params = _adapted()
+  if not rank:
+    params = lora.merge_adapters(params, 0.0)
   tokens = jax.random.randint(jax.random.key(9), (4, 16), 0, 64)
   positions = jnp.broadcast_to(jnp.arange(16)[None], (4, 16))
   rows = tokens, positions, jnp.ones_like(tokens)
+  heads = f'[4,16,{CONFIG.num_kv_heads},{CONFIG.head_dim}] = dot_general'
   results = []
-  for fuse in (False, True):
+  for fused, kept in ((False, False), (fuse, keep_heads)):
     fns = transformer.make_model(
       CONFIG,
-      lora_rank=RANK,
+      lora_rank=rank,
       lora_alpha=ALPHA,
-      placement=placement.Placement(fuse_adapters=fuse),
+      placement=placement.Placement(fuse_adapters=fused, keep_heads=kept),
     )
 
     def loss(params, fns=fns):
@@ -132,13 +162,28 @@ def test_a_model_with_fused_adapters_is_the_same():
 
     results.append(jax.jit(jax.grad(loss, has_aux=True))(params))
     text = str(jax.make_jaxpr(loss)(params))
-    assert ('adapted_matmul' in text) == fuse
+    assert ('adapted_matmul' in text) == fused
+    assert (heads in text) == kept
   jax.tree.map(
     lambda got, wanted: np.testing.assert_allclose(
       got, wanted, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(wanted).max())
     ),
     *results,
   )
+
+
+def test_products_with_quantised_weights_are_the_same():
+  _, params = _adapted()
+  params = quantization.quantize(params, 'int8')
+  tokens = jax.random.randint(jax.random.key(9), (4, 16), 0, 64)
+  rows = tokens, jnp.broadcast_to(jnp.arange(16)[None], (4, 16))
+  flat, kept = (
+    transformer.make_model(
+      CONFIG, lora_rank=RANK, placement=placement.Placement(keep_heads=keeps)
+    ).hidden(params, *rows, jnp.ones_like(tokens))
+    for keeps in (False, True)
+  )
+  np.testing.assert_array_equal(kept, flat)
 
 
 def test_merging_is_float32_and_rounds_once():

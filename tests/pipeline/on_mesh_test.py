@@ -114,16 +114,18 @@ def test_auto_is_the_kernel_on_tpus_alone():
     on_mesh.row_attention('splash', _mesh_of('tpu', tensor=2), 9)
 
 
-def test_adapters_are_fused_where_weights_are_not_split_by_heads():
-  for platform, sizes, fused in (
-    ('tpu', {'fsdp': 4}, True),
-    ('tpu', {'tensor': 4}, False),
-    ('cpu', {}, True),
-    ('cpu', {'tensor': 2}, False),
+def test_how_products_are_done_where_weights_are_split_by_heads_and_not():
+  for platform, sizes, fused, kept in (
+    ('tpu', {'fsdp': 4}, True, True),
+    ('tpu', {'tensor': 4}, False, False),
+    ('cpu', {}, True, False),
+    ('gpu', {'data': 2}, True, False),
+    ('cpu', {'tensor': 2}, False, False),
   ):
     mesh = _mesh_of(platform, **sizes)
     placement = on_mesh.make_placement('auto', mesh, N)
     assert placement.fuse_adapters == fused
+    assert placement.keep_heads == kept
 
 
 def test_the_key_decides_what_the_built_model_does():

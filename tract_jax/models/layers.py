@@ -6,6 +6,7 @@ functions. Linear weights are [in, out]. Axes as in types.py.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -24,6 +25,8 @@ MLP_INPUT_NAME = 'mlp_input'
 HEADS_NAME = 'queries_keys_values'
 GATE_NAME = 'gate'
 
+_Dims = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
@@ -34,12 +37,14 @@ class Spec:
     lora: the adapters.
     dtype: of the weights made, and of hidden states.
     fuse_adapters: whether weight and adapter are one product.
+    keep_heads: whether products of many rows keep all dimensions.
   """
 
   config: config_lib.ModelConfig
   lora: lora.LoraConfig
   dtype: Any
   fuse_adapters: bool = False
+  keep_heads: bool = False
 
 
 class RMSNorm(nnx.Module):
@@ -59,20 +64,29 @@ class RMSNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-  """y = x W + bias + (alpha / R) (x A) B; W may come quantised."""
+  """y = x W + bias + (alpha / R) (x A) B; W may come quantised.
+
+  Inputs and outputs may have several dimensions, such as heads; weights are
+  [in, out] with one of each, which is reshaped where it is used.
+  """
 
   def __init__(
     self,
     spec: Spec,
     name: str,
-    sizes: tuple[int, int],
+    in_dims: _Dims,
+    out_dims: _Dims,
     axes: tuple[str, str],
     rngs: nnx.Rngs,
     *,
     bias: bool = False,
   ):
+    self.in_dims = in_dims
+    self.out_dims = out_dims
     self.scaling = spec.lora.scaling
     self.fuse = spec.fuse_adapters
+    self.keep_heads = spec.keep_heads
+    sizes = math.prod(in_dims), math.prod(out_dims)
     self.weight = nnx.Param(_normal(spec, rngs, sizes), logical_axes=axes)
     # Each attribute is assigned once: NNX fixes then whether it holds arrays.
     self.bias = (
@@ -88,26 +102,38 @@ class Linear(nnx.Module):
     self.lora_b = b
 
   def __call__(self, x: types.Array) -> types.Array:
-    """[..., in] -> [..., out]."""
-    # One flat matmul: a batch dimension would make the CPU loop over rows.
-    flat = x.reshape(-1, x.shape[-1])
-    y = self._product(flat)
-    if self.bias is not None:
-      y += self.bias[...].astype(x.dtype)[None, :]
-    return y.reshape(x.shape[:-1] + y.shape[-1:])
-
-  def _product(self, x):
-    """[rows, in] -> [rows, out], without bias."""
+    """[..., *in_dims] -> [..., *out_dims]."""
+    lead = x.shape[: x.ndim - len(self.in_dims)]
     weight = self.weight.get_value()
+    # With fewer rows, putting weight and B together would cost the most, and so
+    # might another layout of the weight.
+    is_worth_it = math.prod(lead) >= math.prod(self.in_dims)
+    is_worth_it &= not quantization.is_quantized(weight)
+    dims = self.in_dims, self.out_dims
+    if not (self.keep_heads and is_worth_it):
+      # One flat matmul: a batch dimension would make the CPU loop over rows.
+      dims = (math.prod(self.in_dims),), (math.prod(self.out_dims),)
+      x = x.reshape(-1, *dims[0])
+    y = self._product(x, weight, *dims, self.fuse and is_worth_it)
+    y = y.reshape(lead + self.out_dims)
+    if self.bias is None:
+      return y
+    bias = self.bias[...].astype(x.dtype)
+    return y + bias.reshape((1,) * len(lead) + self.out_dims)
+
+  def _product(self, x, weight, in_dims, out_dims, fuse):
+    """[..., *in_dims] -> [..., *out_dims], without bias."""
+    if not quantization.is_quantized(weight):
+      weight = weight.astype(x.dtype).reshape(in_dims + out_dims)
+    product = functools.partial(quantization.matmul, num_dims=len(in_dims))
     if self.lora_a is None or self.lora_b is None:
-      return quantization.matmul(x, weight)
+      return product(x, weight)
     a, b = (leaf[...].astype(x.dtype) for leaf in (self.lora_a, self.lora_b))
-    # With fewer rows, putting weight and B together would cost the most.
-    is_worth_it = self.fuse and x.shape[0] >= x.shape[1]
-    if is_worth_it and not quantization.is_quantized(weight):
-      weight = weight.astype(x.dtype)
+    a, b = a.reshape(*in_dims, -1), b.reshape(-1, *out_dims)
+    if fuse:
       return lora.adapted_matmul(self.scaling, x, weight, a, b)
-    return quantization.matmul(x, weight) + self.scaling * ((x @ a) @ b)
+    low = product(x, a)
+    return product(x, weight) + self.scaling * quantization.matmul(low, b)
 
 
 @jax.custom_jvp
@@ -142,37 +168,32 @@ class Attention(nnx.Module):
 
   def __init__(self, spec: Spec, rngs: nnx.Rngs):
     config = spec.config
-    self.head_dim = config.head_dim
-    q_size = config.num_heads * config.head_dim
-    kv_size = config.num_kv_heads * config.head_dim
-    width = config.hidden_size
+    width = (config.hidden_size,)
+    heads = (config.num_heads, config.head_dim)
+    kv_heads = (config.num_kv_heads, config.head_dim)
 
-    def linear(name, sizes, axes, bias=config.qkv_bias):
-      return Linear(spec, name, sizes, axes, rngs, bias=bias)
+    def linear(name, in_dims, out_dims, axes, bias=config.qkv_bias):
+      return Linear(spec, name, in_dims, out_dims, axes, rngs, bias=bias)
 
-    self.q_proj = linear('q_proj', (width, q_size), ('embed', 'heads'))
-    self.k_proj = linear('k_proj', (width, kv_size), ('embed', 'kv_heads'))
-    self.v_proj = linear('v_proj', (width, kv_size), ('embed', 'kv_heads'))
+    self.q_proj = linear('q_proj', width, heads, ('embed', 'heads'))
+    self.k_proj = linear('k_proj', width, kv_heads, ('embed', 'kv_heads'))
+    self.v_proj = linear('v_proj', width, kv_heads, ('embed', 'kv_heads'))
     self.o_proj = linear(
-      'o_proj', (q_size, width), ('heads', 'embed'), config.output_bias
+      'o_proj', heads, width, ('heads', 'embed'), config.output_bias
     )
-    self.q_norm = RMSNorm(spec, self.head_dim) if config.qk_norm else None
-    self.k_norm = RMSNorm(spec, self.head_dim) if config.qk_norm else None
+    self.q_norm = RMSNorm(spec, config.head_dim) if config.qk_norm else None
+    self.k_norm = RMSNorm(spec, config.head_dim) if config.qk_norm else None
 
   def __call__(self, x, rotation, attend):
     """[B, L, D] -> [B, L, D], and keys and values [B, L, K, H]."""
-    heads = x.shape[:2] + (-1, self.head_dim)
-    queries = self.q_proj(x).reshape(heads)
-    keys = self.k_proj(x).reshape(heads)
-    values = self.v_proj(x).reshape(heads)
+    queries, keys, values = self.q_proj(x), self.k_proj(x), self.v_proj(x)
     if self.q_norm is not None and self.k_norm is not None:
       queries, keys = self.q_norm(queries), self.k_norm(keys)
     queries, keys, values = ad_checkpoint.checkpoint_name(
       (rope.rotated(queries, rotation), rope.rotated(keys, rotation), values),
       HEADS_NAME,
     )
-    output = attend(queries, keys, values).reshape(x.shape[:2] + (-1,))
-    return self.o_proj(output), (keys, values)
+    return self.o_proj(attend(queries, keys, values)), (keys, values)
 
 
 class MLP(nnx.Module):
@@ -180,14 +201,15 @@ class MLP(nnx.Module):
 
   def __init__(self, spec: Spec, rngs: nnx.Rngs):
     config = spec.config
-    wide = (config.hidden_size, config.intermediate_size)
+    width, wide = (config.hidden_size,), (config.intermediate_size,)
+    bias = config.mlp_bias
 
-    def linear(name, sizes, axes):
-      return Linear(spec, name, sizes, axes, rngs, bias=config.mlp_bias)
+    def linear(name, in_dims, out_dims, axes):
+      return Linear(spec, name, in_dims, out_dims, axes, rngs, bias=bias)
 
-    self.gate_proj = linear('gate_proj', wide, ('embed', 'mlp'))
-    self.up_proj = linear('up_proj', wide, ('embed', 'mlp'))
-    self.down_proj = linear('down_proj', wide[::-1], ('mlp', 'embed'))
+    self.gate_proj = linear('gate_proj', width, wide, ('embed', 'mlp'))
+    self.up_proj = linear('up_proj', width, wide, ('embed', 'mlp'))
+    self.down_proj = linear('down_proj', wide, width, ('mlp', 'embed'))
 
   def __call__(self, x: types.Array) -> types.Array:
     """[B, L, D] -> [B, L, D]."""
@@ -228,11 +250,11 @@ class Frame(nnx.Module):
     self.dtype = spec.dtype
     self.embed_tokens = Embedding(spec, rngs)
     self.norm = RMSNorm(spec, config.hidden_size)
-    sizes = (config.hidden_size, config.vocab_size)
+    sizes = (config.hidden_size,), (config.vocab_size,)
     self.lm_head = (
       None
       if config.tie_word_embeddings
-      else Linear(spec, 'lm_head', sizes, ('embed', 'vocab'), rngs)
+      else Linear(spec, 'lm_head', *sizes, ('embed', 'vocab'), rngs)
     )
 
   def embed(self, tokens: types.Array) -> types.Array:

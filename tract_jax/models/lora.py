@@ -10,6 +10,7 @@ Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -87,31 +88,65 @@ def adapted_matmul(
 
   Args:
     scaling: alpha / R.
-    x: [rows, in].
-    weight: [in, out].
-    a: [in, R].
-    b: [R, out]; all of one dtype.
+    x: [..., *in]; `in` and `out` may be several dimensions, such as heads.
+    weight: [*in, *out].
+    a: [*in, R].
+    b: [R, *out]; all of one dtype.
 
   Returns:
-    [rows, out].
+    [..., *out].
   """
   return _adapted_matmul_fwd(scaling, x, weight, a, b)[0]
 
 
 def _adapted_matmul_fwd(scaling, x, weight, a, b):
-  low = scaling * (x @ a)
-  y = jnp.concatenate([x, low], axis=1) @ jnp.concatenate([weight, b])
+  num_in = a.ndim - 1
+  low = scaling * jnp.tensordot(x, a, num_in)
+  y = jnp.tensordot(
+    _with_low(x, low, low.ndim - 1, num_in),
+    _with_low(weight, b, 0, num_in),
+    num_in,
+  )
   return y, (x, weight, a, b, low)
 
 
 def _adapted_matmul_bwd(scaling, residuals, y_grad):
   x, weight, a, b, low = residuals
-  low_grad = scaling * (y_grad @ b.T)
-  x_grad = (
-    jnp.concatenate([y_grad, low_grad], axis=1)
-    @ jnp.concatenate([weight, a], axis=1).T
+  num_in, num_out = a.ndim - 1, b.ndim - 1
+  rows = tuple(range(low.ndim - 1))
+  out = tuple(range(-num_out, 0))
+  low_grad = scaling * jnp.tensordot(y_grad, b, (out, out))
+  x_grad = jnp.tensordot(
+    _with_low(y_grad, low_grad, len(rows), num_out),
+    _with_low(weight, a, num_in, num_out),
+    (out, out),
   )
-  return x_grad, x.T @ y_grad, x.T @ low_grad, low.T @ y_grad
+  return (
+    x_grad,
+    jnp.tensordot(x, y_grad, (rows, rows)),
+    jnp.tensordot(x, low_grad, (rows, rows)),
+    jnp.tensordot(low, y_grad, (rows, rows)),
+  )
+
+
+def _with_low(x, low, axis, num_dims):
+  """[..., *dims, ...] with R more numbers behind those of dims.
+
+  Where dims are heads of a size H, they fill ceil(R / H) more heads, the last
+  with zeros.
+
+  Args:
+    x: [..., *dims, ...], dims from `axis` on, `num_dims` of them.
+    low: [..., R, ...], R at `axis`.
+
+  Returns:
+    x with more along `axis`.
+  """
+  head = x.shape[axis + 1 : axis + num_dims]
+  widths = [(0, 0)] * low.ndim
+  widths[axis] = (0, -low.shape[axis] % math.prod(head))
+  shape = low.shape[:axis] + (-1, *head) + low.shape[axis + 1 :]
+  return jnp.concatenate([x, jnp.pad(low, widths).reshape(shape)], axis)
 
 
 adapted_matmul.defvjp(_adapted_matmul_fwd, _adapted_matmul_bwd)

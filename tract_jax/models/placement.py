@@ -25,12 +25,17 @@ class Placement:
       device that multiplies with them. None where they are.
     fuse_adapters: whether many rows meet weight and adapter in one product
       (lora.adapted_matmul), where the weight is not quantised.
+    keep_heads: whether products of many rows keep all dimensions, heads too,
+      where the weight is not quantised. A compiler that chooses how arrays lie
+      then has nothing to copy for a kernel that wants heads before tokens; from
+      [B, L, N H] it has.
   """
 
   row_attention: Callable[..., types.Array] = attention.causal_attention
   split_rows: Callable[[types.Array], types.Array] = lambda x: x
   gather: Callable[[types.PyTree, types.PyTree], types.PyTree] | None = None
   fuse_adapters: bool = False
+  keep_heads: bool = False
 
   def gathered(
     self, weights: types.PyTree, logical_axes: types.PyTree, x: types.Array

@@ -226,19 +226,21 @@ def num_bytes(params: types.PyTree) -> int:
   )
 
 
-def matmul(x: types.Array, weight: Any) -> types.Array:
+def matmul(x: types.Array, weight: Any, num_dims: int = 1) -> types.Array:
   """X W, for a weight that may be quantised, in the dtype of x.
 
   Args:
-    x: [rows, in].
-    weight: [in, out], an array of any float dtype, or a quantised leaf.
+    x: [..., *in]; [rows, in] for a quantised leaf.
+    weight: [*in, *out], an array of any float dtype, or a quantised leaf
+      [in, out].
+    num_dims: dimensions of `in`.
 
   Returns:
-    [rows, out] in the dtype of x. The gradient goes to x alone where the
+    [..., *out] in the dtype of x. The gradient goes to x alone where the
     weight is quantised.
   """
   if not is_quantized(weight):
-    return x @ weight.astype(x.dtype)
+    return jnp.tensordot(x, weight.astype(x.dtype), num_dims)
   return _quantized_matmul(x, weight)
 
 

@@ -94,6 +94,7 @@ def make_model(
     lora=lora.LoraConfig(lora_rank, lora_alpha, tuple(lora_targets)),
     dtype=jnp.dtype(dtype),
     fuse_adapters=placement.fuse_adapters,
+    keep_heads=placement.keep_heads,
   )
   return _Model(spec, remat, cache_quantization, placement).fns()
 

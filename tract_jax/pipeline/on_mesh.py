@@ -47,6 +47,8 @@ def make_placement(
     ),
     # Beside a weight that is split, an adapter would move it.
     fuse_adapters=mesh.shape['tensor'] == 1,
+    # "tensor" may split a weight within a head.
+    keep_heads=_is_tpu(mesh) and mesh.shape['tensor'] == 1,
   )
 
 
