@@ -30,7 +30,6 @@ KH = CONFIG.num_kv_heads * CONFIG.head_dim
 # Numbers per token and layer.
 STORED = {
   'dots': D + NH + 2 * KH + NH + D + 2 * F,
-  'gate': D + NH + 2 * KH + NH + D + F,
   'heads': D + NH + 2 * KH + NH + D,
   'inputs': D + NH + D,
   'attention': D + NH,

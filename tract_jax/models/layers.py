@@ -19,11 +19,10 @@ from tract_jax import types
 from tract_jax.models import config as config_lib
 from tract_jax.models import lora, quantization, rope
 
-# Names under which rematerialisation may keep the stream behind attention, what
-# attention takes, and the MLP's gate.
+# Names under which rematerialisation may keep the stream behind attention, and
+# what attention takes.
 MLP_INPUT_NAME = 'mlp_input'
 HEADS_NAME = 'queries_keys_values'
-GATE_NAME = 'gate'
 
 _Dims = tuple[int, ...]
 
@@ -213,8 +212,7 @@ class MLP(nnx.Module):
 
   def __call__(self, x: types.Array) -> types.Array:
     """[B, L, D] -> [B, L, D]."""
-    gate = ad_checkpoint.checkpoint_name(self.gate_proj(x), GATE_NAME)
-    return self.down_proj(silu(gate) * self.up_proj(x))
+    return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nnx.Module):

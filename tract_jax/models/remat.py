@@ -18,8 +18,6 @@ _names = jax.checkpoint_policies.save_only_these_names
 #
 #   none       everything, weights gathered from other devices included
 #   dots       results of projections and attention: 4 D + 2 K H + 2 F, 92 KiB
-#   gate       as "heads", and the MLP's gate, 4 D + 2 K H + F, 64 KiB: of
-#              projections, only the MLP's second is computed again
 #   heads      as "inputs", and what attention takes, 4 D + 2 K H, 36 KiB: of
 #              projections, only the MLP's first two are computed again
 #   inputs     attention's results and the MLP's input, 3 D, 24 KiB: projections
@@ -31,12 +29,6 @@ POLICIES: dict[str, Callable[..., bool]] = {
   'dots': jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     _names(attention.OUTPUT_NAME),
-  ),
-  'gate': _names(
-    attention.OUTPUT_NAME,
-    layers.HEADS_NAME,
-    layers.MLP_INPUT_NAME,
-    layers.GATE_NAME,
   ),
   'heads': _names(
     attention.OUTPUT_NAME, layers.HEADS_NAME, layers.MLP_INPUT_NAME

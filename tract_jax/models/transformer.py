@@ -55,7 +55,7 @@ def make_model(
   lora_rank: int = 0,
   lora_alpha: float = 16.0,
   lora_targets: tuple[str, ...] = lora.TARGETS,
-  remat: str = 'gate',
+  remat: str = 'heads',
   cache_quantization: str = '',
   placement: placement_lib.Placement = placement_lib.ONE_DEVICE,
 ) -> types.ModelFns:

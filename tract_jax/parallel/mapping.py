@@ -110,7 +110,7 @@ def map_updates(
     mode: "jit" or "pmap".
     updates_first: whether the result is (the first of params, updated, more).
       Its memory is then used again: what was given must not be read any more.
-    compiler_options: of compiler_options; "pmap" takes none.
+    compiler_options: of tpu_options; "pmap" takes none.
 
   Returns:
     A function like the one made, of global arrays; the batch comes from

@@ -17,10 +17,10 @@ from tract_jax.data import synthetic
 from tract_jax.models import lora
 from tract_jax.objectives import losses
 from tract_jax.parallel import (
-  compiler_options,
   mapping,
   partition,
   row_placement,
+  tpu_options,
 )
 from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.pipeline import (
@@ -256,9 +256,7 @@ def make_trainer(
     step_lib.make_step, loss_fn, objective, optimizer, schedule
   )
   make_evaluate = functools.partial(step_lib.make_evaluate, loss_fn)
-  options = compiler_options.for_training(
-    mesh, train_base=setup.model.train_base
-  )
+  options = tpu_options.for_training(mesh, train_base=setup.model.train_base)
   train = setup.config.train
   micro_rows = train.micro_batch_size or train.batch_size
   return Trainer(

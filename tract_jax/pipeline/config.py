@@ -49,10 +49,9 @@ _MODEL: dict[str, Any] = {
   'base_quantization': '',
   # What backward recomputes: "none" (nothing), "dots" (all but matmul
   # results), "heads" (all but what attention takes and gives, and MLPs'
-  # inputs), "gate" (as "heads", but for MLPs' gates), "inputs" (all but
-  # attention's results and MLPs' inputs), "attention" (all but attention's
-  # results), "full" (every layer).
-  'remat': 'gate',
+  # inputs), "inputs" (all but attention's results and MLPs' inputs),
+  # "attention" (all but attention's results), "full" (every layer).
+  'remat': 'heads',
   # How training and prompts attend: "splash" (the kernel for TPUs), "plain",
   # or "auto" (the kernel where the devices are TPUs).
   'attention': 'auto',
@@ -172,7 +171,7 @@ _TRAIN: dict[str, Any] = {
   # formula) or not (the authors' release). CE always has it.
   'ce_includes_score': False,
   # Target positions per row whose logits exist at a time.
-  'logit_chunk': 128,
+  'logit_chunk': 256,
   # In updates.
   'log_every': 20,
   'checkpoint_every': 100,

@@ -1,4 +1,4 @@
-"""What the compilers are asked for in a training step, and why.
+"""What the TPU compiler is asked for, and why; other compilers get nothing.
 
 Options go with each compiled function, not with the process's environment, so
 that a plan that is compiled ahead of time has those of the run.
@@ -6,9 +6,9 @@ that a plan that is compiled ahead of time has those of the run.
 
 import jax
 
-# Option -> (value, reason). For TPUs by the compiler's estimates for a step of
+# Option -> (value, reason), by the compiler's estimates for a training step of
 # Mistral-7B on v5e:4x4, 4 rows of 3,072 tokens a chip.
-TPU: dict[str, tuple[str, str]] = {
+TRAINING: dict[str, tuple[str, str]] = {
   'xla_jf_spmd_threshold_for_windowed_einsum_mib': (
     '1000000',
     'weights are gathered whole, while the layer before computes; as windowed'
@@ -16,7 +16,7 @@ TPU: dict[str, tuple[str, str]] = {
     ' longer',
   ),
 }
-TPU_FULL = TPU | {
+FULL_TRAINING = TRAINING | {
   'xla_enable_async_all_reduce': (
     'true',
     'gradients are added up over the chips while others are computed: two'
@@ -37,19 +37,6 @@ TPU_FULL = TPU | {
     ' are trained',
   ),
 }
-CPU_FULL: dict[str, tuple[str, str]] = {
-  'xla_cpu_scheduler_type': (
-    'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
-    'room for gradients is taken when they are made, not before the forward'
-    ' pass: up to .2 GB less for SmolLM2-135M, for 4 % more time',
-  ),
-}
-# By platform, and by whether weights are trained.
-_TABLES: dict[tuple[str, bool], dict[str, tuple[str, str]]] = {
-  ('tpu', False): TPU,
-  ('tpu', True): TPU_FULL,
-  ('cpu', True): CPU_FULL,
-}
 
 
 def for_training(
@@ -62,11 +49,10 @@ def for_training(
     train_base: whether weights are trained, not only adapters.
 
   Returns:
-    {option: value} for `jax.jit(compiler_options=...)`; None where there are
-    none for the devices.
+    {option: value} for `jax.jit(compiler_options=...)`; None where the devices
+    are no TPUs.
   """
-  platform = mesh.devices.flat[0].platform
-  table = _TABLES.get((platform, train_base))
-  if table is None:
+  if mesh.devices.flat[0].platform != 'tpu':
     return None
+  table = FULL_TRAINING if train_base else TRAINING
   return {name: value for name, (value, _) in table.items()}
