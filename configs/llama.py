@@ -37,7 +37,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     'remat': 'full',
   }
   config.data = {}
-  config.train = {'checkpoint_every': 500, 'logit_chunk': 768}
+  config.train = {'checkpoint_every': 500}
   config.sampling = {
     # As many as a host of four v5e chips has memory for.
     'slots': 64,

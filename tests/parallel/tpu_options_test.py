@@ -8,7 +8,7 @@ import pytest
 from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.parallel import tpu_options
 
-VMEM = 'xla_tpu_scoped_vmem_limit_kib'
+ALL_REDUCE = 'xla_enable_async_all_reduce'
 
 
 @pytest.mark.parametrize('train_base', [True, False])
@@ -19,5 +19,5 @@ def test_only_tpus_are_asked_for_anything(train_base):
   mesh = types.SimpleNamespace(devices=chips.reshape(4, 1, 1))
   options = tpu_options.for_training(mesh, train_base=train_base)
   assert options.keys() >= tpu_options.TRAINING.keys()
-  assert (options.get(VMEM) == '32768') == train_base
+  assert (ALL_REDUCE in options) == train_base
   assert all(reason for _, reason in tpu_options.FULL_TRAINING.values())

@@ -258,7 +258,6 @@ def test_configs_of_the_paper_are_its_recipe_on_a_larger_batch_if_fast(name):
     'batch_size',
     'micro_batch_size',
     'lr',
-    'logit_chunk',
     'log_every',
     'checkpoint_every',
   }
