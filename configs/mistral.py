@@ -20,7 +20,7 @@ which keeps 16 chips busy: 128 rows an update, each filled with examples (about
 grows with the square root of that, to 6e-5. Nobody has tried this batch and
 rate: the paper's figures are its goal, not what is known of it.
 
-Expected cost: 75 v5e chip-hours for 100,000 rows and both stages with "fast",
+Expected cost: 68 v5e chip-hours for 100,000 rows and both stages with "fast",
 as --task=plan estimates (docs/pods.md, "What it costs").
 """
 
