@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -279,7 +280,10 @@ def test_bad_settings(folder, settings, message):
 def test_dtype_is_a_name_or_a_dtype(folder, judge):
   exact = judge.logits([[1, 2, 3]])
   for dtype in (jnp.bfloat16, np.float32, 'bfloat16'):
-    found = judge_lib.Judge.load(folder, None, dtype).logits([[1, 2, 3]])
+    loaded = judge_lib.Judge.load(folder, None, dtype)
+    kept = {leaf.dtype for leaf in jax.tree.leaves(loaded._params)}
+    assert kept == {jnp.dtype(dtype)}
+    found = loaded.logits([[1, 2, 3]])
     is_exact = np.array_equal(found, exact)
     assert found.dtype == np.float32
     assert is_exact == (dtype is np.float32)

@@ -144,7 +144,7 @@ class Judge:
     else:
       logits_only = f'{sources.name}: has logits only: there is no tokenizer'
       progress.say(logits_only)
-    params = base_weights.read_weights(model)
+    params = base_weights.read_weights(model, model.dtype)
     return cls(model, params, method, grid, sampler, logits_only)
 
   def score(

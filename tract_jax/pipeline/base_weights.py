@@ -8,6 +8,7 @@ from collections.abc import Callable
 import functools
 import operator
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +29,14 @@ _Finish = Callable[[tuple[str, ...], jax.Array], types.PyTree]
 
 
 def init_params(
-  model: base_model.BaseModel, seed: int
+  model: base_model.BaseModel, seed: int, dtype: Any = None
 ) -> tuple[types.PyTree, types.PyTree]:
   """Reads or draws all parameters, sharded from the start.
 
   Args:
     model: of `base_model.from_source` or `from_scratch`.
     seed: draws random weights and adapters.
+    dtype: of weights that are read, as for `read_weights`.
 
   Returns:
     (trainable, frozen), each with None where the other has a leaf.
@@ -48,7 +50,7 @@ def init_params(
       out_shardings=_shardings(model.abstract),
     )(key)
     return lora.split_trainable(params, model.train_base)
-  weights = read_weights(model)
+  weights = read_weights(model, dtype)
   adapters, _ = lora.split_trainable(model.abstract, train_base=False)
   if not jax.tree.leaves(adapters):
     return lora.split_trainable(weights, model.train_base)
@@ -60,11 +62,14 @@ def init_params(
   return lora.split_trainable(lora.merge(init(key), weights), model.train_base)
 
 
-def read_weights(model: base_model.BaseModel) -> types.PyTree:
+def read_weights(
+  model: base_model.BaseModel, dtype: Any = None
+) -> types.PyTree:
   """The weights as they are stored, without fresh adapters.
 
   Args:
     model: of `base_model.from_source`.
+    dtype: in which they are kept; None: as those of a run that may train them.
 
   Returns:
     Params on the mesh: the folder's, with the path's adapter merged into them,
@@ -82,7 +87,7 @@ def read_weights(model: base_model.BaseModel) -> types.PyTree:
       return quantization.quantize_leaf(path, leaf, model.quantization, like)
     return leaf
 
-  return _read(model, finish)
+  return _read(model, finish, dtype)
 
 
 def for_sampling(

@@ -71,7 +71,8 @@ class Weights:
     """
     key = stage.folder if stage else ('seed', seed)
     if self._held[0] != key:
-      self._hold(key, *self._read(self.sampling, seed, stage))
+      dtype = self.sampling.model.dtype
+      self._hold(key, *self._read(self.sampling, seed, stage, dtype))
     return self._held[1]
 
   def keep(
@@ -86,11 +87,13 @@ class Weights:
     params = base_weights.for_sampling(self.sampling.model, params)
     self._held = (key, params)
 
-  def _read(self, setup, seed, stage) -> tuple[types.PyTree, types.PyTree]:
+  def _read(
+    self, setup, seed, stage, dtype=None
+  ) -> tuple[types.PyTree, types.PyTree]:
     self._held = (None, None)
     self._forget()
     stage = stage or self._seed_model(seed)
-    trainable, frozen = base_weights.init_params(setup.model, seed)
+    trainable, frozen = base_weights.init_params(setup.model, seed, dtype)
     if stage:
       trainable = finetune.load_trained(stage, setup)
     return trainable, frozen
