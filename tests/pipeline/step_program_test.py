@@ -133,3 +133,15 @@ def test_a_device_holds_its_rows_and_one_layers_weights():
   kept = {math.prod(s) // 2 for s in shapes if s[0] == 2 and s[-1] == MLP}
   assert LENGTH * MLP in kept
   assert ROWS * LENGTH * MLP not in kept
+
+
+def test_trained_weights_move_in_the_dtype_that_is_computed_in():
+  mesh = {'data': 1, 'fsdp': 8, 'tensor': 1}
+  text = _lowered(mesh=mesh, dtype='bfloat16')[0].as_text()
+  assert f'tensor<2x{WIDTH}x{MLP}xf32>' in text
+  moved = [
+    line.rstrip().rsplit('x', 1)[1]
+    for line in text.splitlines()
+    if 'sharding_constraint' in line and f'tensor<{WIDTH}x{MLP}x' in line
+  ]
+  assert set(moved) == {'bf16>'}

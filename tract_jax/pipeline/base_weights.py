@@ -1,7 +1,9 @@
 """The weights of a base model: read or drawn, cast, merged, quantised.
 
-safetensors -> leaf by leaf: read own shards, merge the path's adapter,
-quantise -> params, with fresh adapters where the run trains them
+    safetensors -> leaf by leaf: read own shards, merge the path's adapter,
+      quantise -> params, with fresh adapters where the run trains them
+
+Arrays lie on the model's mesh from the start.
 """
 
 from collections.abc import Callable
