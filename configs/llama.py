@@ -18,7 +18,7 @@ interval. `--config.methods='("ce_cot","raft","tract")'` trains all three.
 128 packed rows an update with a learning rate of 6e-5, as configs/mistral.py
 explains; as untried as that.
 
-Expected cost: 80 v5e chip-hours for 100,000 rows and both stages with "fast",
+Expected cost: 73 v5e chip-hours for 100,000 rows and both stages with "fast",
 as --task=plan estimates (docs/pods.md, "What it costs").
 """
 
