@@ -59,40 +59,46 @@ def training(args: argparse.Namespace, runner: pairs.Pairs) -> None:
   """Updates: full and LoRA, on rows with prompts and all of targets."""
   for name, job in options.training_jobs(args).items():
     found = runner.run('training', job, args.pairs, _named(_RATE, name))
-    ours, theirs = (
-      [m.details['first_loss'] for m in side]
-      for side in zip(*found, strict=True)
-    )
-    apart = max(abs(a / b - 1) for a, b in zip(ours, theirs, strict=True))
     versions = runner.rows[f'tokens_per_sec_{name}'].versions
     compiling = [m.details['compile_secs'] for m, _ in found]
-    for check, value in (
-      ('check_first_loss_difference', apart),
-      ('compile_secs', sorted(compiling)[len(compiling) // 2]),
-    ):
-      row = results.checked(f'{check}_{name}', value, len(found), versions)
+    figures = {'compile_secs': sorted(compiling)[len(compiling) // 2]}
+    losses = [
+      (ours.details['first_loss'], theirs.details['first_loss'])
+      for ours, theirs in found
+      if theirs
+    ]
+    if losses:
+      apart = max(abs(a / b - 1) for a, b in losses)
+      figures['check_first_loss_difference'] = apart
+      _compare(runner, f'first loss of {name}', apart)
+    for figure, value in figures.items():
+      row = results.checked(f'{figure}_{name}', value, len(found), versions)
       runner.add(row)
-    _compare(runner, f'first loss of {name}', apart)
 
 
 def prediction(args: argparse.Namespace, runner: pairs.Pairs) -> None:
   """The score's distribution behind given tokens."""
   job = dataclasses.replace(options.make_job(args), kind='score')
-  trials = {
-    rows: runner.start(
-      'sampling_torch', dataclasses.replace(job, score_rows=rows)
-    ).tokens_per_sec
-    for rows in args.their_rows
-  }
-  best = max(trials, key=lambda rows: trials[rows])
-  pairs.say(f'  their best: {best} rows')
-  job = dataclasses.replace(job, score_rows=best)
+  if job.has_pytorch:
+    trials = {
+      rows: runner.start(
+        'sampling_torch', dataclasses.replace(job, score_rows=rows)
+      ).tokens_per_sec
+      for rows in args.their_rows
+    }
+    best = max(trials, key=lambda rows: trials[rows])
+    pairs.say(f'  their best: {best} rows')
+    job = dataclasses.replace(job, score_rows=best)
   found = runner.run('sampling', job, args.pairs, _named(_RATE, 'prediction'))
-  apart = max(_largest_difference(*pair) for pair in found)
+  apart = [
+    _largest_difference(ours, theirs) for ours, theirs in found if theirs
+  ]
+  if not apart:
+    return
   name = 'check_max_difference_prediction'
   versions = runner.rows['tokens_per_sec_prediction'].versions
-  runner.add(results.checked(name, apart, len(job.prompts), versions))
-  _compare(runner, 'probabilities', apart)
+  runner.add(results.checked(name, max(apart), len(job.prompts), versions))
+  _compare(runner, 'probabilities', max(apart))
 
 
 def files(args: argparse.Namespace, runner: pairs.Pairs) -> None:
@@ -101,6 +107,7 @@ def files(args: argparse.Namespace, runner: pairs.Pairs) -> None:
     kind='files',
     model=options.model_folder(args),
     num_threads=args.threads,
+    platform=args.platform,
     settings=dict(args.ours),
   )
   figures = {name: functools.partial(_detail, name) for name in _FILES}

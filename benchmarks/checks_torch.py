@@ -5,7 +5,7 @@ import sys
 import torch
 
 from benchmarks import job as job_lib
-from benchmarks import sampling_torch
+from benchmarks import sampling_torch, side_torch
 
 # Two logits nearer than this may change places by rounding.
 TIE = 1e-3
@@ -27,7 +27,7 @@ def check(job: job_lib.SamplingJob) -> job_lib.Measurement:
     found = torch.tensor(cot.score_probs)
     largest = max(largest, (expected - found).abs().max().item())
   details = {'max_difference': largest, 'num_rows': len(cots)}
-  return sampling_torch.measurement(0.0, 0, 0.0, details=details)
+  return side_torch.measured(0.0, 0, 0.0, details=details)
 
 
 def greedy(job: job_lib.SamplingJob) -> job_lib.Measurement:
@@ -51,9 +51,7 @@ def greedy(job: job_lib.SamplingJob) -> job_lib.Measurement:
         f'{job.example_ids[i]}: token {place} differs, logits are '
         f'{gap:.2e} apart' + (' (a tie)' if gap < TIE else '')
       )
-  return sampling_torch.measurement(
-    0.0, 0, 0.0, details=dict(counts), lines=lines
-  )
+  return side_torch.measured(0.0, 0, 0.0, details=dict(counts), lines=lines)
 
 
 def _first_difference(

@@ -104,6 +104,7 @@ def data(args: argparse.Namespace, runner: pairs.Pairs, _) -> None:
       model=options.model_folder(args),
       num_rows=size,
       num_threads=args.threads,
+      platform=args.platform,
       settings=dict(args.ours),
     )
     figures: dict[str, _Figure] = {

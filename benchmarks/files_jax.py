@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from benchmarks import job as job_lib
+from benchmarks import side_jax
 from tract_jax.data import orbax_store
 from tract_jax.models import hf_export
 from tract_jax.pipeline import base_weights, build
@@ -72,9 +73,7 @@ def files(job: job_lib.Job) -> job_lib.Measurement:
     jax.block_until_ready(restored)
     secs['restore_state_secs'] = time.perf_counter() - begin
   assert restored and np.asarray(restored[0].step) == np.asarray(state.step)
-  return job_lib.measured(
-    sum(secs.values()), size, 0.0, {'jax': jax.__version__}, details=secs
-  )
+  return side_jax.measured(sum(secs.values()), size, 0.0, details=secs)
 
 
 KINDS = {'files': files}

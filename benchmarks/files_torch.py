@@ -8,16 +8,16 @@ import time
 import torch
 
 from benchmarks import job as job_lib
-from benchmarks import sampling_torch
+from benchmarks import side_torch
 from benchmarks.pytorch import judge
 
 
 def files(job: job_lib.Job) -> job_lib.Measurement:
   """Loads a model, exports it, saves and restores a state of full training."""
-  sampling_torch.prepare(job)
+  side_torch.prepare(job)
   secs = {}
   begin = time.perf_counter()
-  model = judge.load(job.model)
+  model = judge.load(job.model, device=side_torch.device(job))
   # Weights are mapped into memory, and read when they are first used.
   size = sum(p.numel() for p in model.parameters() if p.sum().isfinite())
   secs['load_secs'] = time.perf_counter() - begin
@@ -42,7 +42,7 @@ def files(job: job_lib.Job) -> job_lib.Measurement:
     model.load_state_dict(state['model'])
     optimizer.load_state_dict(state['optimizer'])
     secs['restore_state_secs'] = time.perf_counter() - begin
-  return sampling_torch.measurement(sum(secs.values()), size, 0.0, details=secs)
+  return side_torch.measured(sum(secs.values()), size, 0.0, details=secs)
 
 
 KINDS = {'files': files}

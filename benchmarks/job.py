@@ -19,6 +19,9 @@ import sys
 import time
 from typing import Any
 
+# Names of JAX's; PyTorch has no part in what runs on a TPU.
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
@@ -29,6 +32,7 @@ class Job:
     model: a Hugging Face folder.
     seed: of what is random, the same on both sides.
     num_threads: of the process.
+    platform: of PLATFORMS, where both sides work.
     settings: further keys of our configuration, dotted.
     asked_at: when the process was started, in seconds of the clock.
   """
@@ -37,8 +41,14 @@ class Job:
   model: str
   seed: int = 0
   num_threads: int = 2
+  platform: str = 'cpu'
   settings: dict[str, Any] = dataclasses.field(default_factory=dict)
   asked_at: float = 0.0
+
+  @property
+  def has_pytorch(self) -> bool:
+    """Whether there is another side."""
+    return self.platform != 'tpu'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +149,8 @@ class Measurement:
     secs: of the timed work.
     num_tokens: that the model wrote in this time.
     warm_up_secs: before it: compilation, and first calls.
-    peak_memory_bytes: resident, of the whole process from its start.
+    peak_memory_bytes: resident, of the whole process from its start; on an
+      accelerator the most of its memory that was in use.
     versions: of the libraries; and Python's, and the machine.
     cots: the samples.
     details: further numbers.
@@ -189,10 +200,13 @@ def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:
     # The thread pools of XLA and of PyTorch.
     'NPROC': threads,
     'OMP_NUM_THREADS': threads,
-    'JAX_PLATFORMS': 'cpu',
+    'JAX_PLATFORMS': job.platform,
     # What one thread has freed is there for all others.
     'MALLOC_ARENA_MAX': '1',
   }
+  if job.platform != 'cpu':
+    # As PyTorch multiplies; accelerators would round float32 to fewer digits.
+    env['JAX_DEFAULT_MATMUL_PRECISION'] = 'highest'
   command = [f'benchmarks.{module}', str(asked)]
   if module.endswith('_jax'):
     command = ['benchmarks.without_torch', *command]
@@ -243,15 +257,26 @@ def measured(
   num_tokens: int,
   warm_up_secs: float,
   versions: dict[str, str],
+  *,
+  device: str = '',
+  device_memory_bytes: int | None = None,
   **more: Any,
 ) -> Measurement:
-  """A Measurement with this process's memory, its Python and the machine."""
+  """A Measurement with this process's memory, its Python and the machine.
+
+  Args:
+    secs, num_tokens, warm_up_secs, versions: as in Measurement.
+    device: name of the accelerator that was used; "": none.
+    device_memory_bytes: the most that was in use of its memory; default that of
+      the process.
+    **more: the rest of Measurement.
+  """
   versions = {
     **versions,
     'python': platform.python_version(),
-    'machine': machine(),
+    'machine': f'{device}, {machine()}' if device else machine(),
   }
-  peak = peak_memory_bytes()
+  peak = device_memory_bytes or peak_memory_bytes()
   return Measurement(secs, num_tokens, warm_up_secs, peak, versions, **more)
 
 

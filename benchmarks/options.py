@@ -156,6 +156,12 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add('--model', default='smollm2-135m-instruct', help='folder, or seed model')
   add('--threads', type=int, default=2)
+  add(
+    '--platform',
+    choices=job_lib.PLATFORMS,
+    default='cpu',
+    help='where both sides work; on a TPU ours does alone',
+  )
   add('--keep', default='', help="folder for the processes' files")
   add(
     '--ours',
@@ -275,6 +281,7 @@ def make_job(args: argparse.Namespace) -> job_lib.SamplingJob:
     eos_id=setup.tokenizer.eos_id,
     pad_id=setup.tokenizer.pad_id,
     num_threads=args.threads,
+    platform=args.platform,
     settings=dict(args.ours),
   )
 
@@ -305,6 +312,7 @@ def training_jobs(args: argparse.Namespace) -> dict[str, job_lib.TrainingJob]:
       score_ids=list(setup.cot_scores.ids),
       score_values=list(setup.grid.values),
       num_threads=args.threads,
+      platform=args.platform,
       settings=dict(args.ours),
     )
     for training, lora_rank in (('full', 0), ('lora', _LORA_RANK))

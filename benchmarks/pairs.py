@@ -4,9 +4,10 @@ A pair is one process of each side, one after the other, so that what slows the
 machine down for a while slows both.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
+import statistics
 import sys
 
 from benchmarks import job as job_lib
@@ -42,8 +43,10 @@ class Pairs:
     job: job_lib.Job,
     num_pairs: int,
     figures: Mapping[str, Figure],
-  ) -> list[tuple[job_lib.Measurement, job_lib.Measurement]]:
+  ) -> list[tuple[job_lib.Measurement, job_lib.Measurement | None]]:
     """Runs both sides in turn, and writes the rows after each pair.
+
+    Of a TPU there is ours alone.
 
     Args:
       side: the modules are called side_torch and side_jax.
@@ -54,16 +57,14 @@ class Pairs:
     Returns:
       (ours, theirs) of each pair.
     """
-    pairs = []
+    pairs: list[tuple[job_lib.Measurement, job_lib.Measurement | None]] = []
     for seed in range(num_pairs):
       job = dataclasses.replace(job, seed=seed)
-      theirs = self.start(f'{side}_torch', job)
+      theirs = self.start(f'{side}_torch', job) if job.has_pytorch else None
       ours = self.start(f'{side}_jax', job)
       pairs.append((ours, theirs))
-      versions = {**theirs.versions, **ours.versions}
       for name, get in figures.items():
-        mine, others = zip(*[(get(o), get(t)) for o, t in pairs], strict=True)
-        self.add(results.compared(name, mine, others, versions))
+        self.add(_row(name, get, pairs))
     return pairs
 
   def start(self, module: str, job: job_lib.Job) -> job_lib.Measurement:
@@ -89,6 +90,20 @@ class Pairs:
     """Writes a row."""
     self.rows[row.name] = row
     results.write_results(self._path, self.rows.values())
+
+
+def _row(
+  name: str,
+  get: Figure,
+  pairs: Sequence[tuple[job_lib.Measurement, job_lib.Measurement | None]],
+) -> results.Row:
+  """Of both sides, or of ours alone."""
+  ours = [get(mine) for mine, _ in pairs]
+  theirs = [get(other) for _, other in pairs if other]
+  versions = pairs[-1][0].versions
+  if other := pairs[-1][1]:
+    return results.compared(name, ours, theirs, {**other.versions, **versions})
+  return results.checked(name, statistics.median(ours), len(ours), versions)
 
 
 def say(line: str) -> None:

@@ -39,6 +39,11 @@ class Row:
   runs: int
   versions: dict[str, str]
 
+  @property
+  def machine(self) -> str:
+    """Its processors and memory, with an accelerator's name before them."""
+    return self.versions.get('machine', 'unknown machine')
+
 
 def compared(
   name: str,
@@ -74,32 +79,48 @@ def compared(
 def checked(
   name: str, value: float, num_rows: int, versions: dict[str, str]
 ) -> Row:
-  """The row of a check, which has nothing to be compared with."""
+  """The row of a check, or of what has nothing to be compared with."""
   return Row(name, value, None, None, None, None, num_rows, versions)
 
 
 def write_results(path: pathlib.Path, rows: Iterable[Row]) -> None:
-  """Writes rows into a file; what it holds under other names stays.
+  """Writes rows into a file; its rows of other names or machines stay.
 
   Args:
     path: a JSON list of rows, or no file yet.
-    rows: take the place of those of the same name.
+    rows: take the place of those of the same name and machine.
   """
-  old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
-  by_name = {row['name']: row for row in old}
-  by_name |= {row.name: dataclasses.asdict(row) for row in rows}
+  old = read_results(path) if path.exists() else []
+  by_name = {(row.name, row.machine): row for row in [*old, *rows]}
   path.parent.mkdir(parents=True, exist_ok=True)
-  manifest.write_json_atomic(path, list(by_name.values()))
+  manifest.write_json_atomic(
+    path, [dataclasses.asdict(row) for row in by_name.values()]
+  )
+
+
+def read_results(path: pathlib.Path) -> list[Row]:
+  """The rows of a file."""
+  return [Row(**row) for row in json.loads(path.read_text(encoding='utf-8'))]
+
+
+def by_machine(rows: Iterable[Row]) -> dict[str, list[Row]]:
+  """{machine: its rows}, in the order in which they come."""
+  found: dict[str, list[Row]] = {}
+  for row in rows:
+    found.setdefault(row.machine, []).append(row)
+  return found
 
 
 def header(rows: Iterable[Row]) -> str:
   """The machine and the versions of some rows, in one line."""
+  rows = list(rows)
   found: dict[str, list[str]] = {}
   for row in rows:
     for name, version in row.versions.items():
       if version not in found.setdefault(name, []):
         found[name].append(version)
-  machine = ' or '.join(found.pop('machine', ['unknown machine']))
+  found.pop('machine', None)
+  machine = ' or '.join(by_machine(rows))
   versions = [f'{name} {" or ".join(v)}' for name, v in found.items()]
   return f'{machine}; {", ".join(versions)}'
 

@@ -113,12 +113,11 @@ class Benchmark:
     for suffix, path in self._sampled.items():
       job = dataclasses.replace(self._job, kind='check', ours=path)
       measured = self._pairs.start('checks_torch', job)
+      versions = _versions(path, measured)
       largest = measured.details['max_difference']
       num_rows = int(measured.details['num_rows'])
       name = f'check_max_difference_{suffix}'
-      self._pairs.add(
-        results.checked(name, largest, num_rows, measured.versions)
-      )
+      self._pairs.add(results.checked(name, largest, num_rows, versions))
       if not largest < MAX_DIFFERENCE:
         self.failures.append(
           f'{name}: {largest:.2e} in {num_rows} rows; less than'
@@ -146,7 +145,8 @@ class Benchmark:
       pairs.say(f'  greedy: {line}')
     for kind, number in measured.details.items():
       name = f'check_greedy_texts_{kind.removeprefix("num_")}'
-      row = results.checked(name, number, len(job.prompts), measured.versions)
+      versions = _versions(path, measured)
+      row = results.checked(name, number, len(job.prompts), versions)
       self._pairs.add(row)
     if measured.details['num_differing']:
       self.failures.append('greedy texts differ from those of transformers')
@@ -161,7 +161,7 @@ class Benchmark:
     rows = self._args.their_batch
     if rows:
       job = dataclasses.replace(job, generate_rows=rows[0], score_rows=rows[-1])
-    else:
+    elif job.has_pytorch:
       job = self._with_best_rows(job)
     figures = {
       'rows_per_sec': lambda m: m.rows_per_sec,
@@ -190,6 +190,11 @@ class Benchmark:
       f' {job.score_rows} for the forward pass'
     )
     return job
+
+
+def _versions(path: str, check: job_lib.Measurement) -> dict[str, str]:
+  """Of our Measurement's file, and of what checked it."""
+  return check.versions | job_lib.read_measurement(path).versions
 
 
 if __name__ == '__main__':

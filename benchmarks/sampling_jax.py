@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from benchmarks import job as job_lib
+from benchmarks import side_jax
 from tract_jax import types
 from tract_jax.pipeline import base_weights, build
 from tract_jax.pipeline import config as config_lib
@@ -158,11 +159,10 @@ def score(job: job_lib.SamplingJob) -> job_lib.Measurement:
     secs = time.perf_counter() - start
     if not num_compiled:
       break
-  return job_lib.measured(
+  return side_jax.measured(
     secs,
     sum(map(len, rows)),
     start - begin,
-    {'jax': jax.__version__},
     cots=[
       job_lib.Cot(i, job.lead_ids, 0, 'marker', _finite(row))
       for i, row in enumerate(probs)
@@ -201,11 +201,10 @@ def _measurement(
   warm_up_secs: float,
 ) -> job_lib.Measurement:
   told = timed.progress
-  return job_lib.measured(
+  return side_jax.measured(
     secs,
     num_tokens,
     warm_up_secs,
-    {'jax': jax.__version__},
     cots=[
       job_lib.Cot(
         prompt=i // job.num_cots,

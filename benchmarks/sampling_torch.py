@@ -15,23 +15,21 @@ import torch
 import transformers
 
 from benchmarks import job as job_lib
-
-VERSIONS = {
-  'torch': torch.__version__,
-  'transformers': transformers.__version__,
-}
+from benchmarks import side_torch
 
 
 class Side:
   """A model of transformers with a job's numbers."""
 
   def __init__(self, job: job_lib.SamplingJob):
-    prepare(job)
+    side_torch.prepare(job)
     self.job = job
     self.tokenizer = transformers.AutoTokenizer.from_pretrained(job.model)
+    self.device = side_torch.device(job)
     self.model = transformers.AutoModelForCausalLM.from_pretrained(
       job.model, dtype=torch.float32, attn_implementation='sdpa'
-    ).eval()
+    )
+    self.model.to(self.device).eval()
 
   @torch.inference_mode()
   def generate(
@@ -54,7 +52,7 @@ class Side:
       together.
     """
     job = self.job
-    ids, mask = _left_padded(prompts, job.pad_id)
+    ids, mask = self._left_padded(prompts)
     arguments = dict(
       do_sample=job.temperature > 0,
       top_k=0,
@@ -95,7 +93,7 @@ class Side:
   @torch.inference_mode()
   def last_logits(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
     """[B, V] logits after each sequence; no others are computed."""
-    ids, mask = _left_padded(sequences, self.job.pad_id)
+    ids, mask = self._left_padded(sequences)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     out = self.model(
       input_ids=ids,
@@ -107,13 +105,18 @@ class Side:
     )
     return out.logits[:, -1].float()
 
-
-def prepare(job: job_lib.Job) -> None:
-  """The number of threads, and no lines or bars of transformers'."""
-  torch.set_num_threads(job.num_threads)
-  torch.manual_seed(job.seed)
-  transformers.logging.set_verbosity_error()
-  transformers.logging.disable_progress_bar()
+  def _left_padded(
+    self, rows: Sequence[Sequence[int]]
+  ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask [B, L], rows ending together."""
+    longest = max(map(len, rows))
+    pad_id = self.job.pad_id
+    ids = [[pad_id] * (longest - len(row)) + list(row) for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return (
+      torch.tensor(ids, device=self.device),
+      torch.tensor(mask, device=self.device),
+    )
 
 
 class Clock(transformers.StoppingCriteria):
@@ -124,7 +127,9 @@ class Clock(transformers.StoppingCriteria):
 
   def __call__(self, input_ids, scores, **kwargs):
     self.ticks.append(time.perf_counter())
-    return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+    return torch.zeros(
+      input_ids.shape[0], dtype=torch.bool, device=input_ids.device
+    )
 
   @property
   def prefill_secs(self) -> float:
@@ -163,7 +168,7 @@ def sample(job: job_lib.SamplingJob) -> job_lib.Measurement:
       reason = 'length' if len(cot) == job.max_new_tokens else 'end_token'
       samples.append(job_lib.Cot(owner, ends[k], len(cot), reason, probs))
   secs = time.perf_counter() - begin
-  return measurement(
+  return side_torch.measured(
     secs,
     sum(len(cot) for _, cot in written),
     warm_up_secs,
@@ -192,7 +197,7 @@ def score(job: job_lib.SamplingJob) -> job_lib.Measurement:
       for i, probs in zip(batch, found, strict=True)
     ]
   secs = time.perf_counter() - begin
-  return measurement(
+  return side_torch.measured(
     secs,
     sum(map(len, rows)),
     begin - loaded,
@@ -246,7 +251,7 @@ def sweep(job: job_lib.SamplingJob) -> job_lib.Measurement:
   for name in ('generate', 'score'):
     best = max(sizes, key=lambda size: rates[f'{name}_{size}'])
     rates[f'best_{name}_rows'] = best
-  return measurement(0.0, 0, 0.0, details=rates, lines=lines)
+  return side_torch.measured(0.0, 0, 0.0, details=rates, lines=lines)
 
 
 def decode(job: job_lib.SamplingJob) -> job_lib.Measurement:
@@ -260,17 +265,9 @@ def decode(job: job_lib.SamplingJob) -> job_lib.Measurement:
   side.generate(
     job.prompts, 1, clock, max_new_tokens=length, min_new_tokens=length
   )
-  return measurement(
+  return side_torch.measured(
     clock.decode_secs, job.max_new_tokens * len(job.prompts), clock.prefill_secs
   )
-
-
-def _left_padded(rows, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-  """Tokens and mask [B, L], rows ending together."""
-  longest = max(map(len, rows))
-  ids = [[pad_id] * (longest - len(row)) + list(row) for row in rows]
-  mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-  return torch.tensor(ids), torch.tensor(mask)
 
 
 def chunks(rows: Sequence, size: int) -> list[Sequence]:
@@ -281,13 +278,6 @@ def chunks(rows: Sequence, size: int) -> list[Sequence]:
 def _middle(rows: Sequence, size: int) -> Sequence:
   start = max(0, (len(rows) - size) // 2)
   return rows[start : start + size]
-
-
-def measurement(
-  secs: float, num_tokens: int, warm_up_secs: float, **more
-) -> job_lib.Measurement:
-  """With this process's memory and versions."""
-  return job_lib.measured(secs, num_tokens, warm_up_secs, VERSIONS, **more)
 
 
 KINDS = {'sample': sample, 'sweep': sweep, 'decode': decode, 'score': score}

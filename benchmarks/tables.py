@@ -5,7 +5,7 @@
 writes what stands between the two marks anew; `make bench` ends with it.
 """
 
-import json
+from collections.abc import Sequence
 import pathlib
 import sys
 
@@ -41,15 +41,18 @@ def updated(text: str, folder: pathlib.Path) -> str:
   _, end, after = rest.partition(END)
   if not end:
     raise ValueError(f'{BEGIN!r} and {END!r} do not stand in the page')
-  tables = [_section(path) for path in sorted(folder.glob('*.json'))]
+  tables = [
+    _section(path.name, rows)
+    for path in sorted(folder.glob('*.json'))
+    for rows in results.by_machine(results.read_results(path)).values()
+  ]
   return '\n\n'.join([before + BEGIN, *tables, END]) + after
 
 
-def _section(path: pathlib.Path) -> str:
-  """One file's table, under its name, machine and versions."""
-  rows = [results.Row(**row) for row in json.loads(path.read_text('utf-8'))]
-  title = f'**{path.name}**: {results.header(rows)}.'
-  if path.name == CURVES:
+def _section(name: str, rows: Sequence[results.Row]) -> str:
+  """One machine's table of a file, under name, machine and versions."""
+  title = f'**{name}**: {results.header(rows)}.'
+  if name == CURVES:
     return '\n\n'.join([title, *curve_tables.sections(rows)])
   lines = [
     title,

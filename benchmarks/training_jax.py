@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from benchmarks import job as job_lib
-from benchmarks import training_work
+from benchmarks import side_jax, training_work
 from tract_jax import types
 from tract_jax.data import loader
 from tract_jax.pipeline import base_weights, build, finetune
@@ -50,7 +50,7 @@ def train(job: job_lib.TrainingJob) -> job_lib.Measurement:
     side.state, metrics = side.trainer.step(side.state, side.frozen, batch)
     return float(metrics.loss)
 
-  return training_work.timed(job, update, {'jax': jax.__version__})
+  return training_work.timed(job, update, side_jax.measured)
 
 
 def _batch(job: job_lib.TrainingJob) -> types.Batch:

@@ -1,5 +1,6 @@
 """The other side: updates of CoT-RAFT, as benchmarks/pytorch makes them."""
 
+import functools
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import peft
 import transformers
 
 from benchmarks import job as job_lib
-from benchmarks import sampling_torch, training_work
+from benchmarks import side_torch, training_work
 from benchmarks.pytorch import judge
 
 _TARGETS = 'q_proj k_proj v_proj o_proj gate_proj up_proj down_proj'.split()
@@ -15,14 +16,18 @@ _TARGETS = 'q_proj k_proj v_proj o_proj gate_proj up_proj down_proj'.split()
 
 def train(job: job_lib.TrainingJob) -> job_lib.Measurement:
   """Updates of the whole model, or of new adapters."""
-  sampling_torch.prepare(job)
+  side_torch.prepare(job)
   # Who trains has a tokenizer, too.
   transformers.AutoTokenizer.from_pretrained(job.model)
   adapters = peft.LoraConfig(
     r=job.lora_rank, lora_alpha=16, target_modules=_TARGETS
   )
   trainer = judge.Trainer(
-    judge.load(job.model, adapters if job.lora_rank else None),
+    judge.load(
+      job.model,
+      adapters if job.lora_rank else None,
+      side_torch.device(job),
+    ),
     judge.Objective(
       1.0, 1.0, False, tuple(job.score_ids), tuple(job.score_values)
     ),
@@ -32,8 +37,10 @@ def train(job: job_lib.TrainingJob) -> job_lib.Measurement:
   )
   rows = training_work.make_rows(job)
   batch = judge.Batch(**vars(rows), is_token=np.ones(rows.inputs.shape, bool))
-  versions = sampling_torch.VERSIONS | {'peft': peft.__version__}
-  return training_work.timed(job, lambda: trainer.step(batch).loss, versions)
+  measured = functools.partial(
+    side_torch.measured, versions={'peft': peft.__version__}
+  )
+  return training_work.timed(job, lambda: trainer.step(batch).loss, measured)
 
 
 KINDS = {'train': train}

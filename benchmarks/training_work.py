@@ -62,14 +62,14 @@ def make_rows(job: job_lib.TrainingJob) -> Rows:
 def timed(
   job: job_lib.TrainingJob,
   update: Callable[[], float],
-  versions: dict[str, str],
+  measured: Callable[..., job_lib.Measurement],
 ) -> job_lib.Measurement:
   """Measures updates.
 
   Args:
     job: how many are timed, after a first one that may compile.
     update: makes one and gives its loss, when it is done.
-    versions: of the libraries.
+    measured: makes the Measurement: that of side_jax or of side_torch.
 
   Returns:
     The median's seconds and its tokens.
@@ -84,11 +84,10 @@ def timed(
     update()
     secs.append(time.perf_counter() - begin)
   median = statistics.median(secs)
-  return job_lib.measured(
+  return measured(
     median,
     job.num_rows * job.length,
     first_secs,
-    versions,
     details={
       'first_loss': first_loss,
       'start_up_secs': start_up_secs,

@@ -60,6 +60,20 @@ def test_a_file_keeps_rows_of_other_names(tmp_path):
   assert [row['runs'] for row in rows] == [1, 1, 7]
 
 
+def test_a_file_keeps_rows_of_other_machines(tmp_path):
+  path = tmp_path / 'training.json'
+  chip, host = VERSIONS | {'machine': 'chip, host'}, VERSIONS | {'machine': 'h'}
+  results.write_results(path, [results.compared('a', [1.0], [2.0], host)])
+  results.write_results(path, [results.checked('a', 9.0, 3, chip)])
+  results.write_results(path, [results.compared('a', [4.0], [2.0], host)])
+  rows = results.read_results(path)
+  assert [(row.machine, row.ours, row.theirs) for row in rows] == [
+    ('h', 4.0, 2.0),
+    ('chip, host', 9.0, None),
+  ]
+  assert results.by_machine(rows) == {'h': rows[:1], 'chip, host': rows[1:]}
+
+
 def test_the_table_shows_units_of_any_size():
   text = results.table(
     [

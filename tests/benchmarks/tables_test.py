@@ -57,5 +57,11 @@ def test_a_table_by_hand(tmp_path):
     '',
   ]
   assert after == f'{tables.END}\n\nAfter.\n'
+  another = results.compared('a_secs', [1.0], [2.0], {'machine': 'chip'})
+  results.write_results(tmp_path / 'b.json', [another])
+  found = tables.updated(text, tmp_path).split('**b.json**: ')
+  assert found[1] == lines.removeprefix('**b.json**: ')
+  assert found[2].splitlines()[0] == 'chip; .'
+  assert '| `a_secs` | 1 | 2 | 2.00 (2.00 to 2.00, 1) |' in found[2]
   with pytest.raises(ValueError, match='do not stand in the page'):
     tables.updated('Before.', tmp_path)

@@ -1,0 +1,147 @@
+"""Where the sides of a benchmark work, by stand-ins: no accelerator is here."""
+
+import subprocess
+import types
+
+import jax
+import pytest
+
+from benchmarks import bench, job, options, pairs, results, side_jax
+from tests.models import small_models
+
+torch = pytest.importorskip('torch')
+side_torch = pytest.importorskip('benchmarks.side_torch')
+
+FIGURES = {'tokens_per_sec': lambda m: m.tokens_per_sec}
+
+
+DETAILS = (
+  'first_loss compile_secs start_up_secs load_secs export_secs'
+  ' save_state_secs restore_state_secs'
+).split()
+
+
+def measurement(module):
+  details = dict.fromkeys(DETAILS, 1.0)
+  versions = {'machine': 'chip, host', module: '1'}
+  cots = [job.Cot(0, [], 0, 'marker', [0.5, 0.5])]
+  return job.Measurement(2.0, 10, 1.0, 100, versions, cots, details)
+
+
+@pytest.fixture
+def started(monkeypatch):
+  """(module, job) of every process that would have been started."""
+  calls = []
+
+  def start(module, asked, folder):
+    calls.append((module, asked))
+    return measurement(module)
+
+  monkeypatch.setattr(job, 'start', start)
+  return calls
+
+
+@pytest.mark.parametrize(
+  ('platform', 'modules', 'theirs'),
+  [
+    ('cpu', ['files_torch', 'files_jax'] * 2, 5.0),
+    ('cuda', ['files_torch', 'files_jax'] * 2, 5.0),
+    ('tpu', ['files_jax'] * 2, None),
+  ],
+)
+def test_on_a_tpu_ours_is_alone(started, tmp_path, platform, modules, theirs):
+  runner = pairs.Pairs(tmp_path / 'files.json', tmp_path / 'jobs')
+  asked = job.Job(kind='files', model='', platform=platform)
+  found = runner.run('files', asked, 2, FIGURES)
+  assert [module for module, _ in started] == modules
+  assert all(made.platform == platform for _, made in started)
+  assert [other is None for _, other in found] == [theirs is None] * 2
+  (row,) = results.read_results(tmp_path / 'files.json')
+  assert (row.ours, row.theirs, row.runs) == (5.0, theirs, 2)
+  assert row.ratio_median == (theirs and 1.0)
+  assert row.machine == 'chip, host'
+
+
+@pytest.mark.parametrize('platform', job.PLATFORMS)
+def test_make_bench_asks_for_the_platform(
+  started, tmp_path, tmp_path_factory, platform
+):
+  folder = small_models.save_judge(tmp_path_factory.mktemp('judge'))
+  data = tmp_path / 'rows.json'
+  data.write_text('[{"prompt": "It is good."}]')
+  code = bench.main(
+    [
+      f'--data={data}',
+      f'--model={folder}',
+      '--num-prompts=1',
+      '--min-tokens=1',
+      '--pairs=1',
+      '--their-rows=2',
+      f'--platform={platform}',
+      f'--results={tmp_path / "results"}',
+    ]
+  )
+  assert code == 0
+  assert {made.platform for _, made in started} == {platform}
+  sides = {module.rpartition('_')[2] for module, _ in started}
+  assert sides == ({'jax'} if platform == 'tpu' else {'jax', 'torch'})
+  for part in bench.PARTS:
+    rows = results.read_results(tmp_path / 'results' / f'{part}.json')
+    compared = {r.name for r in rows if r.theirs is not None}
+    assert bool(compared) == (platform != 'tpu')
+    differences = {r.name for r in rows if 'difference' in r.name}
+    assert bool(differences) == (platform != 'tpu' and part != 'files')
+
+
+@pytest.mark.parametrize('platform', job.PLATFORMS)
+def test_a_process_gets_its_platform(monkeypatch, tmp_path, platform):
+  def run(command, env, **_):
+    assert env['JAX_PLATFORMS'] == platform
+    precision = env.get('JAX_DEFAULT_MATMUL_PRECISION')
+    assert precision == (None if platform == 'cpu' else 'highest')
+    asked = job.pathlib.Path(command[-1])
+    made = job.dataclasses.asdict(measurement('jax'))
+    job.answer_path(asked).write_text(job.json.dumps(made))
+
+  monkeypatch.delenv('JAX_DEFAULT_MATMUL_PRECISION', raising=False)
+  monkeypatch.setattr(subprocess, 'run', run)
+  asked = job.Job(kind='files', model='', platform=platform)
+  found = job.start('files_jax', asked, tmp_path)
+  assert found == measurement('jax')
+  assert side_torch.device(asked) == ('cuda' if platform == 'cuda' else 'cpu')
+
+
+def test_an_accelerator_is_named_and_its_memory_counts(monkeypatch):
+  host = job.machine()
+  found = side_jax.measured(1.0, 2, 3.0)
+  assert found.versions['machine'] == host
+  assert 2**26 < found.peak_memory_bytes == job.peak_memory_bytes()
+
+  chip = types.SimpleNamespace(
+    platform='tpu',
+    device_kind='TPU v5 lite',
+    memory_stats=lambda: {'peak_bytes_in_use': 77, 'bytes_in_use': 5},
+  )
+  monkeypatch.setattr(jax, 'devices', lambda: [chip])
+  found = side_jax.measured(1.0, 2, 3.0)
+  assert found.versions['machine'] == f'TPU v5 lite, {host}'
+  assert found.peak_memory_bytes == 77
+
+
+def test_a_gpu_of_pytorch_is_named_and_its_memory_counts(monkeypatch):
+  assert side_torch.measured(1.0, 2, 3.0).versions['machine'] == job.machine()
+  monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+  monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'H100')
+  monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: 78)
+  found = side_torch.measured(1.0, 2, 3.0, {'peft': '1'})
+  assert found.versions['machine'] == f'H100, {job.machine()}'
+  assert found.versions['peft'] == '1'
+  assert found.versions['torch'] == torch.__version__
+  assert found.peak_memory_bytes == 78
+
+
+def test_options_have_the_platform():
+  args = options.parse_curves(['--platform=cuda'], ('length',))
+  assert args.platform == 'cuda'
+  with pytest.raises(SystemExit):
+    options.parse_curves(['--platform=gpu'], ('length',))
