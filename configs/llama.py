@@ -16,7 +16,7 @@ interval. `--config.methods='("ce_cot","raft","tract")'` trains all three.
   --config=configs/llama.py:fast
 
 128 packed rows an update with a learning rate of 6e-5, as configs/mistral.py
-explains; as untried as that.
+explains, as it does ":full"; as untried as those.
 
 Expected cost: 73 v5e chip-hours for 100,000 rows and both stages with "fast",
 as --task=plan estimates (docs/pods.md, "What it costs").
@@ -26,9 +26,9 @@ import ml_collections
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """What differs from the defaults, which are the paper's; or "fast"."""
-  if variant not in ('', 'fast'):
-    raise ValueError(f'variant {variant!r}: there is only "fast"')
+  """What differs from the defaults, the paper's; or "fast", or "full"."""
+  if variant not in ('', 'fast', 'full'):
+    raise ValueError(f'variant {variant!r}: there are "fast" and "full"')
   config = ml_collections.ConfigDict()
   config.methods = ('tract',)
   config.model = {
@@ -45,15 +45,20 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     # The chips of a host share the weights, which no step then gathers.
     'mesh': {'fsdp': 1, 'tensor': -1},
   }
-  if variant == 'fast':
-    config.name = 'llama_fast'
+  if variant:
+    config.name = f'llama_{variant}'
     config.data.packing = True
+    config.train.log_every = 5
+  if variant == 'fast':
     config.train.batch_size = 128
     # A quarter of the rows at a time leaves room for what attention takes and
     # gives, which need not be computed again then.
     config.train.micro_batch_size = 32
     config.model.remat = 'heads'
     config.train.lr = 6e-5
-    config.train.log_every = 5
     config.train.checkpoint_every = 50
+  if variant == 'full':
+    config.model.lora_rank = 0
+    config.train.batch_size = 64
+    config.train.checkpoint_every = 200
   return config

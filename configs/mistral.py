@@ -20,17 +20,22 @@ which keeps 16 chips busy: 128 rows an update, each filled with examples (about
 grows with the square root of that, to 6e-5. Nobody has tried this batch and
 rate: the paper's figures are its goal, not what is known of it.
 
+  --config=configs/mistral.py:full
+
+trains all weights in place of adapters, which the paper did not try: 64 packed
+rows an update, as many as fit on 16 v5e chips, at its learning rate.
+
 Expected cost: 68 v5e chip-hours for 100,000 rows and both stages with "fast",
-as --task=plan estimates (docs/pods.md, "What it costs").
+79 with "full", as --task=plan estimates (docs/pods.md, "What it costs").
 """
 
 import ml_collections
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """What differs from the defaults, which are the paper's; or "fast"."""
-  if variant not in ('', 'fast'):
-    raise ValueError(f'variant {variant!r}: there is only "fast"')
+  """What differs from the defaults, the paper's; or "fast", or "full"."""
+  if variant not in ('', 'fast', 'full'):
+    raise ValueError(f'variant {variant!r}: there are "fast" and "full"')
   config = ml_collections.ConfigDict()
   config.methods = ('tract',)
   config.model = {
@@ -47,15 +52,22 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     # The chips of a host share the weights, which no step then gathers.
     'mesh': {'fsdp': 1, 'tensor': -1},
   }
-  if variant == 'fast':
-    config.name = 'mistral_fast'
+  if variant:
+    config.name = f'mistral_{variant}'
     config.data.packing = True
+    config.train.log_every = 5
+  if variant == 'fast':
     config.train.batch_size = 128
     # A quarter of the rows at a time leaves room for what attention takes and
     # gives, which need not be computed again then.
     config.train.micro_batch_size = 32
     config.model.remat = 'heads'
     config.train.lr = 6e-5
-    config.train.log_every = 5
     config.train.checkpoint_every = 50
+  if variant == 'full':
+    config.model.lora_rank = 0
+    # All rows at once: a second pass would gather all weights again.
+    config.train.batch_size = 64
+    # Weights and moments are 87 GB.
+    config.train.checkpoint_every = 200
   return config

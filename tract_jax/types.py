@@ -296,6 +296,8 @@ class ModelFns(NamedTuple):
     logical_axes: tree like params; each leaf a tuple with the logical name of
       every dimension, or None for one that is never sharded.
     vocab_size: V, rows of the embedding.
+    cache_block: of which the length of a cache should be a multiple: so many
+      entries are read at a time.
   """
 
   init: Callable[..., PyTree]
@@ -307,6 +309,7 @@ class ModelFns(NamedTuple):
   decode_tree: Callable[..., Array]
   logical_axes: PyTree
   vocab_size: int
+  cache_block: int = 128
 
 
 @dataclasses.dataclass(frozen=True)

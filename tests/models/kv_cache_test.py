@@ -15,18 +15,22 @@ def _zeros(cache_length=T):
 
 
 @pytest.mark.parametrize(
-  ('cache_length', 'block'), [(5, 1), (48, 16), (256, 128), (1664, 128)]
+  ('cache_length', 'most', 'block'),
+  [(5, 128, 1), (48, 128, 16), (256, 128, 128), (1664, 128, 128)]
+  + [(1536, 512, 512), (1664, 512, 128)],
 )
-def test_blocks_are_powers_of_two_that_divide_the_cache(cache_length, block):
-  assert kv_cache.block_length(cache_length) == block
+def test_blocks_are_powers_of_two_that_divide_the_cache(
+  cache_length, most, block
+):
+  assert kv_cache.block_length(cache_length, most) == block
 
 
 def test_a_block_is_read_from_its_own_layer():
   keys = jnp.arange(LAYERS * B * K * 8 * H, dtype=jnp.float32)
   keys = keys.reshape(LAYERS, B, K, 8, H)
   cache = types.KVCache(keys[:, :, :, :6], -keys[:, :, :, :6], jnp.zeros(B))
-  got_keys, got_values = jax.jit(kv_cache.read, static_argnums=3)(
-    cache, 2, 4, jnp.float32
+  got_keys, got_values = jax.jit(kv_cache.read, static_argnums=(3, 4))(
+    cache, 2, 4, 2, jnp.float32
   )
   np.testing.assert_array_equal(got_keys, keys[2, :, :, 4:6])
   np.testing.assert_array_equal(got_values, -keys[2, :, :, 4:6])
@@ -77,7 +81,7 @@ def test_eight_bits_are_within_half_a_step_of_the_largest_entry():
   assert cache.keys.codes.dtype == jnp.int8 and cache.length == 8
   token = np.random.default_rng(1).normal(size=(LAYERS, B, K, H))
   cache = kv_cache.appended(cache, jnp.array(token), jnp.array(-2 * token))
-  got_keys, got_values = kv_cache.read(cache, 1, 0, jnp.float32)
+  got_keys, got_values = kv_cache.read(cache, 1, 0, cache.length, jnp.float32)
   wanted = np.zeros((B, K, 8, H))
   wanted[:, :, :4] = keys[1]
   wanted[0, :, 4], wanted[1, :, 2] = token[1]

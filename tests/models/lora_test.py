@@ -163,7 +163,8 @@ def test_a_model_with_other_products_is_the_same(rank, fuse, keep_heads):
     results.append(jax.jit(jax.grad(loss, has_aux=True))(params))
     text = str(jax.make_jaxpr(loss)(params))
     assert ('adapted_matmul' in text) == fused
-    assert (heads in text) == kept
+    # Keys are turned by such a product, too.
+    assert (text.count(heads) > 1) == kept
   jax.tree.map(
     lambda got, wanted: np.testing.assert_allclose(
       got, wanted, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(wanted).max())

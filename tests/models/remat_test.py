@@ -80,6 +80,19 @@ def test_policies_store_less_and_less():
   assert len(set(sizes)) == len(sizes)
 
 
+@pytest.mark.parametrize('fuse', [False, True])
+@pytest.mark.parametrize('policy', STORED)
+def test_what_adapters_make_of_their_inputs_is_stored(policy, fuse):
+  rank, num_adapted = 2, 7
+  loss, params = _make_loss(
+    remat=policy,
+    lora_rank=rank,
+    placement=placement.Placement(fuse_adapters=fuse),
+  )
+  stored = _stored_per_token(loss, params)
+  assert stored == STORED[policy] + num_adapted * rank
+
+
 @pytest.mark.parametrize('policy', ['attention', 'full'])
 def test_the_kernels_results_are_stored_by_name(policy):
   attend = functools.partial(splash_attention.causal_attention, interpret=True)

@@ -38,6 +38,16 @@ def test_hand_computed_rotation():
   np.testing.assert_allclose(turned[0, 0, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_halves_change_places_without_rounding(dtype):
+  heads = jax.random.normal(jax.random.key(1), (2, 3, 4, 64), dtype)
+  cos, sin = jnp.zeros((2, 3, 1, 64)), jnp.ones((2, 3, 1, 64))
+  first, second = np.split(np.asarray(heads), 2, axis=-1)
+  np.testing.assert_array_equal(
+    rope.rotated(heads, (cos, sin)), np.concatenate([-second, first], axis=-1)
+  )
+
+
 def test_scores_depend_on_distance_alone():
   frequencies = rope.inverse_frequencies(CONFIG)
   query, key = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 4))

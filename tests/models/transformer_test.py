@@ -125,6 +125,22 @@ def test_cached_equals_full(config):
   assert cache.lengths.tolist() == [10, 14, 12]
 
 
+def test_the_cache_is_read_in_blocks_of_the_placements_size():
+  _, params = _model()
+  tokens = _tokens(2, 12)
+  expected = _full(_model()[0], params, tokens)[:, -1]
+  for most, block in ((4, 4), (16, 16)):
+    fns = transformer.make_model(
+      CONFIG, placement=placement.Placement(cache_block=most)
+    )
+    assert fns.cache_block == most
+    _, cache = fns.prefill(params, tokens[:, :11], jnp.array([11, 11]), 16)
+    decode = functools.partial(fns.decode, params, tokens[:, 11])
+    np.testing.assert_allclose(decode(cache)[0], expected, atol=1e-5)
+    sizes = f'slice_sizes=(1, 2, {CONFIG.num_kv_heads}, {block},'
+    assert sizes in str(jax.make_jaxpr(decode)(cache))
+
+
 def test_an_8_bit_cache_gives_nearly_the_same():
   _, params = _model()
   fns = transformer.make_model(CONFIG, cache_quantization='int8')

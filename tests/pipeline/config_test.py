@@ -275,8 +275,19 @@ def test_configs_of_the_paper_are_its_recipe_on_a_larger_batch_if_fast(name):
   # Their default workdirs: one does not go on with the other's.
   assert (paper.name, fast.name) == (name, f'{name}_fast')
   assert paper.model.path == fast.model.path
-  with pytest.raises(types.InputError, match='\'fats\': there is only "fast"'):
+  with pytest.raises(types.InputError, match='\'fats\': there are "fast" and'):
     config_lib.read_config(f'{CONFIGS / name}.py:fats')
+
+
+@pytest.mark.parametrize('name', ['mistral', 'llama'])
+def test_the_full_configs_train_all_weights_on_64_rows_at_once(name):
+  paper, full = read(f'{name}.py'), read(f'{name}.py:full')
+  assert full.name == f'{name}_full'
+  assert (full.model.lora_rank, full.model.remat) == (0, 'full')
+  assert (full.train.batch_size, full.train.micro_batch_size) == (64, 0)
+  assert (full.train.lr, full.data.packing) == (paper.train.lr, True)
+  assert full.sampling == paper.sampling
+  assert full.model.path == paper.model.path
 
 
 def test_wandb_is_asked_for_where_it_is_installed(monkeypatch, tmp_path):

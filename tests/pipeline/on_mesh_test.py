@@ -126,6 +126,7 @@ def test_how_products_are_done_where_weights_are_split_by_heads_and_not():
     placement = on_mesh.make_placement('auto', mesh, N)
     assert placement.fuse_adapters == fused
     assert placement.keep_heads == kept
+    assert placement.cache_block == (512 if platform == 'tpu' else 128)
 
 
 def test_the_key_decides_what_the_built_model_does():

@@ -87,6 +87,13 @@ def test_a_layer_runs_the_kernel_and_gathers_its_weights(devices, lora_rank):
   assert re.search(rf'bf16\[(1,)?{WIDTH},{MLP}\]\S* all-gather', hlo)
 
 
+def test_weights_are_cast_where_they_are_used(devices):
+  hlo = _compiled(devices, 0, num_heads=4, fsdp=4)
+  layers = rf'\[{NUM_LAYERS},{WIDTH // 4},{MLP}\]'
+  assert re.search(f'f32{layers}', hlo)
+  assert not re.search(f'bf16{layers}', hlo)
+
+
 def test_heads_are_split_over_devices(devices):
   hlo = _compiled(devices, 0, num_heads=8, fsdp=2, tensor=2)
   part = f'{ROWS // 2},{8 // 2},{LENGTH},{WIDTH // 8}'

@@ -355,6 +355,17 @@ def test_few_shapes_are_compiled():
   assert sorted(shapes) == [(4, 1), (64, 16), (128, 8)]
 
 
+def test_a_cache_is_a_multiple_of_the_models_block():
+  def lengths(**settings):
+    engine = cases.make_engine(**settings)
+    return [engine.cache_length(longest) for longest in (1, 8, 9, 64)]
+
+  of_8 = fakes.FNS._replace(cache_block=8)
+  assert lengths(fns=of_8) == [8, 8, 16, 64]
+  # No longer than the longest row needs.
+  assert lengths() == [64] * 4
+
+
 def test_bad_arguments():
   bad_format = dataclasses.replace(fakes.COT_FORMAT, score_ids=(99,))
   with pytest.raises(ValueError, match='token 99'):

@@ -17,38 +17,39 @@ from tract_jax import types
 # How entries are held: as they are, or in 8 bits.
 KINDS = ('', 'int8')
 
-# Entries of the cache that attention reads at a time, at most: so many are held
-# by a CPU core's own cache for 16 rows.
-_LONGEST_BLOCK = 128
 
-
-def block_length(cache_length: int) -> int:
+def block_length(cache_length: int, most: int) -> int:
   """Entries of the cache that are read at a time.
 
   Args:
     cache_length: T.
+    most: a power of two.
 
   Returns:
-    The largest power of two up to 256 that divides T.
+    The largest power of two up to `most` that divides T.
   """
-  return math.gcd(cache_length, _LONGEST_BLOCK)
+  return math.gcd(cache_length, most)
 
 
 def read(
-  cache: types.KVCache, layer: types.Array, start: types.Array, dtype: Any
+  cache: types.KVCache,
+  layer: types.Array,
+  start: types.Array,
+  length: int,
+  dtype: Any,
 ) -> tuple[types.Array, types.Array]:
   """A block of one layer's keys and values.
 
   Args:
     cache: of T entries.
     layer: int32.
-    start: int32, a multiple of `block_length(T)`.
+    start: int32, a multiple of `length`.
+    length: of `block_length`.
     dtype: of the result.
 
   Returns:
-    ([B, K, block, H], the same).
+    ([B, K, length, H], the same).
   """
-  length = block_length(cache.length)
 
   def block(leaf):
     starts = (layer, 0, 0, start) + (0,) * (leaf.ndim - 4)

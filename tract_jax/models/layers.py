@@ -19,8 +19,9 @@ from tract_jax import types
 from tract_jax.models import config as config_lib
 from tract_jax.models import lora, quantization, rope
 
-# Names under which rematerialisation may keep the stream behind attention, and
-# what attention takes.
+# Names under which rematerialisation may keep the results of linear layers, the
+# stream behind attention, and what attention takes.
+LINEAR_NAME = 'linear_output'
 MLP_INPUT_NAME = 'mlp_input'
 HEADS_NAME = 'queries_keys_values'
 
@@ -114,7 +115,9 @@ class Linear(nnx.Module):
       dims = (math.prod(self.in_dims),), (math.prod(self.out_dims),)
       x = x.reshape(-1, *dims[0])
     y = self._product(x, weight, *dims, self.fuse and is_worth_it)
-    y = y.reshape(lead + self.out_dims)
+    y = ad_checkpoint.checkpoint_name(
+      y.reshape(lead + self.out_dims), LINEAR_NAME
+    )
     if self.bias is None:
       return y
     bias = self.bias[...].astype(x.dtype)
@@ -131,7 +134,7 @@ class Linear(nnx.Module):
     a, b = a.reshape(*in_dims, -1), b.reshape(-1, *out_dims)
     if fuse:
       return lora.adapted_matmul(self.scaling, x, weight, a, b)
-    low = product(x, a)
+    low = ad_checkpoint.checkpoint_name(product(x, a), lora.LOW_NAME)
     return product(x, weight) + self.scaling * quantization.matmul(low, b)
 
 

@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 import jax
+from jax import ad_checkpoint
 import jax.numpy as jnp
 import qwix
 
@@ -29,6 +30,8 @@ TARGETS = (
   'down_proj',
 )
 LEAVES = ('lora_a', 'lora_b')
+# Name under which rematerialisation keeps X A.
+LOW_NAME = 'lora_low'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,9 @@ def adapted_matmul(
 
 def _adapted_matmul_fwd(scaling, x, weight, a, b):
   num_in = a.ndim - 1
-  low = scaling * jnp.tensordot(x, a, num_in)
+  low = ad_checkpoint.checkpoint_name(
+    scaling * jnp.tensordot(x, a, num_in), LOW_NAME
+  )
   y = jnp.tensordot(
     _with_low(x, low, low.ndim - 1, num_in),
     _with_low(weight, b, 0, num_in),

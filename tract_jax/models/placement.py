@@ -29,6 +29,9 @@ class Placement:
       where the weight is not quantised. A compiler that chooses how arrays lie
       then has nothing to copy for a kernel that wants heads before tokens; from
       [B, L, N H] it has.
+    cache_block: entries of the cache that a new token's attention reads at a
+      time, a power of two. Fewer leave out more of what is not seen. So many
+      are held by a CPU core's own cache for 16 rows.
   """
 
   row_attention: Callable[..., types.Array] = attention.causal_attention
@@ -36,6 +39,7 @@ class Placement:
   gather: Callable[[types.PyTree, types.PyTree], types.PyTree] | None = None
   fuse_adapters: bool = False
   keep_heads: bool = False
+  cache_block: int = 128
 
   def gathered(
     self, weights: types.PyTree, logical_axes: types.PyTree, x: types.Array

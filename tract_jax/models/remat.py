@@ -9,12 +9,17 @@ from typing import Any
 
 import jax
 
-from tract_jax.models import attention, layers
+from tract_jax.models import attention, layers, lora
 
-_names = jax.checkpoint_policies.save_only_these_names
 
-# From the fastest to the smallest. Per token and layer there are stored, of a
-# layer with D = N H = 4096, K H = 1024, F = 14336 (Mistral-7B) in bfloat16:
+def _names(*names: str) -> Callable[..., bool]:
+  """What is called so is stored, and what adapters make of their inputs."""
+  return jax.checkpoint_policies.save_only_these_names(lora.LOW_NAME, *names)
+
+
+# From the fastest to the smallest. Per token and layer there are stored, beside
+# the R numbers that each adapter makes of its input, of a layer with D = N H =
+# 4096, K H = 1024, F = 14336 (Mistral-7B) in bfloat16:
 #
 #   none       everything, weights gathered from other devices included
 #   dots       results of projections and attention: 4 D + 2 K H + 2 F, 92 KiB
@@ -26,16 +31,13 @@ _names = jax.checkpoint_policies.save_only_these_names
 #   full       the layer's input alone, D, 8 KiB
 POLICIES: dict[str, Callable[..., bool]] = {
   'none': jax.checkpoint_policies.everything_saveable,
-  'dots': jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    _names(attention.OUTPUT_NAME),
-  ),
+  'dots': _names(layers.LINEAR_NAME, attention.OUTPUT_NAME),
   'heads': _names(
     attention.OUTPUT_NAME, layers.HEADS_NAME, layers.MLP_INPUT_NAME
   ),
   'inputs': _names(attention.OUTPUT_NAME, layers.MLP_INPUT_NAME),
   'attention': _names(attention.OUTPUT_NAME),
-  'full': jax.checkpoint_policies.nothing_saveable,
+  'full': _names(),
 }
 
 

@@ -123,10 +123,12 @@ def rotations(
     factor: of `attention_factor`.
 
   Returns:
-    cos and sin, each [B, L, 1, H/2] float32, to be used for all heads.
+    cos and sin, each [B, L, 1, H] float32, to be used for all heads; both
+    numbers of a pair have the same.
   """
   positions = positions.astype(jnp.float32)[:, :, None, None]
-  angles = positions * jnp.asarray(frequencies)[None, None, None, :]
+  frequencies = jnp.asarray(np.tile(frequencies, 2))
+  angles = positions * frequencies[None, None, None, :]
   return factor * jnp.cos(angles), factor * jnp.sin(angles)
 
 
@@ -135,7 +137,11 @@ def rotated(
 ) -> types.Array:
   """Queries or keys, turned by their positions.
 
-      [x1, x2] -> [x1 cos - x2 sin, x2 cos + x1 sin]
+      [x1, x2] -> [x1, x2] cos + [-x2, x1] sin
+
+  The halves change places by a product with a matrix of 0, 1 and -1, which is
+  exact: a TPU's matrix unit has room for it, while to move half a row of
+  numbers past the other half takes it a tenth of a layer's time.
 
   Args:
     heads: [B, L, N or K, H].
@@ -145,6 +151,13 @@ def rotated(
     The same shape and dtype; computed in float32.
   """
   cos, sin = rotation
-  first, second = jnp.split(heads.astype(jnp.float32), 2, axis=-1)
-  turned = (first * cos - second * sin, second * cos + first * sin)
-  return jnp.concatenate(turned, axis=-1).astype(heads.dtype)
+  half = np.eye(heads.shape[-1] // 2, dtype=np.float32)
+  swap = np.block([[0 * half, half], [-half, 0 * half]])
+  swapped = jnp.matmul(
+    heads,
+    swap.astype(heads.dtype),
+    precision='highest',
+    preferred_element_type=jnp.float32,
+  )
+  turned = heads.astype(jnp.float32) * cos + swapped * sin
+  return turned.astype(heads.dtype)

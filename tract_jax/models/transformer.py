@@ -143,6 +143,7 @@ class _Model:
       decode_tree=self.decode_tree,
       logical_axes=self.logical_axes,
       vocab_size=self._spec.config.vocab_size,
+      cache_block=self._placement.cache_block,
     )
 
   def init(self, key):
@@ -164,9 +165,8 @@ class _Model:
     return self._placement.split_rows(self._frame(params).norm(x))
 
   def project(self, params, hidden):
-    weights = self._placement.gathered(
-      self._cast(_frame_weights(params)), self._frame_axes, hidden
-    )
+    weights = self._cast(_frame_weights(params), hidden)
+    weights = self._placement.gathered(weights, self._frame_axes, hidden)
     return nnx.merge(self._frame_graph, weights).logits(hidden)
 
   def prefill(self, params, tokens, lengths, cache_length):
@@ -264,9 +264,10 @@ class _Model:
     x, rotation, starts = jax.tree.map(
       numerics.tiled_rows, (x, rotation, cache.lengths)
     )
+    block = kv_cache.block_length(cache.length, self._placement.cache_block)
     attend = functools.partial(
       attention.cached_attention,
-      block=kv_cache.block_length(cache.length),
+      block=block,
       starts=starts,
       depths=depths,
       sees_own=sees_own,
@@ -278,8 +279,8 @@ class _Model:
 
       # Read from the whole cache: a layer's share of it would be copied.
       def read_block(place):
-        block = kv_cache.read(cache, number, place, x.dtype)
-        return jax.tree.map(numerics.tiled_rows, block)
+        entries = kv_cache.read(cache, number, place, block, x.dtype)
+        return jax.tree.map(numerics.tiled_rows, entries)
 
       return self._block(weights, x)(
         x, rotation, functools.partial(attend, read_block=read_block)
@@ -317,20 +318,25 @@ class _Model:
 
   def _block(self, weights, x):
     """One layer as a function of the stream x [B, L, D]."""
-    weights = self._placement.gathered(self._cast(weights), self._block_axes, x)
+    weights = self._cast(weights, x)
+    weights = self._placement.gathered(weights, self._block_axes, x)
     return nnx.merge(self._block_graph, weights)
 
-  def _cast(self, weights):
+  def _cast(self, weights, x):
     """Weights in the dtype of hidden states: what moves is the smaller."""
     adapters, weights = lora.split_trainable(weights, train_base=False)
-    # A quantised one's scales stay as they are.
-    weights = jax.tree.map(
-      lambda x: (
-        x if quantization.is_quantized(x) else x.astype(self._spec.dtype)
-      ),
-      weights,
-      is_leaf=quantization.is_quantized,
-    )
+    # A TPU's compiler would cast all layers before the loop over them, and keep
+    # both, unless a weight seems to depend on the stream.
+    number = jax.lax.stop_gradient(x[(0,) * x.ndim]).astype(jnp.float32)
+    one = 1 + 0 * number
+
+    def cast(leaf):
+      # A quantised one's scales stay as they are.
+      if quantization.is_quantized(leaf) or leaf.dtype == self._spec.dtype:
+        return leaf
+      return (leaf * one).astype(self._spec.dtype)
+
+    weights = jax.tree.map(cast, weights, is_leaf=quantization.is_quantized)
     return lora.merge(adapters, weights)
 
   def _frame(self, params):

@@ -49,6 +49,8 @@ def make_placement(
     fuse_adapters=mesh.shape['tensor'] == 1,
     # "tensor" may split a weight within a head.
     keep_heads=_is_tpu(mesh) and mesh.shape['tensor'] == 1,
+    # A step of the loop costs a TPU as much as it takes to read 300 entries.
+    cache_block=512 if _is_tpu(mesh) else placement.ONE_DEVICE.cache_block,
   )
 
 

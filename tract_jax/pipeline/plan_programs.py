@@ -238,7 +238,9 @@ def sampling(setup: build.Setup) -> list[Program]:
     ideal_bytes=device_bytes(params) + entry_bytes * filled,
     # Prompts that were read and wait for a slot.
     resident_bytes=entry_bytes / num_slots * num_prompts * length,
-    dynamic_trips=-(-filled // kv_cache.block_length(cache_length)),
+    dynamic_trips=-(
+      -filled // kv_cache.block_length(cache_length, model.fns.cache_block)
+    ),
   )
   return [prefill, decode]
 

@@ -48,8 +48,6 @@ SamplingParams = logits_lib.SamplingParams
 UNFINISHED = ('complete', 'drop')
 
 _FAILED = ('length', 'end_token', 'non_finite')
-# A cache is a multiple of so many entries: see attention.cached_attention.
-_CACHE_MULTIPLE = 128
 
 
 class Engine:
@@ -141,6 +139,7 @@ class Engine:
     self._decode_text = decode_text
     self._num_slots = slots
     self._max_length = max_length
+    self._cache_block = fns.cache_block
     # Greedy decoding would write the same once more.
     self._max_retries = max_retries if sampling.temperature else 0
     self._unfinished = unfinished
@@ -351,7 +350,7 @@ class Engine:
 
   def cache_length(self, longest: int) -> int:
     """Entries of a cache that is to hold rows of so many tokens."""
-    multiple = min(_CACHE_MULTIPLE, 1 << (self._max_length - 1).bit_length())
+    multiple = min(self._cache_block, 1 << (self._max_length - 1).bit_length())
     return -(-longest // multiple) * multiple
 
 
