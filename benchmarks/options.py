@@ -163,7 +163,12 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     help='where both sides work; on a TPU ours does alone',
   )
   add('--keep', default='', help="folder for the processes' files")
-  add(
+  add_ours(parser)
+
+
+def add_ours(parser: argparse.ArgumentParser) -> None:
+  """Keys of our configuration."""
+  parser.add_argument(
     '--ours',
     type=_setting,
     action='append',

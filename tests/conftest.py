@@ -92,6 +92,16 @@ def undisturbed(shared_folder) -> pathlib.Path:
   return harness.once(workdir, lambda: harness.finish(harness.start(workdir)))
 
 
+@pytest.fixture
+def in_process(monkeypatch) -> None:
+  """For `main` in this process, whose devices are in use already."""
+  from tract_jax.parallel import distributed
+  from tract_jax.pipeline import interruption
+
+  monkeypatch.setattr(distributed, 'initialize', lambda **limits: None)
+  monkeypatch.setattr(interruption.StopSignal, 'install', lambda self: None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
   report = yield

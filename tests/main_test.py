@@ -12,9 +12,8 @@ from tract_jax import judge as judge_lib
 from tract_jax import main as main_lib
 from tract_jax.models import config as model_config
 from tract_jax.models import hf_config
-from tract_jax.parallel import distributed
 from tract_jax.pipeline import config as config_lib
-from tract_jax.pipeline import hosts, interruption, judge_file
+from tract_jax.pipeline import hosts, judge_file
 
 DEMO = '--config=configs/demo.py'
 FILES = '--config.data.source=files'
@@ -88,13 +87,6 @@ def write_rows(path, scores):
   ]
   path.write_text(json.dumps(rows))
   return path
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-  # The devices of a process of many tests are in use already.
-  monkeypatch.setattr(distributed, 'initialize', lambda **limits: None)
-  monkeypatch.setattr(interruption.StopSignal, 'install', lambda self: None)
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ from tests.text import small_tokenizers
 from tract_jax import main as main_lib
 from tract_jax import types
 from tract_jax.data import encoded_cache, encoding, records, self_cot
-from tract_jax.parallel import distributed
-from tract_jax.pipeline import interruption
 from tract_jax.text import prompts, score_tokens
 from tract_jax.text import tokenizer as tokenizer_lib
 
@@ -176,13 +174,10 @@ def test_judged_text_moves_no_score_position(make, marker, text):
 
 
 @pytest.fixture
-def secrets(monkeypatch):
+def secrets(monkeypatch, in_process):
   for name, value in _SECRETS.items():
     monkeypatch.setenv(name, value)
   monkeypatch.chdir(_ROOT)
-  # The devices of a process of many tests are in use already.
-  monkeypatch.setattr(distributed, 'initialize', lambda **limits: None)
-  monkeypatch.setattr(interruption.StopSignal, 'install', lambda self: None)
 
 
 def _hold(*contents: bytes) -> list[str]:

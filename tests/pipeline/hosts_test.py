@@ -15,7 +15,6 @@ from tests.faults import harness
 from tract_jax import main as main_lib
 from tract_jax.data import orbax_store
 from tract_jax.parallel import distributed
-from tract_jax.pipeline import interruption
 
 DEMO = '--config=configs/demo.py'
 
@@ -188,13 +187,11 @@ def test_killed_at_three_moments_the_dataset_is_the_same(whole, workdir):
 
 
 @pytest.fixture
-def second_host(monkeypatch):
+def second_host(monkeypatch, in_process):
   """This process, as the second of two hosts; jax stays as it is."""
   monkeypatch.chdir(harness.ROOT)
   host = distributed.Host(1, 2)
   monkeypatch.setattr(distributed, 'find_alone', lambda: host)
-  monkeypatch.setattr(distributed, 'initialize', lambda **limits: None)
-  monkeypatch.setattr(interruption.StopSignal, 'install', lambda self: None)
   monkeypatch.setattr(distributed, 'initialize_alone', lambda: None)
 
 
