@@ -6,6 +6,8 @@ that a plan that is compiled ahead of time has those of the run.
 
 import jax
 
+from tract_jax.parallel import chips
+
 # Option -> (value, reason), by the compiler's estimates for a training step of
 # Mistral-7B on v5e:4x4, 4 rows of 3,072 tokens a chip.
 TRAINING: dict[str, tuple[str, str]] = {
@@ -37,6 +39,29 @@ FULL_TRAINING = TRAINING | {
     'each by itself: several as one have nothing to go on beside',
   ),
 }
+# For v6e, whatever is trained, by the same step on v6e:4x4.
+V6E_TRAINING = TRAINING | {
+  'xla_tpu_scoped_vmem_limit_kib': (
+    '65536',
+    'the chip has more memory of its own: with 32768 products take 1.4 times as'
+    ' long',
+  ),
+  'xla_enable_async_all_gather': (
+    'true',
+    'weights are gathered beside products, which v5e and v5p do by themselves:'
+    ' a step with adapters takes an eighth less; needs the others',
+  ),
+  'xla_tpu_enable_async_collective_fusion': ('true', 'as above'),
+  'xla_tpu_enable_async_collective_fusion_fuse_all_gather': (
+    'true',
+    'as above',
+  ),
+  'xla_tpu_enable_async_collective_fusion_multiple_steps': (
+    'true',
+    'one gather may go on beside several products',
+  ),
+  'xla_tpu_overlap_compute_collective_tc': ('true', 'as above'),
+}
 
 
 def for_training(
@@ -52,7 +77,11 @@ def for_training(
     {option: value} for `jax.jit(compiler_options=...)`; None where the devices
     are no TPUs.
   """
-  if mesh.devices.flat[0].platform != 'tpu':
+  device = mesh.devices.flat[0]
+  if device.platform != 'tpu':
     return None
   table = FULL_TRAINING if train_base else TRAINING
+  if chips.of_device(device.device_kind) == chips.CHIPS['v6e']:
+    # Added up beside products, gradients make one of these six times as slow.
+    table = V6E_TRAINING
   return {name: value for name, (value, _) in table.items()}
