@@ -49,18 +49,12 @@ V6E_TRAINING = TRAINING | {
   'xla_enable_async_all_gather': (
     'true',
     'weights are gathered beside products, which v5e and v5p do by themselves:'
-    ' a step with adapters takes an eighth less; needs the others',
+    ' a step with adapters takes an eighth less; needs the next one',
   ),
-  'xla_tpu_enable_async_collective_fusion': ('true', 'as above'),
   'xla_tpu_enable_async_collective_fusion_fuse_all_gather': (
     'true',
     'as above',
   ),
-  'xla_tpu_enable_async_collective_fusion_multiple_steps': (
-    'true',
-    'one gather may go on beside several products',
-  ),
-  'xla_tpu_overlap_compute_collective_tc': ('true', 'as above'),
 }
 
 
