@@ -24,7 +24,7 @@ def check(job: job_lib.SamplingJob) -> job_lib.Measurement:
       # A distribution that is not there is as wrong as can be.
       largest = 1.0
       continue
-    found = torch.tensor(cot.score_probs)
+    found = torch.tensor(cot.score_probs, device=expected.device)
     largest = max(largest, (expected - found).abs().max().item())
   details = {'max_difference': largest, 'num_rows': len(cots)}
   return side_torch.measured(0.0, 0, 0.0, details=details)

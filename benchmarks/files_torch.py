@@ -27,6 +27,7 @@ def files(job: job_lib.Job) -> job_lib.Measurement:
     parameter.grad = torch.zeros_like(parameter)
   optimizer.step()
   optimizer.zero_grad()
+  side_torch.wait()
   with tempfile.TemporaryDirectory() as folder:
     begin = time.perf_counter()
     model.save_pretrained(folder)
@@ -41,6 +42,7 @@ def files(job: job_lib.Job) -> job_lib.Measurement:
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state['model'])
     optimizer.load_state_dict(state['optimizer'])
+    side_torch.wait()
     secs['restore_state_secs'] = time.perf_counter() - begin
   return side_torch.measured(sum(secs.values()), size, 0.0, details=secs)
 

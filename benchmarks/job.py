@@ -276,7 +276,9 @@ def measured(
     'python': platform.python_version(),
     'machine': f'{device}, {machine()}' if device else machine(),
   }
-  peak = device_memory_bytes or peak_memory_bytes()
+  peak = device_memory_bytes
+  if peak is None:
+    peak = peak_memory_bytes()
   return Measurement(secs, num_tokens, warm_up_secs, peak, versions, **more)
 
 

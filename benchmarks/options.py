@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import pathlib
 
+import jax
+
 from benchmarks import job as job_lib
 from tract_jax import types
 from tract_jax.data import records
@@ -334,8 +336,14 @@ def model_folder(args: argparse.Namespace) -> str:
   return str(seed_model.seed_model_path(args.model))
 
 
+def stay_on_cpu() -> None:
+  """Leaves accelerators to the processes that are measured."""
+  jax.config.update('jax_platforms', 'cpu')
+
+
 def _setup(args: argparse.Namespace) -> tuple[build.Setup, str]:
   """Tokenizer and scores of the model, and its folder."""
+  stay_on_cpu()
   folder = model_folder(args)
   config = config_lib.merge({'name': 'benchmark', 'model.path': folder})
   return build.build(config, as_judge=True), folder

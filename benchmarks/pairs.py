@@ -46,7 +46,7 @@ class Pairs:
   ) -> list[tuple[job_lib.Measurement, job_lib.Measurement | None]]:
     """Runs both sides in turn, and writes the rows after each pair.
 
-    Of a TPU there is ours alone.
+    On a TPU ours runs alone.
 
     Args:
       side: the modules are called side_torch and side_jax.

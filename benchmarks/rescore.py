@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code.
   """
   args = _parse(argv)
+  options.stay_on_cpu()
   settings = {
     'name': 'rescore',
     'model.path': args.model,
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with_cot = any(any(row.cots) for row in rows)
     scores = setup.cot_scores if with_cot else setup.bare_scores
     sequences = [_sequences(setup, examples, row, scores) for row in rows]
+    if args.adapter and not epath.Path(args.adapter).is_dir():
+      raise types.InputError(f'--adapter: {args.adapter}: no such folder')
     if any(len(ids) > 1 for ids in scores.sequences):
       raise types.InputError('scores of several tokens are not read here')
   except types.InputError as error:
@@ -59,11 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   model = judge.load(args.model, args.adapter or None, args.device)
   grid = np.array(setup.grid.values)
-  with open(args.out, 'w', encoding='utf-8') as file:
-    for row, of_row in zip(rows, sequences, strict=True):
-      probs = _probs(model, of_row, scores.ids)
-      fields = dataclasses.asdict(_rescored(row, probs, grid))
-      file.write(json.dumps(fields, ensure_ascii=False) + '\n')
+  lines = []
+  for row, of_row in zip(rows, sequences, strict=True):
+    probs = _probs(model, of_row, scores.ids)
+    fields = dataclasses.asdict(_rescored(row, probs, grid))
+    lines.append(json.dumps(fields, ensure_ascii=False, allow_nan=False) + '\n')
+  epath.Path(args.out).write_text(''.join(lines))
   pairs.say(f'{args.out}: {len(rows)} rows')
   return 0
 
@@ -102,10 +106,15 @@ def before_score(
 
   Returns:
     [l] int32.
+
+  Raises:
+    types.InputError: a text without the fixed words.
   """
   if not scores.marker:
     return np.array(scores.lead_ids, np.int32)
   cot, marker, _ = text.partition(scores.marker)
+  if not marker:
+    raise types.InputError(f'a CoT without {scores.marker!r}: {text[-60:]!r}')
   words = tokenizer.encode(cot + marker)[0]
   return np.concatenate([words, scores.prefix_ids]).astype(np.int32)
 

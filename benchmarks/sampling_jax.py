@@ -60,7 +60,7 @@ class Side:
       **job.settings,
     }
     config = config_lib.merge(settings)
-    setup = build.build(config, as_judge=True)
+    setup = build.build(config, as_judge=True, devices=jax.devices()[:1])
     self.length_multiple = config.data.length_multiple
     self.params = base_weights.read_weights(setup.model)
     self._engine = build.make_engine(setup, with_cot=True)

@@ -126,6 +126,7 @@ class Clock(transformers.StoppingCriteria):
     self.ticks = [time.perf_counter()]
 
   def __call__(self, input_ids, scores, **kwargs):
+    side_torch.wait()
     self.ticks.append(time.perf_counter())
     return torch.zeros(
       input_ids.shape[0], dtype=torch.bool, device=input_ids.device

@@ -26,6 +26,12 @@ def device(job: job_lib.Job) -> str:
   return 'cuda' if job.platform == 'cuda' else 'cpu'
 
 
+def wait() -> None:
+  """Until the GPU, if one is used, has done what it was asked."""
+  if torch.cuda.is_initialized():
+    torch.cuda.synchronize()
+
+
 def measured(
   secs: float,
   num_tokens: int,

@@ -309,7 +309,7 @@ class ModelFns(NamedTuple):
   decode_tree: Callable[..., Array]
   logical_axes: PyTree
   vocab_size: int
-  cache_block: int = 128
+  cache_block: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 def command(tmp_path, folder):
   """Arguments of a run that judges rows; predictions are its first task."""
   rows = [
-    {'prompt': f'It is {word}.', 'score': score}
+    {'id': str(score), 'prompt': f'It is {word}.', 'score': score}
     for score, word in enumerate(('good', 'clear', 'not', 'long'), start=1)
   ]
   path = tmp_path / 'rows.jsonl'
@@ -101,22 +101,29 @@ def test_tokens_are_those_of_a_target(folder, with_cot):
   assert [*prompt, *found] == whole.tolist()
 
 
-def test_rows_of_another_benchmark_are_refused(
-  command, tmp_path, folder, in_process, capsys
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'example_id': 'elsewhere'}, "'elsewhere' is not a row"),
+    ({'cots': ['It is.']}, "a CoT without 'So the overall score is'"),
+  ],
+)
+def test_what_cannot_be_read_is_refused(
+  command, tmp_path, folder, capsys, changes, message
 ):
   rows = tmp_path / 'predictions.jsonl'
   row = {
-    'example_id': 'elsewhere',
+    'example_id': '1',
     'seed': 0,
     'score': 1.0,
     'prediction': 1.0,
     'distributions': [[1.0, 0, 0, 0, 0]],
     'decoded': [1.0],
-    'cots': ['It is.'],
+    'cots': ['It is. So the overall score is'],
     'finish_reasons': ['marker'],
     'invalid_reason': None,
   }
-  rows.write_text(json.dumps(row) + '\n')
+  rows.write_text(json.dumps(row | changes) + '\n')
   arguments = [
     f'--model={folder}',
     f'--benchmark={tmp_path / "rows.jsonl"}',
@@ -124,5 +131,5 @@ def test_rows_of_another_benchmark_are_refused(
     f'--out={tmp_path / "theirs.jsonl"}',
   ]
   assert rescore.main(arguments) == 2
-  assert "'elsewhere' is not a row" in capsys.readouterr().err
+  assert message in capsys.readouterr().err
   assert not (tmp_path / 'theirs.jsonl').exists()

@@ -296,6 +296,19 @@ def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits():
 # At scale.
 
 
+def test_a_row_that_is_not_finite_leaves_the_others_alone():
+  # Weights that are trained, cast where they are used.
+  fns = transformer.make_model(CONFIG, dtype=jnp.bfloat16)
+  params = _random_params(transformer.make_model(CONFIG))
+  tokens = _tokens(2, 5) % 32
+  expected = _full(fns, params, tokens)
+  embedding = params['embed_tokens']['weight'].at[40].set(jnp.nan)
+  params['embed_tokens']['weight'] = embedding
+  hidden = _full(fns, params, tokens.at[0].set(40))
+  assert not jnp.isfinite(hidden[0]).any()
+  np.testing.assert_array_equal(hidden[1], expected[1])
+
+
 def test_sharded_params_give_the_same_numbers():
   if jax.device_count() < 8:
     pytest.skip('needs 8 devices')

@@ -128,6 +128,7 @@ def make_fns() -> types.ModelFns:
     decode_tree=decode_tree,
     logical_axes=None,
     vocab_size=VOCAB_SIZE,
+    cache_block=128,
   )
 
 

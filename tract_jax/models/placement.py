@@ -30,8 +30,8 @@ class Placement:
       then has nothing to copy for a kernel that wants heads before tokens; from
       [B, L, N H] it has.
     cache_block: entries of the cache that a new token's attention reads at a
-      time, a power of two. Fewer leave out more of what is not seen. So many
-      are held by a CPU core's own cache for 16 rows.
+      time, a power of two. Fewer leave out more of what is not seen. 128
+      entries of 16 rows fit a CPU core's own cache.
   """
 
   row_attention: Callable[..., types.Array] = attention.causal_attention

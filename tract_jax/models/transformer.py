@@ -165,7 +165,7 @@ class _Model:
     return self._placement.split_rows(self._frame(params).norm(x))
 
   def project(self, params, hidden):
-    weights = self._cast(_frame_weights(params), hidden)
+    weights = self._cast(_frame_weights(params))
     weights = self._placement.gathered(weights, self._frame_axes, hidden)
     return nnx.merge(self._frame_graph, weights).logits(hidden)
 
@@ -318,17 +318,16 @@ class _Model:
 
   def _block(self, weights, x):
     """One layer as a function of the stream x [B, L, D]."""
-    weights = self._cast(weights, x)
-    weights = self._placement.gathered(weights, self._block_axes, x)
-    return nnx.merge(self._block_graph, weights)
-
-  def _cast(self, weights, x):
-    """Weights in the dtype of hidden states: what moves is the smaller."""
-    adapters, weights = lora.split_trainable(weights, train_base=False)
     # A TPU's compiler would cast all layers before the loop over them, and keep
     # both, unless a weight seems to depend on the stream.
     number = jax.lax.stop_gradient(x[(0,) * x.ndim]).astype(jnp.float32)
-    one = 1 + 0 * number
+    weights = self._cast(weights, 1 + 0 * jnp.nan_to_num(number))
+    weights = self._placement.gathered(weights, self._block_axes, x)
+    return nnx.merge(self._block_graph, weights)
+
+  def _cast(self, weights, one=1):
+    """Weights in the dtype of hidden states: what moves is the smaller."""
+    adapters, weights = lora.split_trainable(weights, train_base=False)
 
     def cast(leaf):
       # A quantised one's scales stay as they are.

@@ -3,7 +3,7 @@
 Left alone, the compiler may multiply by the pieces of a weight one after the
 other, passing them from device to device: for training that takes more than
 twice as long. An explicit constraint makes it one all-gather for each weight,
-which overlaps with the layer before.
+which goes on beside other products.
 """
 
 from collections.abc import Sequence

@@ -13,9 +13,8 @@ from tract_jax.parallel import chips
 TRAINING: dict[str, tuple[str, str]] = {
   'xla_jf_spmd_threshold_for_windowed_einsum_mib': (
     '1000000',
-    'weights are gathered whole, while the layer before computes; as windowed'
-    ' matmuls, a loop of small permutes each, full fine-tuning takes a third'
-    ' longer',
+    'weights are gathered whole, beside other products; as windowed matmuls, a'
+    ' loop of small permutes each, full fine-tuning takes a third longer',
   ),
   'xla_tpu_scoped_vmem_limit_kib': (
     '32768',

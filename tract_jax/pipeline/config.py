@@ -47,10 +47,10 @@ _MODEL: dict[str, Any] = {
   # How the linear layers' frozen weights are held: "" (as they are), "int8"
   # or "nf4". Needs lora_rank.
   'base_quantization': '',
-  # What backward recomputes: "none" (nothing), "dots" (all but matmul
-  # results), "heads" (all but what attention takes and gives, and MLPs'
-  # inputs), "inputs" (all but attention's results and MLPs' inputs),
-  # "attention" (all but attention's results), "full" (every layer).
+  # What backward recomputes: "none" (nothing), "dots" (all but results of
+  # projections and attention), "heads" (all but what attention takes and
+  # gives, and MLPs' inputs), "inputs" (all but attention's results and MLPs'
+  # inputs), "attention" (all but attention's results), "full" (every layer).
   'remat': 'heads',
   # How training and prompts attend: "splash" (the kernel for TPUs), "plain",
   # or "auto" (the kernel where the devices are TPUs).
