@@ -6,7 +6,16 @@ import types
 import jax
 import pytest
 
-from benchmarks import bench, job, options, pairs, results, side_jax
+from benchmarks import (
+  bench,
+  curves,
+  job,
+  options,
+  pairs,
+  results,
+  sampling,
+  side_jax,
+)
 from tests.models import small_models
 
 torch = pytest.importorskip('torch')
@@ -35,6 +44,7 @@ def started(monkeypatch):
 
   def start(module, asked, folder):
     calls.append((module, asked))
+    (folder / f'{len(calls):02d}.measured.json').touch()
     return measurement(module)
 
   monkeypatch.setattr(job, 'start', start)
@@ -62,19 +72,31 @@ def test_on_a_tpu_ours_is_alone(started, tmp_path, platform, modules, theirs):
   assert row.machine == 'chip, host'
 
 
-@pytest.mark.parametrize('platform', job.PLATFORMS)
-def test_make_bench_asks_for_the_platform(
-  started, tmp_path, tmp_path_factory, platform
-):
-  folder = small_models.save_judge(tmp_path_factory.mktemp('judge'))
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return small_models.save_judge(tmp_path_factory.mktemp('judge'))
+
+
+@pytest.fixture
+def prompts(tmp_path):
   data = tmp_path / 'rows.json'
   data.write_text('[{"prompt": "It is good."}]')
+  return [f'--data={data}', '--num-prompts=1', '--min-tokens=1']
+
+
+def check_started(started, platform, sides):
+  assert {made.platform for _, made in started} == {platform}
+  assert {module.rpartition('_')[2] for module, _ in started} == sides
+
+
+@pytest.mark.parametrize('platform', job.PLATFORMS)
+def test_make_bench_asks_for_the_platform(
+  started, tmp_path, folder, prompts, platform
+):
   code = bench.main(
     [
-      f'--data={data}',
+      *prompts,
       f'--model={folder}',
-      '--num-prompts=1',
-      '--min-tokens=1',
       '--pairs=1',
       '--their-rows=2',
       f'--platform={platform}',
@@ -82,15 +104,36 @@ def test_make_bench_asks_for_the_platform(
     ]
   )
   assert code == 0
-  assert {made.platform for _, made in started} == {platform}
-  sides = {module.rpartition('_')[2] for module, _ in started}
-  assert sides == ({'jax'} if platform == 'tpu' else {'jax', 'torch'})
+  sides = {'jax'} if platform == 'tpu' else {'jax', 'torch'}
+  check_started(started, platform, sides)
   for part in bench.PARTS:
     rows = results.read_results(tmp_path / 'results' / f'{part}.json')
     compared = {r.name for r in rows if r.theirs is not None}
     assert bool(compared) == (platform != 'tpu')
     differences = {r.name for r in rows if 'difference' in r.name}
     assert bool(differences) == (platform != 'tpu' and part != 'files')
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_so_do_sampling_and_curves(
+  started, tmp_path, folder, prompts, platform
+):
+  common = [f'--model={folder}', f'--platform={platform}']
+  path = tmp_path / 'sampling.json'
+  arguments = [*prompts, *common, '--runs=1', '--parts=one_cot,decode']
+  arguments += [] if platform == 'tpu' else ['--their-batch=2']
+  assert sampling.main([*arguments, f'--results={path}']) == 0
+  sides = {'jax'} if platform == 'tpu' else {'jax', 'torch'}
+  check_started(started, platform, sides)
+  rows = results.read_results(path)
+  assert {row.theirs is None for row in rows} == {platform == 'tpu'}
+
+  started.clear()
+  sizes = ['--lengths=8', '--batches=1', '--slots=1', '--data-rows=4']
+  path = tmp_path / 'curves.json'
+  assert curves.main([*common, *sizes, f'--results={path}']) == 0
+  check_started(started, platform, {'jax'})
+  assert len(started) == 4
 
 
 @pytest.mark.parametrize('platform', job.PLATFORMS)
