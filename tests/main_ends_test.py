@@ -16,7 +16,6 @@ from tract_jax import types
 from tract_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
-in_process = main_test.in_process
 in_root = main_test.in_root
 
 
