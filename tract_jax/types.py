@@ -284,6 +284,8 @@ class ModelFns(NamedTuple):
     hidden: (params, inputs [B, L], positions [B, L], segment_ids [B, L])
       -> hidden states [B, L, D] after the final norm.
     project: (params, hidden [..., D]) -> logits [..., V] float32.
+    head: (params) -> those that `project` reads, each whole on every device
+      where it would be gathered. A loop over `project` then gathers nothing.
     prefill: (params, tokens [B, L], lengths [B], cache_length) -> (hidden
       [B, D] at each row's last token, KVCache with room for cache_length).
       Rows are padded on the right.
@@ -303,6 +305,7 @@ class ModelFns(NamedTuple):
   init: Callable[..., PyTree]
   hidden: Callable[..., Array]
   project: Callable[..., Array]
+  head: Callable[[PyTree], PyTree]
   prefill: Callable[..., tuple[Array, KVCache]]
   decode: Callable[..., tuple[Array, KVCache]]
   hidden_and_tree: Callable[..., tuple[Array, Array]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tract_jax.parallel import mesh as mesh_lib
-from tract_jax.parallel import tpu_options
+from tract_jax.parallel import row_placement, tpu_options
 
 ALL_REDUCE = 'xla_enable_async_all_reduce'
 
@@ -45,3 +45,33 @@ def test_chips_have_options_of_their_own(kind, train_base, table):
   assert (ALL_GATHER in options) == is_v6e
   limit = options['xla_tpu_scoped_vmem_limit_kib']
   assert limit == ('65536' if is_v6e else '32768')
+
+
+@pytest.mark.parametrize(
+  ('kind', 'prefill', 'decoding'),
+  [
+    ('TPU v5 lite', None, '65536'),
+    ('TPU v5', '32768', '32768'),
+    ('TPU v6 lite', '32768', '65536'),
+    ('TPU v9', None, None),
+  ],
+)
+def test_sampling_has_options_where_a_chip_gains_by_them(
+  kind, prefill, decoding
+):
+  placement = row_placement.RowPlacement(mesh_of(kind))
+  for tables, limit in (
+    (tpu_options.PREFILL, prefill),
+    (tpu_options.DECODING, decoding),
+  ):
+    wanted = {'xla_tpu_scoped_vmem_limit_kib': limit} if limit else None
+    assert placement.compiler_options(tables) == wanted
+    for table in tables.values():
+      assert all(reason for _, reason in table.values())
+
+
+def test_sampling_has_no_options_elsewhere():
+  on_cpu = row_placement.RowPlacement(mesh_lib.make_mesh(-1, 1, 1))
+  by_pmap = row_placement.RowPlacement(mesh_of('TPU v5 lite'), 'pmap')
+  for placement in (row_placement.ONE_DEVICE, on_cpu, by_pmap):
+    assert placement.compiler_options(tpu_options.DECODING) is None

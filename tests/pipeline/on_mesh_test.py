@@ -189,6 +189,40 @@ def test_weights_are_gathered_over_fsdp_alone():
     np.testing.assert_array_equal(weight, layer['mlp'][name]['weight'])
 
 
+@pytest.mark.parametrize(
+  ('dtype', 'kind', 'is_whole'),
+  [
+    (jnp.float32, None, True),
+    (jnp.float32, 'int8', True),
+    # It is trained in float32, and cast for each product.
+    (jnp.bfloat16, None, False),
+  ],
+)
+def test_the_head_is_whole_for_a_loop_unless_it_is_cast(dtype, kind, is_whole):
+  mesh = mesh_lib.make_mesh(2, 4, 1)
+  config = dataclasses.replace(
+    make_setup().model.config, hidden_size=32, tie_word_embeddings=False
+  )
+  placement = on_mesh.make_placement('auto', mesh, N)
+  fns = transformer.make_model(config, dtype=dtype, placement=placement)
+  whole = transformer.make_model(config)
+  params, axes = whole.init(jax.random.key(0)), fns.logical_axes
+  if kind:
+    params = quantization.quantize(params, kind)
+    axes = quantization.logical_axes(axes, params)
+  params = jax.device_put(params, partition.tree_shardings(mesh, axes, params))
+  head = jax.jit(fns.head)(params)
+  assert 'layers' not in head
+  for leaf in jax.tree.leaves(head['lm_head']):
+    assert leaf.sharding.is_fully_replicated == is_whole
+  hidden = jax.random.normal(jax.random.key(1), (64, 32))
+  expected = whole.project(params, hidden)
+  for given in (params, head):
+    logits = jax.jit(fns.project)(given, hidden.astype(dtype))
+    atol = 1e-5 if dtype == jnp.float32 else 0.02
+    np.testing.assert_allclose(logits, expected, atol=atol)
+
+
 def test_nothing_is_gathered_where_nothing_is_split():
   mesh = mesh_lib.make_mesh(4, 1, 2)
   assert on_mesh.make_placement('auto', mesh, N).gather is None

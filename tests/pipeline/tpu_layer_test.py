@@ -2,6 +2,7 @@
 
 import math
 import re
+import types as python_types
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import pytest
 
 from tract_jax import types
 from tract_jax.models import lora
-from tract_jax.parallel import chips, partition, row_placement
+from tract_jax.objectives import losses
+from tract_jax.parallel import chips, hlo, hlo_cost, partition, row_placement
 from tract_jax.parallel import mesh as mesh_lib
-from tract_jax.pipeline import base_model, plan
+from tract_jax.pipeline import base_model, loss_fn, plan
 from tract_jax.pipeline import config as config_lib
 from tract_jax.sampling import decode_loop
 
@@ -92,6 +94,44 @@ def test_weights_are_cast_where_they_are_used(devices):
   layers = rf'\[{NUM_LAYERS},{WIDTH // 4},{MLP}\]'
   assert re.search(f'f32{layers}', hlo)
   assert not re.search(f'bf16{layers}', hlo)
+
+
+def test_a_frozen_head_is_gathered_once_for_all_chunks_of_logits(devices):
+  model = _model(devices, lora_rank=8, num_heads=4, fsdp=4)
+  once, often = (
+    _gathered_bytes(model, LENGTH // num_chunks) for num_chunks in (1, 8)
+  )
+  assert once == often
+
+
+def _gathered_bytes(model, chunk_size):
+  """Of the gradient of the loss."""
+  of_rows = partition.batch_sharding(model.mesh)
+  ints, bools, floats, probs = (
+    jax.ShapeDtypeStruct((ROWS, *shape), dtype, sharding=of_rows)
+    for shape, dtype in (
+      ((LENGTH,), jnp.int32),
+      ((LENGTH,), jnp.bool),
+      ((LENGTH,), jnp.float32),
+      ((1, 2), jnp.float32),
+    )
+  )
+  batch = types.Batch(ints, ints, ints, ints, bools, bools, floats, probs)
+  grid = python_types.SimpleNamespace(values=(1.0, 2.0))
+  terms = loss_fn.make_loss_fn(
+    model,
+    python_types.SimpleNamespace(ids=(7, 8), tree=None, grid=grid),
+    losses.Objective(1.0, 0.0, ce_includes_score=True),
+    num_targets=LENGTH,
+    chunk_size=chunk_size,
+  )
+  trainable, frozen = lora.split_trainable(model.abstract, model.train_base)
+  grad = jax.jit(
+    jax.grad(lambda *args: terms(*args).ce_sum),
+    out_shardings=jax.tree.map(lambda x: x.sharding, trainable),
+  )
+  text = grad.lower(trainable, frozen, batch).compile().as_text()
+  return hlo_cost.measure(hlo.parse(text)).collective_bytes['all-gather']
 
 
 def test_heads_are_split_over_devices(devices):

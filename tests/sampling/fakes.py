@@ -122,6 +122,7 @@ def make_fns() -> types.ModelFns:
     init=init,
     hidden=None,
     project=project,
+    head=None,
     prefill=prefill,
     decode=decode,
     hidden_and_tree=None,

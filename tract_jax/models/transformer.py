@@ -137,6 +137,7 @@ class _Model:
       init=self.init,
       hidden=self.hidden,
       project=self.project,
+      head=self.head,
       prefill=self.prefill,
       decode=self.decode,
       hidden_and_tree=self.hidden_and_tree,
@@ -168,6 +169,20 @@ class _Model:
     weights = self._cast(_frame_weights(params))
     weights = self._placement.gathered(weights, self._frame_axes, hidden)
     return nnx.merge(self._frame_graph, weights).logits(hidden)
+
+  def head(self, params):
+    weights = _frame_weights(params)
+    gather = self._placement.gather
+    if gather is None:
+      return weights
+    # One that is cast, and trained, stays: of what is cast already, gradients
+    # would be added up in fewer digits.
+    return jax.tree.map(
+      lambda leaf, whole: leaf if self._is_cast(leaf) else whole,
+      weights,
+      gather(weights, self._frame_axes),
+      is_leaf=quantization.is_quantized,
+    )
 
   def prefill(self, params, tokens, lengths, cache_length):
     self._check_length('cache', cache_length)
@@ -330,13 +345,18 @@ class _Model:
     adapters, weights = lora.split_trainable(weights, train_base=False)
 
     def cast(leaf):
-      # A quantised one's scales stay as they are.
-      if quantization.is_quantized(leaf) or leaf.dtype == self._spec.dtype:
+      if not self._is_cast(leaf):
         return leaf
       return (leaf * one).astype(self._spec.dtype)
 
     weights = jax.tree.map(cast, weights, is_leaf=quantization.is_quantized)
     return lora.merge(adapters, weights)
+
+  def _is_cast(self, leaf):
+    # A quantised one's scales stay as they are.
+    return not (
+      quantization.is_quantized(leaf) or leaf.dtype == self._spec.dtype
+    )
 
   def _frame(self, params):
     return nnx.merge(self._frame_graph, _frame_weights(params))

@@ -51,16 +51,21 @@ _DEVICE_KINDS = {
 _ACCELERATOR = {'v5e': ('v5litepod', 1), 'v5p': ('v5p', 2), 'v6e': ('v6e', 1)}
 
 
-def of_device(device_kind: str) -> Chip | None:
-  """The numbers of a device, by what JAX calls it.
+def name_of_device(device_kind: str) -> str | None:
+  """The chip that a device is, by what JAX calls it.
 
   Args:
     device_kind: of a jax.Device, such as "TPU v5 lite".
 
   Returns:
-    The chip; None for one without numbers here, as a CPU is.
+    A key of `CHIPS`; None for one without numbers here, as a CPU is.
   """
-  name = _DEVICE_KINDS.get(device_kind)
+  return _DEVICE_KINDS.get(device_kind)
+
+
+def of_device(device_kind: str) -> Chip | None:
+  """The numbers of `name_of_device`."""
+  name = name_of_device(device_kind)
   return CHIPS[name] if name else None
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import jax
 
 from tract_jax import types
-from tract_jax.parallel import mapping, partition
+from tract_jax.parallel import mapping, partition, tpu_options
 
 # Names of an array's dimensions, by the axis that has the rows: [B, ...], and
 # caches [layers, B, K, ...].
@@ -77,6 +77,14 @@ class RowPlacement:
     if self.mesh is None:
       return fn
     return mapping.map_slots(fn, self.mesh, in_axes, out_axes, self.mode)
+
+  def compiler_options(
+    self, tables: dict[str, tpu_options.Table]
+  ) -> dict[str, str] | None:
+    """For `jax.jit` around a mapped function; tables as of tpu_options."""
+    if self.mesh is None or self.mode != 'jit':
+      return None
+    return tpu_options.for_chip(self.mesh, tables)
 
 
 ONE_DEVICE = RowPlacement()

@@ -36,7 +36,7 @@ def make_loss_fn(
 
   def loss_fn(trainable, frozen, rows):
     params = lora.merge(trainable, frozen)
-    project = functools.partial(model.fns.project, params)
+    project = functools.partial(model.fns.project, model.fns.head(params))
     inputs = rows.inputs, rows.positions, rows.segment_ids
     log_probs = None
     if scores.tree is None:

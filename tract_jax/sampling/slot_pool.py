@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from tract_jax import types
-from tract_jax.parallel import row_placement
+from tract_jax.parallel import row_placement, tpu_options
 from tract_jax.sampling import (
   cot_end,
   decode_loop,
@@ -102,9 +102,16 @@ def make_slot_fns(
 
   return SlotFns(
     empty_state=jax.jit(empty_state, static_argnums=(1, 2)),
-    prefill=jax.jit(placement.map(new_prompts, (0, 0), slots)),
+    prefill=jax.jit(
+      placement.map(new_prompts, (0, 0), slots),
+      compiler_options=placement.compiler_options(tpu_options.PREFILL),
+    ),
     insert=jax.jit(insert, donate_argnums=0),
-    decode_steps=jax.jit(decode, donate_argnums=1),
+    decode_steps=jax.jit(
+      decode,
+      donate_argnums=1,
+      compiler_options=placement.compiler_options(tpu_options.DECODING),
+    ),
     read_tree=read_tree,
   )
 
