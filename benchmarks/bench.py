@@ -17,7 +17,6 @@ import tempfile
 
 from benchmarks import job as job_lib
 from benchmarks import options, pairs, results
-from tract_jax import types
 
 # What rounding explains: of a probability, and of a loss, relative.
 MAX_DIFFERENCE = 1e-4
@@ -29,6 +28,7 @@ _RATE: dict[str, pairs.Figure] = {
 _FILES = ('load_secs', 'export_secs', 'save_state_secs', 'restore_state_secs')
 
 
+@pairs.refusing_bad_input
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the benchmark.
 
@@ -44,11 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part in (name for name in PARTS if name in args.only):
       folder = pathlib.Path(args.keep or scratch) / part
       runner = pairs.Pairs(args.results / f'{part}.json', folder)
-      try:
-        PARTS[part](args, runner)
-      except types.InputError as error:
-        pairs.complain(error)
-        return 2
+      PARTS[part](args, runner)
       print(results.table([*runner.rows.values()]), flush=True)
       failures += runner.failures
   pairs.complain(*failures)

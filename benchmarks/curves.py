@@ -19,7 +19,6 @@ import tempfile
 
 from benchmarks import job as job_lib
 from benchmarks import options, pairs, results
-from tract_jax import types
 from tract_jax.data import synthetic
 
 # A number of a Measurement; None where that has none.
@@ -31,6 +30,7 @@ _BOTH: dict[str, pairs.Figure] = {
 _STEPS_OF_DATA = ('read', 'encode', 'cached', 'pack', 'order')
 
 
+@pairs.refusing_bad_input
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the benchmark.
 
@@ -44,12 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   with tempfile.TemporaryDirectory() as scratch:
     folder = pathlib.Path(args.keep or scratch)
     runner = pairs.Pairs(args.results, folder)
-    try:
-      for name in (name for name in CURVES if name in args.only):
-        CURVES[name](args, runner, folder)
-    except types.InputError as error:
-      pairs.complain(error)
-      return 2
+    for name in (name for name in CURVES if name in args.only):
+      CURVES[name](args, runner, folder)
   print(results.table([*runner.rows.values()]), flush=True)
   return 0
 

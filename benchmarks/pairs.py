@@ -6,12 +6,14 @@ machine down for a while slows both.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import pathlib
 import statistics
 import sys
 
 from benchmarks import job as job_lib
 from benchmarks import results
+from tract_jax import types
 
 Figure = Callable[[job_lib.Measurement], float]
 
@@ -116,3 +118,27 @@ def complain(*problems: object) -> None:
   for problem in problems:
     for line in str(problem).splitlines():
       print(f'error: {line}', file=sys.stderr)
+
+
+def refusing_bad_input(
+  main: Callable[[Sequence[str] | None], int],
+) -> Callable[..., int]:
+  """A program that tells what is wrong with its input, and exits with 2.
+
+  Args:
+    main: (arguments, or None for those of the process) -> exit code; may raise
+      types.InputError.
+
+  Returns:
+    The same, which raises none.
+  """
+
+  @functools.wraps(main)
+  def told(argv: Sequence[str] | None = None) -> int:
+    try:
+      return main(argv)
+    except types.InputError as error:
+      complain(error)
+      return 2
+
+  return told

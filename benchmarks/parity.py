@@ -76,6 +76,7 @@ class Comparison:
     ]
 
 
+@pairs.refusing_bad_input
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the comparison.
 
@@ -90,17 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   rows: dict[str, list[parity_plot.Panel]] = {}
   with tempfile.TemporaryDirectory() as scratch:
     folder = pathlib.Path(scratch)
-    try:
-      for case in _cases(args.models, folder / 'models'):
-        found = compare(case, args.steps, folder / case.name.replace('/', '_'))
-        print(table(found, args.every), flush=True)
-        problems += found.problems
-        rows[found.name] = panels(found)
-        args.plot.parent.mkdir(parents=True, exist_ok=True)
-        args.plot.write_text(parity_plot.svg(rows), encoding='utf-8')
-    except types.InputError as error:
-      pairs.complain(error)
-      return 2
+    for case in _cases(args.models, folder / 'models'):
+      found = compare(case, args.steps, folder / case.name.replace('/', '_'))
+      print(table(found, args.every), flush=True)
+      problems += found.problems
+      rows[found.name] = panels(found)
+      args.plot.parent.mkdir(parents=True, exist_ok=True)
+      args.plot.write_text(parity_plot.svg(rows), encoding='utf-8')
   pairs.complain(*problems)
   return 1 if problems else 0
 

@@ -28,6 +28,7 @@ from tract_jax.text import score_tokens
 from tract_jax.text import tokenizer as tokenizer_lib
 
 
+@pairs.refusing_bad_input
 def main(argv: Sequence[str] | None = None) -> int:
   """Writes the file.
 
@@ -45,21 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     'data.benchmarks': f'rows={args.benchmark}',
     **dict(args.ours),
   }
-  try:
-    setup = build.build(config_lib.merge(settings), as_judge=True)
-    data = read_data.read_data(setup, as_judge=True)
-    examples = {e.example_id: e for e in data.benchmarks['rows']}
-    rows = predict.read_predictions(epath.Path(args.predictions))
-    with_cot = any(any(row.cots) for row in rows)
-    scores = setup.cot_scores if with_cot else setup.bare_scores
-    sequences = [_sequences(setup, examples, row, scores) for row in rows]
-    if args.adapter and not epath.Path(args.adapter).is_dir():
-      raise types.InputError(f'--adapter: {args.adapter}: no such folder')
-    if any(len(ids) > 1 for ids in scores.sequences):
-      raise types.InputError('scores of several tokens are not read here')
-  except types.InputError as error:
-    pairs.complain(error)
-    return 2
+  if args.adapter and not epath.Path(args.adapter).is_dir():
+    raise types.InputError(f'--adapter: {args.adapter}: no such folder')
+  setup = build.build(config_lib.merge(settings), as_judge=True)
+  data = read_data.read_data(setup, as_judge=True)
+  examples = {e.example_id: e for e in data.benchmarks['rows']}
+  rows = predict.read_predictions(epath.Path(args.predictions))
+  with_cot = any(any(row.cots) for row in rows)
+  scores = setup.cot_scores if with_cot else setup.bare_scores
+  if any(len(ids) > 1 for ids in scores.sequences):
+    raise types.InputError('scores of several tokens are not read here')
+  sequences = [_sequences(setup, examples, row, scores) for row in rows]
   model = judge.load(args.model, args.adapter or None, args.device)
   grid = np.array(setup.grid.values)
   lines = []

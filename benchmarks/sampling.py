@@ -15,12 +15,12 @@ import tempfile
 
 from benchmarks import job as job_lib
 from benchmarks import options, pairs, results
-from tract_jax import types
 
 # Distributions may differ by rounding alone.
 MAX_DIFFERENCE = 1e-4
 
 
+@pairs.refusing_bad_input
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the benchmark.
 
@@ -31,11 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code.
   """
   args = options.parse(argv)
-  try:
-    job = options.sampling_job(args)
-  except types.InputError as error:
-    pairs.complain(error)
-    return 2
+  job = options.sampling_job(args)
   lengths = [len(prompt) for prompt in job.prompts]
   pairs.say(
     f'{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens,'

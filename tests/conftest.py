@@ -79,8 +79,14 @@ def shared_folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='session', autouse=True)
 def compiled(shared_folder) -> None:
-  """What runs compile that tests start is kept for those that come later."""
+  """What a test, or a run that it starts, compiles is there for later ones."""
+  import jax
+
   os.environ['TESTS_COMPILED'] = str(shared_folder / 'compiled')
+  jax.config.update(
+    'jax_compilation_cache_dir', str(shared_folder / 'compiled_by_tests')
+  )
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 @pytest.fixture(scope='session')

@@ -17,6 +17,7 @@ from benchmarks import (
   side_jax,
 )
 from tests.models import small_models
+from tract_jax import types as tract_types
 
 torch = pytest.importorskip('torch')
 side_torch = pytest.importorskip('benchmarks.side_torch')
@@ -188,3 +189,16 @@ def test_options_have_the_platform():
   assert args.platform == 'cuda'
   with pytest.raises(SystemExit):
     options.parse_curves(['--platform=gpu'], ('length',))
+
+
+def test_what_starts_the_sides_takes_no_accelerator_from_them(
+  monkeypatch, tmp_path
+):
+  asked = []
+  monkeypatch.setattr(jax.config, 'update', lambda *pair: asked.append(pair))
+  monkeypatch.setattr(options, 'model_folder', lambda args: str(tmp_path))
+  # Before the tokenizer is looked for, which is not there.
+  args = options.parse_bench(['--data=no.json'], ('training',))
+  with pytest.raises(tract_types.InputError):
+    options.training_jobs(args)
+  assert asked == [('jax_platforms', 'cpu')]

@@ -102,14 +102,15 @@ def test_tokens_are_those_of_a_target(folder, with_cot):
 
 
 @pytest.mark.parametrize(
-  ('changes', 'message'),
+  ('changes', 'more', 'message'),
   [
-    ({'example_id': 'elsewhere'}, "'elsewhere' is not a row"),
-    ({'cots': ['It is.']}, "a CoT without 'So the overall score is'"),
+    ({'example_id': 'elsewhere'}, [], "'elsewhere' is not a row"),
+    ({'cots': ['It is.']}, [], "a CoT without 'So the overall score is'"),
+    ({}, ['--adapter=nowhere'], '--adapter: nowhere: no such folder'),
   ],
 )
 def test_what_cannot_be_read_is_refused(
-  command, tmp_path, folder, capsys, changes, message
+  command, tmp_path, folder, capsys, changes, more, message
 ):
   rows = tmp_path / 'predictions.jsonl'
   row = {
@@ -129,6 +130,7 @@ def test_what_cannot_be_read_is_refused(
     f'--benchmark={tmp_path / "rows.jsonl"}',
     f'--predictions={rows}',
     f'--out={tmp_path / "theirs.jsonl"}',
+    *more,
   ]
   assert rescore.main(arguments) == 2
   assert message in capsys.readouterr().err

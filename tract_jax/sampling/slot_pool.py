@@ -80,12 +80,6 @@ def make_slot_fns(
   )
   records = decode_loop.RECORD_AXES
   decode_steps = placement.map(decode_steps, (slots, 0), (slots, records))
-  read_tree = None
-  if cot_format.score_tree is not None:
-    read_tree = score_reading.make_read_tree(
-      fns, cot_format.score_tree, num_valid_tokens
-    )
-    read_tree = jax.jit(placement.map(read_tree, (slots.cache, 0, 0), 0))
   make_empty = decode_loop.make_empty_state(new_prompts)
 
   # Split alike before and after each call: no device ever holds all slots, and
@@ -112,8 +106,19 @@ def make_slot_fns(
       donate_argnums=1,
       compiler_options=placement.compiler_options(tpu_options.DECODING),
     ),
-    read_tree=read_tree,
+    read_tree=_make_read_tree(fns, cot_format, num_valid_tokens, placement),
   )
+
+
+def _make_read_tree(fns, cot_format, num_valid_tokens, placement):
+  """Of `SlotFns`; None where each score is one token."""
+  if cot_format.score_tree is None:
+    return None
+  read_tree = score_reading.make_read_tree(
+    fns, cot_format.score_tree, num_valid_tokens
+  )
+  axes = decode_loop.STATE_AXES.cache, 0, 0
+  return jax.jit(placement.map(read_tree, axes, 0))
 
 
 @dataclasses.dataclass
