@@ -89,6 +89,21 @@ def compiled(shared_folder) -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
+@pytest.fixture
+def compiled_anew():
+  """For tests that read a program's text: one that was kept has another."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  def keep(compiled: bool):
+    jax.config.update('jax_enable_compilation_cache', compiled)
+    compilation_cache.reset_cache()
+
+  keep(False)
+  yield
+  keep(True)
+
+
 @pytest.fixture(scope='session')
 def undisturbed(shared_folder) -> pathlib.Path:
   """The workdir of a small run that nothing disturbs; to be read and copied."""

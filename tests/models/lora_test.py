@@ -114,6 +114,7 @@ def test_one_product_equals_two_and_so_do_the_gradients(rows, dims, out):
   )
 
 
+@pytest.mark.usefixtures('compiled_anew')
 def test_the_gradient_of_a_frozen_weight_is_not_computed():
   (x, weight, a, b), loss = _product_of(lora.adapted_matmul)
 

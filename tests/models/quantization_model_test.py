@@ -115,6 +115,7 @@ def test_sharded_equals_single(kind, sizes):
   np.testing.assert_allclose(_logits(fns, sharded, tokens), single, atol=2e-5)
 
 
+@pytest.mark.usefixtures('compiled_anew')
 def test_the_backward_pass_keeps_no_dequantised_layers():
   config = config_lib.ModelConfig(
     vocab_size=64,

@@ -220,6 +220,7 @@ def test_bytes_by_hand():
   assert whole - nf4 == 4 * weights - 0.5625 * weights
 
 
+@pytest.mark.usefixtures('compiled_anew')
 @KINDS
 def test_a_sharded_weight_is_quantised_where_it_lies(kind):
   mesh = mesh_lib.make_mesh(1, 4, 2)

@@ -194,6 +194,7 @@ def test_decode_runs_in_a_scan():
   np.testing.assert_allclose(jnp.swapaxes(hidden, 0, 1), expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures('compiled_anew')
 def test_decode_updates_a_donated_cache_in_place():
   config = dataclasses.replace(CONFIG, num_layers=8, hidden_size=16)
   config = dataclasses.replace(config, max_position_embeddings=512)
@@ -253,6 +254,7 @@ def _loss(fns, tokens, params):
   return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
 
 
+@pytest.mark.usefixtures('compiled_anew')
 def test_remat_policies_take_less_and_less_memory_and_give_one_gradient():
   config = dataclasses.replace(CONFIG, num_layers=6)
   params = _random_params(transformer.make_model(config))

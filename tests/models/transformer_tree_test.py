@@ -158,6 +158,7 @@ def test_what_follows_the_start_is_not_seen():
   assert used == [8, 20, 21, 22, 23, 24]
 
 
+@pytest.mark.usefixtures('compiled_anew')
 def test_the_past_is_not_copied_for_each_sequence():
   fns, params = _model(CONFIG)
 

@@ -90,6 +90,7 @@ def test_hidden_states_that_do_not_count_have_no_gradient():
   assert (np.abs(grad).max(axis=-1) > 0).tolist() == mask.tolist()
 
 
+@pytest.mark.usefixtures('compiled_anew')
 @pytest.mark.parametrize(('argnums', 'expected'), [((0, 1), 3), (0, 2)])
 def test_logits_are_computed_once(argnums, expected):
   # Logits, and the gradient of hidden states; and of the head if it is wanted.

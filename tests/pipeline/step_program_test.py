@@ -17,6 +17,8 @@ from tract_jax.pipeline import build
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 
+pytestmark = pytest.mark.usefixtures('compiled_anew')
+
 ROWS, LENGTH = 8, 64
 WIDTH, MLP = 16, 48
 

@@ -18,6 +18,7 @@ from tract_jax.pipeline import config as config_lib
 from tract_jax.sampling import decode_loop
 
 pytestmark = [
+  pytest.mark.usefixtures('compiled_anew'),
   pytest.mark.slow,
   pytest.mark.skipif(
     not plan.has_compiler(),
@@ -140,9 +141,12 @@ def test_heads_are_split_over_devices(devices):
   assert _kernels(hlo, 'fwd') == [f'bf16[{part}]']
 
 
-def test_the_cache_is_written_where_it_lies(devices):
-  # Two heads of it on each chip; with one, any way of writing does.
-  model = _model(devices, 0, num_heads=4, data=2, tensor=2)
+def _decoding(devices, lora_rank):
+  """Four steps on two heads of the cache on each chip; and its bytes there.
+
+  With one head, any way of writing does.
+  """
+  model = _model(devices, lora_rank, num_heads=4, data=2, tensor=2)
   placement = row_placement.RowPlacement(model.mesh)
   axes = decode_loop.STATE_AXES.cache
   shape = (model.config.num_layers, 16, 4, 1024, WIDTH // 4)
@@ -166,7 +170,21 @@ def test_the_cache_is_written_where_it_lies(devices):
   compiled = jax.jit(write, donate_argnums=2).lower(
     model.abstract, tokens, cache
   )
-  memory = compiled.compile().memory_analysis()
-  of_chip = 2 * 2 * math.prod(shape) / 4
+  return compiled.compile(), 2 * 2 * math.prod(shape) / 4
+
+
+def test_the_cache_is_written_where_it_lies(devices):
+  compiled, of_chip = _decoding(devices, lora_rank=0)
+  memory = compiled.memory_analysis()
   assert memory.alias_size_in_bytes >= of_chip
   assert memory.temp_size_in_bytes < 0.25 * of_chip
+
+
+@pytest.mark.parametrize('lora_rank', [0, 8])
+def test_decoding_reads_weights_as_they_lie(devices, lora_rank):
+  compiled, _ = _decoding(devices, lora_rank)
+  lay = re.findall(
+    rf'bf16\[(?:{NUM_LAYERS}|1),{WIDTH},{WIDTH // 2}\]\{{(\d,\d,\d)',
+    compiled.as_text(),
+  )
+  assert set(lay) == {'2,1,0'}

@@ -190,6 +190,7 @@ def test_golden_step():
 GOLDEN_LOSS = 9.721708
 
 
+@pytest.mark.usefixtures('compiled_anew')
 def test_moments_are_written_in_place():
   step, state = make_step()
   compiled = (

@@ -107,14 +107,18 @@ class Linear(nnx.Module):
     weight = self.weight.get_value()
     # With fewer rows, putting weight and B together would cost the most, and so
     # might another layout of the weight.
-    is_worth_it = math.prod(lead) >= math.prod(self.in_dims)
-    is_worth_it &= not quantization.is_quantized(weight)
+    is_few = math.prod(lead) < math.prod(self.in_dims)
+    is_worth_it = not is_few and not quantization.is_quantized(weight)
     dims = self.in_dims, self.out_dims
     if not (self.keep_heads and is_worth_it):
       # One flat matmul: a batch dimension would make the CPU loop over rows.
       dims = (math.prod(self.in_dims),), (math.prod(self.out_dims),)
       x = x.reshape(-1, *dims[0])
     y = self._product(x, weight, *dims, self.fuse and is_worth_it)
+    if is_few and self.lora_a is None and len(self.out_dims) > 1:
+      # A TPU's compiler would make the heads part of the product, and lay the
+      # weight out anew for that, in every step.
+      y = jax.lax.optimization_barrier(y)
     y = ad_checkpoint.checkpoint_name(
       y.reshape(lead + self.out_dims), LINEAR_NAME
     )
