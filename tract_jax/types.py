@@ -284,8 +284,8 @@ class ModelFns(NamedTuple):
     hidden: (params, inputs [B, L], positions [B, L], segment_ids [B, L])
       -> hidden states [B, L, D] after the final norm.
     project: (params, hidden [..., D]) -> logits [..., V] float32.
-    head: (params) -> those that `project` reads, each whole on every device
-      where it would be gathered. A loop over `project` then gathers nothing.
+    head: (params) -> those that `project` reads; what it would gather, and need
+      not cast before, is whole on every device. For a loop over `project`.
     prefill: (params, tokens [B, L], lengths [B], cache_length) -> (hidden
       [B, D] at each row's last token, KVCache with room for cache_length).
       Rows are padded on the right.
