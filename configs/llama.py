@@ -18,8 +18,8 @@ interval. `--config.methods='("ce_cot","raft","tract")'` trains all three.
 128 packed rows an update with a learning rate of 6e-5, as configs/mistral.py
 explains, as it does ":full"; as untried as those.
 
-Expected cost: 69 v5e chip-hours for 100,000 rows and both stages with "fast",
-81 with "full", as --task=plan estimates (docs/pods.md, "What it costs").
+Expected cost: 65 v5e chip-hours for 100,000 rows and both stages with "fast",
+78 with "full", as --task=plan estimates (docs/pods.md, "What it costs").
 """
 
 import ml_collections
