@@ -82,6 +82,8 @@ def compiled(shared_folder) -> None:
   """What a test, or a run that it starts, compiles is there for later ones."""
   import jax
 
+  # Before a test takes XLA_FLAGS away from what it starts.
+  assert jax.device_count() == _NUM_DEVICES
   os.environ['TESTS_COMPILED'] = str(shared_folder / 'compiled')
   jax.config.update(
     'jax_compilation_cache_dir', str(shared_folder / 'compiled_by_tests')

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax
 import pytest
 
 from benchmarks import curves, options
@@ -31,7 +30,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
   """Of the processes: not the eight of the tests, which this one has."""
-  jax.devices()
   monkeypatch.delenv('XLA_FLAGS')
 
 
