@@ -181,7 +181,6 @@ class _Model:
       lambda leaf, whole: leaf if self._is_cast(leaf) else whole,
       weights,
       gather(weights, self._frame_axes),
-      is_leaf=quantization.is_quantized,
     )
 
   def prefill(self, params, tokens, lengths, cache_length):
