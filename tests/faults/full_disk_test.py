@@ -4,6 +4,7 @@ import errno
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 
 from etils import epath
@@ -101,9 +102,11 @@ def test_a_disk_that_fills_up_in_each_phase_loses_nothing(disk, undisturbed):
   for task, begun, over in MOMENTS:
     process = harness.start(workdir, task)
     harness.wait_for(workdir / begun, process)
-    fill(disk)
-    output = harness.finish(process, 2)
+    process.send_signal(signal.SIGSTOP)
     assert not (workdir / over).exists(), f'{begun}: it was over before'
+    fill(disk)
+    process.send_signal(signal.SIGCONT)
+    output = harness.finish(process, 2)
     # Orbax logs the trouble of its threads beside our line.
     errors = [x for x in output.splitlines() if x.startswith('error: ')]
     assert len(errors) == 1, output

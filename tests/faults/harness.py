@@ -31,7 +31,7 @@ TINY = {
   'methods': '("tract",)',
   'seeds': '(0,)',
   'data.synthetic_train': 64,
-  'data.synthetic_test': 48,
+  'data.synthetic_test': 192,
   'model.hidden_size': 16,
   'model.intermediate_size': 16,
   'model.num_layers': 1,
@@ -42,7 +42,7 @@ TINY = {
   'train.checkpoint_every': 8,
   'sampling.slots': 8,
   'sampling.chunk_size': 8,
-  'sampling.max_new_tokens': 16,
+  'sampling.max_new_tokens': 64,
   'evaluation.gap_examples': 8,
   'evaluation.num_resamples': 100,
 }
