@@ -6,11 +6,10 @@
 #
 #   create       asks for the slice, and waits until it is there
 #   setup        brings the committed code and the locked packages to all hosts
-#   run ARGS...  python -m tract_jax.main ARGS... on all hosts, or joins it
-#                where it runs; ends with its exit code
+#   run ARGS...  starts tract_jax.main on all hosts, or joins it; its exit code
 #   logs [HOST]  follows the log of a host (0)
 #   stop         asks the run to save and to end (exit code 75)
-#   check        exit code 3 where the slice was taken away
+#   check        exit code 3: the slice was taken away; 4: gcloud does not say
 #   delete       gives the slice back
 #
 # SPOT=1 asks for spot capacity. Further variables: ACCELERATOR_TYPE
@@ -76,6 +75,7 @@ check() {
   local request slice
   request=$(state_of ACTIVE queued-resources state.state)
   slice=$(state_of READY tpu-vm state)
+  [[ $request$slice ]] || fail "$TPU_NAME: gcloud does not answer for it" 4
   [[ $request != @(FAILED|SUSPEND*) &&
     $slice != @(PREEMPTED|TERMINATED|STOP*|DELETING) ]] ||
     fail "$TPU_NAME: was taken away" 3

@@ -5,8 +5,11 @@
 #     launch/until_done.sh [--dry-run] --config=... --workdir=gs://... [...]
 #
 # Creates the slice, sets it up and runs. What was interrupted (exit code 75) or
-# killed is run again; a slice that was taken away is deleted and created anew,
-# and the same command continues on it. Bad config (2) and other failures end.
+# killed is run again, a lost connection (255) is made again; a slice that was
+# taken away is deleted and created anew, and the same command continues on it.
+# Set-up is tried five times. Bad config (2) and other failures of the run end.
+# While gcloud does not answer, as where this machine has no network, nothing is
+# decided.
 # At the end the slice is deleted (KEEP=1: kept), whatever the exit code, which
 # is the run's. Safe to repeat: it joins a run that goes on.
 #
@@ -19,6 +22,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 need TPU_NAME ZONE PROJECT
 need_workdir "$@"
 
+MAX_SETUPS=5
 tpu_vm() { launch/tpu_vm.sh ${dry_run:+--dry-run} "$@"; }
 
 trap 'say "the run goes on; the same command joins it, tpu_vm.sh stop ends it"
@@ -26,20 +30,44 @@ trap 'say "the run goes on; the same command joins it, tpu_vm.sh stop ends it"
 
 tpu_vm create
 restarts=0
+setups=0
 while true; do
   code=0
-  { tpu_vm setup && tpu_vm run "$@"; } || code=$?
-  case $code in 0 | 2 | 130) break ;; esac
-  if ! tpu_vm check; then
-    tpu_vm delete
-    tpu_vm create
-    restarts=0
-    continue
+  ran=
+  if tpu_vm setup; then
+    ran=1
+    setups=0
+    tpu_vm run "$@" || code=$?
+    case $code in 0 | 2 | 130) break ;; esac
+  else
+    code=$?
   fi
-  # Interrupted; killed, as hosts are when one of them dies; connection lost.
-  [[ $code == @(75|134|137|139|143|255) ]] || break
-  ((restarts++ < ${MAX_RESTARTS:-50})) || break
-  say "exit code $code: running it again ($restarts)"
+  known=0
+  tpu_vm check || known=$?
+  case $known in
+    3)
+      tpu_vm delete
+      tpu_vm create
+      restarts=0
+      setups=0
+      continue
+      ;;
+    4) # nothing is known of the run, which may well go on
+      pause
+      continue
+      ;;
+  esac
+  if [[ ! $ran ]]; then
+    ((++setups < MAX_SETUPS)) || break
+    say "set-up failed ($code): once more"
+  elif [[ $code == 255 ]]; then
+    say 'connection lost: joining the run'
+  else
+    # Interrupted; or killed, as hosts are when one of them dies.
+    [[ $code == @(75|134|137|139|143) ]] || break
+    ((restarts++ < ${MAX_RESTARTS:-50})) || break
+    say "exit code $code: running it again ($restarts)"
+  fi
   pause
 done
 [[ ${KEEP:-} ]] || tpu_vm delete

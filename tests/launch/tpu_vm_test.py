@@ -157,8 +157,9 @@ def test_what_is_asked_of_hosts(gcloud, command, worker, remote):
   [
     ('ACTIVE', 'READY', 0),
     ('ACTIVE', 'REPAIRING', 0),
+    ('', 'READY', 0),
     # gcloud could not be asked: nothing is known of it.
-    ('', '', 0),
+    ('', '', 4),
     ('ACTIVE', 'PREEMPTED', 3),
     ('ACTIVE', 'TERMINATED', 3),
     ('SUSPENDING', 'READY', 3),

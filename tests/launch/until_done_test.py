@@ -88,7 +88,8 @@ def test_what_was_interrupted_runs_again_on_the_same_slice(gcloud, code):
   ]
   runs = [c for c in gcloud.calls() if any('worker.sh run' in a for a in c)]
   assert runs[0] == runs[1] == runs[2]
-  assert f'exit code {code}: running it again (2)' in done.stderr
+  again = {255: 'connection lost'}.get(code, f'exit code {code}: running it')
+  assert done.stderr.count(again) == 2
 
 
 @pytest.mark.parametrize(
@@ -138,10 +139,45 @@ def test_restarts_have_a_limit(gcloud):
   assert steps(gcloud)[-1] == 'delete'
 
 
-def test_a_setup_that_fails_costs_no_slice(gcloud):
+def test_a_lost_connection_is_no_restart(gcloud):
+  gcloud.env['MAX_RESTARTS'] = '1'
+  answer(gcloud, 255, 255, 255, 75, 0)
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert steps(gcloud).count('run') == 5
+
+
+def test_without_a_network_nothing_is_given_up(gcloud):
+  # The connection is lost; then neither scp nor describe gets through.
+  answer(
+    gcloud,
+    *(255, 0),
+    requests=('ACTIVE', '', '', ''),
+    slices=('', '', ''),
+    **{'tpu-vm scp': [(0, ''), (1, ''), (0, '')]},
+  )
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert steps(gcloud) == [
+    *[*BEGIN, *SETUP, 'run', *CHECK],
+    *['scp', *CHECK],
+    *[*SETUP, 'run', 'delete'],
+  ]
+  assert done.stderr.count('gcloud does not answer for it') == 2
+
+
+def test_a_setup_that_fails_is_tried_again(gcloud):
+  answer(gcloud, 0, **{'tpu-vm scp': [(1, ''), (0, '')]})
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert 'set-up failed (1): once more' in done.stderr
+  assert steps(gcloud) == [*BEGIN, 'scp', *CHECK, *SETUP, 'run', 'delete']
+
+
+def test_a_setup_that_keeps_failing_costs_no_slice(gcloud):
   answer(gcloud, 0, **{'tpu-vm scp': [(1, '')]})
   assert until_done(gcloud).returncode == 1
-  assert steps(gcloud) == [*BEGIN, 'scp', *CHECK, 'delete']
+  assert steps(gcloud) == [*BEGIN, *['scp', *CHECK] * 5, 'delete']
 
 
 def test_keep_keeps_the_slice(gcloud):

@@ -142,7 +142,7 @@ def test_missing_process_ends_with_a_message(index):
   address = f'127.0.0.1:{_free_port()}'
   begin = time.perf_counter()
   code, _, err = _finish(_start(_MISSING.format(address=address, index=index)))
-  assert code == 1
+  assert code == 75
   assert 'is the same command running on every host?' in err
   assert 'Not all processes of this run came within 3 s' in err
   assert 'Start the same command on every host' in err

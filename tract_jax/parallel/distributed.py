@@ -54,7 +54,7 @@ def initialize(
     num_processes: of the whole run.
     process_id: of this one, from 0.
     timeout_secs: when processes are missing for so long, this one ends with a
-      message and exit code 1.
+      message and exit code 75.
     notice_secs: when processes are missing for so long, it says so.
     heartbeat_secs: when a process is silent for so long, the others end.
 
@@ -240,7 +240,8 @@ def _watch(notice_secs: int, timeout_secs: int):
       ' same command on every host at the same time (on a TPU pod: on all'
       ' workers, not on one).'
     )
-    os._exit(1)
+    # Interrupted, 75: what began this one may begin them all again.
+    os._exit(os.EX_TEMPFAIL)
 
   threading.Thread(target=watch, daemon=True).start()
   try:
