@@ -63,6 +63,7 @@ bench-tables: venv  ## Writes the tables of docs/benchmarks.md anew.
 
 bench-sampling: venv  ## Measures sampling beside PyTorch's (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.sampling $(ARGS)
+	$(BIN)/python -m benchmarks.tables
 
 bench-curves: venv  ## Measures how cost grows with sizes (docs/benchmarks.md).
 	$(BIN)/python -m benchmarks.curves $(ARGS)
