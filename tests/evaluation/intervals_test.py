@@ -7,7 +7,13 @@ import pytest
 from scipy import stats
 
 from tract_jax import types
-from tract_jax.evaluation import figures, intervals, metrics, resampling
+from tract_jax.evaluation import (
+  compared_seeds,
+  figures,
+  intervals,
+  metrics,
+  resampling,
+)
 
 A = metrics.System('tract', 'rail', 1)
 B = metrics.System('raft', 'rail', 1)
@@ -30,7 +36,11 @@ def _pearson(rows, predictions, bootstrap):
 
 
 def _difference(a, b, seeds, samples_a, samples_b, bootstrap):
-  """The difference of systems of which Pearson's r alone is known."""
+  """The difference of systems of which Pearson's r alone is known.
+
+  `seeds` are paired, or a tuple of those of each.
+  """
+  seeds = seeds if isinstance(seeds, tuple) else (seeds, seeds)
 
   def all_figures(samples):
     return [[dict.fromkeys(figures.NAMES, s) for s in x] for x in samples]
@@ -200,6 +210,47 @@ class TestDifference:
     assert (difference.num_seeds, difference.num_rows) == (3, 60)
     assert difference.benchmarks == ('mt_bench',)
 
+  @pytest.mark.parametrize('seeds', [(0, 1), (9,)])
+  def test_seeds_that_are_not_paired_are_resampled_apart(self, seeds):
+    rng = np.random.default_rng(12)
+    scores = rng.integers(1, 6, 60).astype(float)
+    a = _noisy(rng, scores, 3, 1.0)
+    b = _noisy(rng, scores, len(seeds), 1.5)
+    draws = _pearson(_rows(scores), np.array([*a, *b]), QUICK)
+    both = ((42, 43, 44), seeds)
+    difference = _difference(A, B, both, [draws[:3]], [draws[3:]], QUICK)
+    assert (difference.seeds, difference.seeds_b) == both
+    assert difference.num_seeds == 3
+    values = np.array([sample.figure.value for sample in draws])
+    assert difference.mean == pytest.approx(
+      values[:3].mean() - values[3:].mean()
+    )
+    rows = _chosen(QUICK, 'rows of mt_bench', 60)
+    streams = 'seeds', 'seeds of the second'
+    means = []
+    for lines, stream in zip((a, b), streams, strict=True):
+      of_lines = np.array([_scipy_draws(scores, line, rows) for line in lines])
+      chosen = _chosen(QUICK, stream, len(lines))
+      of_seeds = np.take_along_axis(of_lines.T, chosen, axis=1)
+      means.append(of_seeds.mean(axis=1))
+    np.testing.assert_allclose(
+      difference.ci,
+      np.percentile(means[0] - means[1], [2.5, 97.5]),
+      atol=1e-9,
+    )
+
+  def test_what_the_same_seeds_have_alike_cancels_in_pairs_alone(self):
+    rng = np.random.default_rng(13)
+    scores = rng.integers(1, 6, 60).astype(float)
+    noise = rng.normal(size=(4, 60)) * np.array([[0.3], [1.0], [2.0], [4.0]])
+    draws = _pearson(_rows(scores), scores + noise, QUICK)
+    paired, apart = (
+      _difference(A, B, seeds, [draws], [draws], QUICK)
+      for seeds in ([0, 1, 2, 3], ((0, 1, 2, 3), (4, 5, 6, 7)))
+    )
+    assert (paired.mean, paired.ci) == (0.0, (0.0, 0.0))
+    assert apart.mean == 0.0 and apart.ci[0] < -0.1 and apart.ci[1] > 0.1
+
   def test_sign_and_whether_zero_is_excluded(self):
     rng = np.random.default_rng(9)
     scores = rng.integers(1, 6, 100).astype(float)
@@ -227,6 +278,35 @@ class TestDifference:
     for samples in ([], [[]]):
       difference = _difference(A, B, [], samples, samples, QUICK)
       assert difference.mean is None and difference.reason
+
+  def test_one_has_no_seed_on_every_benchmark(self):
+    scores = np.arange(20.0)
+    (one,) = _pearson(_rows(scores), scores[None], QUICK)
+    for samples in ([[one]], [[]]), ([[]], [[one]]):
+      difference = _difference(A, B, ((), (0,)), *samples, QUICK)
+      assert difference.mean is None
+      assert difference.reason == 'no seed with predictions on every benchmark'
+
+
+@pytest.mark.parametrize(
+  ('own', 'wanted', 'shown'),
+  [
+    (([0, 1, 2], [0, 1, 2]), ([0, 1, 2], [0, 1, 2]), '3'),
+    (([0, 1, 2], [1, 2, 3]), ([1, 2], [1, 2]), '2'),
+    (([0, 1, 2], [2, 3]), ([2], [2]), '1'),
+    # A single seed stands beside each of the other's.
+    (([0, 1, 2], [1]), ([0, 1, 2], [1]), '3 and 1'),
+    (([7], [0, 1, 2]), ([7], [0, 1, 2]), '1 and 3'),
+    (([7], [0]), ([7], [0]), '1 and 1'),
+    (([7], [7]), ([7], [7]), '1'),
+    (([0, 1, 2], [42, 43]), ([0, 1, 2], [42, 43]), '3 and 2'),
+    (([], [0, 1]), ([], [0, 1]), '0 and 2'),
+  ],
+)
+def test_which_seeds_are_compared(own, wanted, shown):
+  chosen = compared_seeds.choose(own)
+  assert chosen == wanted
+  assert compared_seeds.shown(chosen) == shown
 
 
 @pytest.mark.parametrize(
@@ -256,7 +336,10 @@ def test_coverage(num_seeds):
   spread = 0.0 if num_seeds == 1 else 0.3
   population = rng.uniform(-spread, spread, 200_000)
   truth_a, truth_b = _mean_r(0.7 + population), _mean_r(1.0 + population)
-  covered_mean, covered_difference = 0, 0
+  covered_mean = 0
+  # No two runs have anything alike, whatever their numbers.
+  first, second = range(num_seeds), range(num_seeds, 2 * num_seeds)
+  covered = {(first, first): 0, (first, second): 0}
   for _ in range(num_sets):
     quality = rng.normal(size=num_rows)
     scores = quality + rng.normal(size=num_rows)
@@ -269,9 +352,11 @@ def test_coverage(num_seeds):
     a, b = [draws[:num_seeds]], [draws[num_seeds:]]
     low, high = intervals.mean_figure(a, bootstrap).ci
     covered_mean += low <= truth_a <= high
-    low, high = _difference(A, B, range(num_seeds), a, b, bootstrap).ci
-    covered_difference += low <= truth_a - truth_b <= high
+    for seeds in covered:
+      low, high = _difference(A, B, seeds, a, b, bootstrap).ci
+      covered[seeds] += low <= truth_a - truth_b <= high
   # Three standard errors of a share of 300 are .038; crossed resampling
   # counts the noise of a single prediction twice, on the safe side.
   assert 0.91 <= covered_mean / num_sets <= 0.995
-  assert 0.91 <= covered_difference / num_sets <= 1.0
+  for number in covered.values():
+    assert 0.91 <= number / num_sets <= 1.0

@@ -96,7 +96,8 @@ def test_filters_and_judgements(opened, tmp_path, width):
 
 
 def test_two_systems_are_chosen_and_turned_round(opened, tmp_path):
-  report = reports.report()
+  others = reports.systems(('raft',), seeds=(5, 6, 7))
+  report = reports.report([*reports.systems(('tract', 'zero_shot')), *others])
   opened.open(url_of(tmp_path, report, page_test.judged()), 1000, 900)
   cells = (
     "[...document.querySelectorAll('#d-table tbody tr')].map("
@@ -113,19 +114,23 @@ def test_two_systems_are_chosen_and_turned_round(opened, tmp_path):
     lines = filter(None, opened.run(cells).split(';'))
     return [line.split('|') for line in lines]
 
+  def note():
+    return opened.run("document.getElementById('d-note').textContent")
+
   ours = report.differences[0]
   name, gap, excludes = choose('tract', 'raft')[0]
   mean, low, high = (float(part) for part in re.findall('[-.0-9]+', gap))
   assert name == 'r' and mean == pytest.approx(ours.mean, abs=5e-4)
   assert (low, high) == pytest.approx(ours.ci, abs=5e-4)
   assert excludes == ('no', 'yes')[ours.excludes_zero]
+  assert note().startswith('Seeds: 2 and 3, rows: 80. Above zero the first is')
   _, gap, _ = choose('raft', 'tract')[0]
   found = [float(part) for part in re.findall('[-.0-9]+', gap)]
   assert found == [-mean, -high, -low]
+  assert note().startswith('Seeds: 3 and 2, rows: 80.')
   assert choose('tract', 'zero_shot')[0][1:] == ['n/a', 'n/a']
   assert choose('tract', 'tract') == []
-  note = opened.run("document.getElementById('d-note').textContent")
-  assert note == 'Choose two different systems.'
+  assert note() == 'Choose two different systems.'
   assert opened.problems == []
 
 

@@ -136,8 +136,17 @@ class TestDifferences:
     judges = [said(line, seed=i) for i, line in enumerate(lines[:3])]
     found = made([*judges, said(lines[3], RAFT, seed=9)], [(TRACT, RAFT)])
     (one,) = found.differences
-    assert one.seeds == (0, 1, 2)
+    assert (one.seeds, one.seeds_b) == ((0, 1, 2), (9,))
     assert one.mean == pytest.approx(np.mean(lines[:3]) - lines[3].mean())
+
+  def test_without_a_seed_in_common_all_count(self):
+    lines = [credit(0.7, seed=s) for s in range(5)]
+    judges = [said(line, seed=i) for i, line in enumerate(lines[:3])]
+    judges += [said(line, RAFT, 42 + i) for i, line in enumerate(lines[3:])]
+    (one,) = made(judges, [(TRACT, RAFT)]).differences
+    assert (one.seeds, one.seeds_b) == ((0, 1, 2), (42, 43))
+    assert one.mean == pytest.approx(np.mean(lines[:3]) - np.mean(lines[3:]))
+    assert one.ci[0] < one.mean < one.ci[1] and one.reason is None
 
   def test_of_systems_that_are_the_same_there_is_no_interval(self):
     values = credit(0.7)

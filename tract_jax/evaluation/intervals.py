@@ -8,6 +8,9 @@ Noise of single predictions is then counted twice, which errs to the wide side.
 Of the spread between seeds one seed says nothing, and few say little: where it
 dominates, an interval from S seeds lies between the lowest and the highest, and
 covers the mean in about 1 - 2^(1 - S) of cases at most (.5 for 2, .75 for 3).
+Of a difference, both sides have the same resampled rows, and the same resampled
+seeds where these are paired; else each side's seeds are resampled on their own
+(`compared_seeds`).
 
   Axes: R resamples.
 """
@@ -18,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tract_jax.evaluation import figures, metrics, resampling
+from tract_jax.evaluation import compared_seeds, figures, metrics, resampling
 
 # Resamples without a correlation are left out; an interval of too few others
 # would describe another population.
@@ -57,9 +60,9 @@ class Difference:
     mean: of Pearson's r, over seeds and, with equal weight, benchmarks.
     ci: its interval.
     benchmarks: those that both were judged on.
-    seeds: those that both have on each of them; where one has a single seed,
-      all of the other's, each beside it.
-    num_seeds, num_rows: how many of them; rows over all benchmarks.
+    seeds, seeds_b: of `a` and of `b`, see `compared_seeds`.
+    num_seeds: the larger number of them.
+    num_rows: over all benchmarks.
     excludes_zero: whether the interval does; None without one.
     reason: why there is no mean or interval; else None.
     figures: the same of each other figure, by name.
@@ -71,6 +74,7 @@ class Difference:
   ci: Interval | None
   benchmarks: tuple[str, ...]
   seeds: tuple[int, ...]
+  seeds_b: tuple[int, ...]
   num_seeds: int
   num_rows: int
   excludes_zero: bool | None
@@ -181,8 +185,7 @@ def mean_figure(
   reason = _unpaired_reason(samples) or _missing_reason(samples)
   if reason:
     return Estimate(None, None, reason)
-  draws = np.array([[sample.draws for sample in line] for line in samples])
-  ci, reason = percentiles(_mean_draws(draws, bootstrap), bootstrap)
+  ci, reason = percentiles(_mean_draws(samples, bootstrap), bootstrap)
   return Estimate(_mean_value(samples), ci, reason)
 
 
@@ -228,20 +231,20 @@ def combine(
 def difference(
   a: metrics.System,
   b: metrics.System,
-  seeds: Sequence[int],
+  seeds: compared_seeds.Seeds,
   samples_a: Samples,
   samples_b: Samples,
   bootstrap: resampling.Bootstrap,
 ) -> Difference:
   """Differences of the mean figures of two systems, paired by row and seed.
 
-  Every resample holds the same rows and the same seeds for both systems, so
-  what is hard for both cancels.
+  Every resample holds the same rows and, where they are paired, the same seeds
+  for both systems, so what is hard for both cancels.
 
   Args:
     a, b: the systems; the difference is a's mean minus b's.
-    seeds: [seeds], the runs' seeds.
-    samples_a, samples_b: [benchmarks][seeds], aligned with each other.
+    seeds: of each.
+    samples_a, samples_b: [benchmarks][its seeds], of the same benchmarks.
     bootstrap: as given to `resampling.resample`.
 
   Returns:
@@ -249,7 +252,12 @@ def difference(
     systems were judged on different rows.
   """
   gaps = {
-    name: gap(of_figure(samples_a, name), of_figure(samples_b, name), bootstrap)
+    name: gap(
+      seeds,
+      of_figure(samples_a, name),
+      of_figure(samples_b, name),
+      bootstrap,
+    )
     for name in figures.NAMES
   }
   first = of_figure(samples_a, 'pearson')
@@ -258,8 +266,9 @@ def difference(
     a=a,
     b=b,
     benchmarks=tuple(r.benchmark for r in rows),
-    seeds=tuple(seeds),
-    num_seeds=len(seeds),
+    seeds=tuple(seeds[0]),
+    seeds_b=tuple(seeds[1]),
+    num_seeds=max(map(len, seeds)),
     num_rows=sum(len(r.scores) for r in rows),
     **dataclasses.asdict(gaps.pop('pearson')),
     figures=gaps,
@@ -284,26 +293,8 @@ def of_figure(samples: Samples, name: str) -> list[list[resampling.Draws]]:
   return [[drawn[name] for drawn in line] for line in samples]
 
 
-def paired_seeds(
-  own: tuple[Sequence[int], Sequence[int]],
-) -> tuple[list[int], list[list[int]]]:
-  """Which seeds of two systems are compared, and each with which.
-
-  Args:
-    own: the seeds that each has, in order.
-
-  Returns:
-    (the seeds, [both] those of each, aligned): what both have; where one has a
-    single seed, all of the other's, each beside it.
-  """
-  shared = sorted(set(own[0]) & set(own[1]))
-  if min(map(len, own)) != 1:
-    return shared, [shared, shared]
-  seeds = [*max(own, key=len)]
-  return seeds, [[*s] if len(s) > 1 else [*s] * len(seeds) for s in own]
-
-
 def gap(
+  seeds: compared_seeds.Seeds,
   samples_a: Sequence[Sequence[resampling.Draws]],
   samples_b: Sequence[Sequence[resampling.Draws]],
   bootstrap: resampling.Bootstrap,
@@ -311,7 +302,8 @@ def gap(
   """Mean of one figure of a system minus that of another.
 
   Args:
-    samples_a, samples_b: [benchmarks][seeds], aligned with each other.
+    seeds: of each.
+    samples_a, samples_b: [benchmarks][its seeds], of the same benchmarks.
     bootstrap: as given to `resampling.resample`.
 
   Returns:
@@ -319,14 +311,16 @@ def gap(
   """
   mean, ci = None, None
   both = [[*x, *y] for x, y in zip(samples_a, samples_b, strict=True)]
-  reason = _unpaired_reason(both) or _missing_reason(both)
+  reasons = map(_unpaired_reason, (samples_a, samples_b, both))
+  reason = next(filter(None, reasons), None) or _missing_reason(both)
   if not reason:
-    draws = []
-    for x, y in zip(samples_a, samples_b, strict=True):
-      pairs = list(zip(x, y, strict=True))
-      draws.append([p.draws - q.draws for p, q in pairs])
     mean = _mean_value(samples_a) - _mean_value(samples_b)
-    ci, reason = percentiles(_mean_draws(np.array(draws), bootstrap), bootstrap)
+    # The same numbers choose the same seeds of both.
+    are_paired = compared_seeds.are_paired(seeds)
+    stream = 'seeds' if are_paired else 'seeds of the second'
+    draws = _mean_draws(samples_a, bootstrap)
+    draws = draws - _mean_draws(samples_b, bootstrap, stream)
+    ci, reason = percentiles(draws, bootstrap)
   excludes_zero = None if ci is None else ci[0] > 0 or ci[1] < 0
   return Gap(mean, ci, excludes_zero, reason)
 
@@ -337,14 +331,17 @@ def _mean_value(samples: Sequence[Sequence[resampling.Draws]]) -> float:
 
 
 def _mean_draws(
-  draws: np.ndarray, bootstrap: resampling.Bootstrap
+  samples: Sequence[Sequence[resampling.Draws]],
+  bootstrap: resampling.Bootstrap,
+  stream: str = 'seeds',
 ) -> np.ndarray:
-  """[R] means of draws [benchmarks, seeds, R] over resampled seeds."""
+  """[R] means over benchmarks and resampled seeds, which a stream chooses."""
+  draws = np.array([[sample.draws for sample in line] for line in samples])
   num_seeds = draws.shape[1]
   if num_seeds == 1:
     return draws[:, 0].mean(axis=0)
   size = (bootstrap.num_resamples, num_seeds)
-  chosen = resampling.stream(bootstrap, 'seeds').integers(num_seeds, size=size)
+  chosen = resampling.stream(bootstrap, stream).integers(num_seeds, size=size)
   weights = resampling.counts(chosen, num_seeds).T / num_seeds
   return np.sum(draws.mean(axis=0) * weights, axis=0)
 

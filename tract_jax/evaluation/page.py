@@ -19,6 +19,7 @@ from typing import Any
 from tract_jax import types
 from tract_jax.evaluation import (
   charts,
+  compared_seeds,
   intervals,
   judgements,
   metrics,
@@ -190,10 +191,12 @@ def _difference(difference: intervals.Difference) -> dict[str, Any]:
     difference.reason,
   )
   gaps = {'pearson': first, **difference.figures}
+  seeds = difference.seeds, difference.seeds_b
   return {
     'a': str(difference.a),
     'b': str(difference.b),
-    'seeds': difference.num_seeds,
+    # In this order of the systems, and in the other.
+    'seeds': [compared_seeds.shown(seeds), compared_seeds.shown(seeds[::-1])],
     'rows': difference.num_rows,
     'figures': [
       {

@@ -59,12 +59,15 @@ SCRIPT = r"""
       (d.a === first && d.b === second) || (d.a === second && d.b === first));
     const body = get('d-table').tBodies[0];
     body.replaceChildren();
-    get('d-note').textContent = pair ?
-      `Seeds: ${pair.seeds}, rows: ${pair.rows}. Above zero the first is ` +
-      'better, but for RMSE and MAE, which are errors.' :
-      'Choose two different systems.';
-    if (!pair) return;
-    const sign = pair.a === first ? 1 : -1;
+    if (!pair) {
+      get('d-note').textContent = 'Choose two different systems.';
+      return;
+    }
+    const turned = pair.a !== first;
+    const sign = turned ? -1 : 1;
+    get('d-note').textContent =
+      `Seeds: ${pair.seeds[Number(turned)]}, rows: ${pair.rows}. Above zero ` +
+      'the first is better, but for RMSE and MAE, which are errors.';
     for (const figure of pair.figures) {
       const line = make('tr', body);
       make('td', line, figure.name);

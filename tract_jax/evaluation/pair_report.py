@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tract_jax.evaluation import (
+  compared_seeds,
   figures,
   intervals,
   metrics,
@@ -97,7 +98,7 @@ class PairDifference:
 
   Attributes:
     a, b, benchmark, kind, subset: whose, and on what.
-    seeds, num_seeds: as in `intervals.Difference`.
+    seeds, seeds_b, num_seeds: as in `intervals.Difference`.
     num_pairs: of one seed.
     mean, ci, excludes_zero, reason: as in `intervals.Gap`.
   """
@@ -108,6 +109,7 @@ class PairDifference:
   kind: str
   subset: str | None
   seeds: tuple[int, ...]
+  seeds_b: tuple[int, ...]
   num_seeds: int
   num_pairs: int
   mean: float | None
@@ -297,11 +299,12 @@ def _differences(
     of_a, of_b = judged.get((a, benchmark)), judged.get((b, benchmark))
     if not of_a or not of_b:
       continue
-    seeds, (seeds_a, seeds_b) = intervals.paired_seeds((list(of_a), list(of_b)))
+    seeds = compared_seeds.choose((list(of_a), list(of_b)))
     for scope in _shared_scopes([*of_a.values(), *of_b.values()]):
       gap = intervals.gap(
-        [[of_a[s][1][scope].accuracy for s in seeds_a]],
-        [[of_b[s][1][scope].accuracy for s in seeds_b]],
+        seeds,
+        [[of_a[s][1][scope].accuracy for s in seeds[0]]],
+        [[of_b[s][1][scope].accuracy for s in seeds[1]]],
         bootstrap,
       )
       num_pairs = next(iter(of_a.values()))[1][scope].num_pairs
@@ -316,8 +319,9 @@ def _differences(
         benchmark=benchmark,
         kind=scope.kind,
         subset=scope.name,
-        seeds=tuple(seeds),
-        num_seeds=len(seeds),
+        seeds=tuple(seeds[0]),
+        seeds_b=tuple(seeds[1]),
+        num_seeds=max(map(len, seeds)),
         num_pairs=num_pairs,
         **dataclasses.asdict(gap),
       )

@@ -5,7 +5,13 @@ In: a `PairReport`. Out: paragraphs, and header and lines of each table.
 
 from typing import Any
 
-from tract_jax.evaluation import pair_report, pairwise, references, tables
+from tract_jax.evaluation import (
+  compared_seeds,
+  pair_report,
+  pairwise,
+  references,
+  tables,
+)
 
 TITLES = {
   pairwise.OVERALL: 'all pairs',
@@ -98,7 +104,8 @@ def difference_cells(
       excludes = {None: tables.NONE, True: 'yes', False: 'no'}[d.excludes_zero]
       line = [d.a, d.b, d.benchmark, d.subset or TITLES[d.kind]]
       line += [tables.number(d.mean, d.ci), excludes]
-      lines.append([*line, d.num_seeds, d.num_pairs])
+      seeds = compared_seeds.shown((d.seeds, d.seeds_b))
+      lines.append([*line, seeds, d.num_pairs])
   return [*header, 'seeds', 'pairs'], lines
 
 

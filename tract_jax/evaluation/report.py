@@ -15,6 +15,7 @@ from tract_jax import types
 from tract_jax.evaluation import breakdowns as breakdowns_lib
 from tract_jax.evaluation import (
   calibration,
+  compared_seeds,
   intervals,
   lambda_curve,
   metrics,
@@ -202,7 +203,7 @@ class _Judged(NamedTuple):
     return (drawn['pearson'].rows for drawn in self.draws.values())
 
   def samples(
-    self, system: metrics.System, benchmarks: list[str], seeds: list[int]
+    self, system: metrics.System, benchmarks: list[str], seeds: Sequence[int]
   ) -> list[list[resampling.FigureDraws]]:
     """[benchmarks][seeds] of one system."""
     return [[self.draws[system, b, s] for s in seeds] for b in benchmarks]
@@ -267,9 +268,9 @@ def _difference(
   rated = {r.benchmark for r in judged.judged_rows() if r.scores}
   shared = sorted(names[0] & names[1] & rated)
   own = judged.seeds([a], shared), judged.seeds([b], shared)
-  seeds, of_each = intervals.paired_seeds(own)
-  samples_a = judged.samples(a, shared, of_each[0])
-  samples_b = judged.samples(b, shared, of_each[1])
+  seeds = compared_seeds.choose(own)
+  samples_a = judged.samples(a, shared, seeds[0])
+  samples_b = judged.samples(b, shared, seeds[1])
   return intervals.difference(
     a, b, seeds, samples_a, samples_b, judged.bootstrap
   )

@@ -12,6 +12,7 @@ from typing import Any
 from tract_jax.evaluation import (
   breakdowns,
   calibration,
+  compared_seeds,
   cot_texts,
   figures,
   intervals,
@@ -117,7 +118,8 @@ def differences(report: report_lib.Report) -> Table:
   for d in report.differences:
     excludes = {None: tables.NONE, True: 'yes', False: 'no'}[d.excludes_zero]
     line = [d.a, d.b, tables.number(d.mean, d.ci), excludes]
-    lines.append([*line, d.num_seeds, d.num_rows])
+    seeds = compared_seeds.shown((d.seeds, d.seeds_b))
+    lines.append([*line, seeds, d.num_rows])
   return Table(header, lines)
 
 

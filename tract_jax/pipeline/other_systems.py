@@ -12,6 +12,7 @@ scores, row by row.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -85,7 +86,7 @@ def read(
       continue
     try:
       one = _read_one(grid, method, benchmark, path, benchmarks[benchmark])
-      _check_seeds(one, found.setdefault((method, benchmark), []))
+      _check_files(one, found.setdefault((method, benchmark), []))
     except types.InputError as error:
       problems += [f'{path}: {line}' for line in str(error).splitlines()]
       continue
@@ -108,21 +109,32 @@ def read(
   ]
 
 
+def has_texts(rows: Sequence[types.Prediction]) -> bool:
+  """Whether the texts of a system's CoTs are known."""
+  return any(text for row in rows for text in row.cots)
+
+
 def num_cots(rows: Sequence[types.Prediction]) -> int:
-  """C of a system's rows; 0 where they have no CoT."""
-  has_cots = any(text for row in rows for text in row.cots)
-  return len(rows[0].distributions) if has_cots else 0
+  """C of a system's rows; 0 where they have no CoT: one place and no text."""
+  places = len(rows[0].distributions)
+  return places if places > 1 or has_texts(rows) else 0
 
 
-def _check_seeds(one: OtherPredictions, before) -> None:
-  """Refuses a seed that another file of the same system has, too."""
-  for file in one.files:
-    for other in (f for part in before for f in part.files):
+def _check_files(one: OtherPredictions, before) -> None:
+  """Refuses a seed that another file has, too, and other numbers of CoTs."""
+  places = len(one.rows[0].distributions)
+  for part in before:
+    for file, other in itertools.product(one.files, part.files):
       if file.seed == other.seed:
         raise types.InputError(
           f'seed {file.seed} of {one.method} on {one.benchmark} is in '
           f'{other.path}, too'
         )
+    if (found := len(part.rows[0].distributions)) != places:
+      raise types.InputError(
+        f'distributions: of {places} CoTs, not of {found} as in '
+        f'{part.files[0].path}'
+      )
 
 
 def _read_one(
@@ -203,9 +215,10 @@ def _of_ids(
 
 
 def _as_ours(row: types.Prediction, example: types.Example) -> types.Prediction:
-  """The row with what the benchmark says of it."""
+  """The row with what the benchmark says of it, and a text for each CoT."""
   return dataclasses.replace(
     row,
+    cots=row.cots or [''] * len(row.distributions),
     score=example.score,
     category=example.category,
     pair_id=example.pair_id,
@@ -213,14 +226,18 @@ def _as_ours(row: types.Prediction, example: types.Example) -> types.Prediction:
 
 
 def _problems_of_cots(rows: Sequence[types.Prediction]) -> Iterator[str]:
-  """All rows have the same number of CoTs, with all that belongs to one."""
+  """All rows have the same number of CoTs, with all that belongs to one.
+
+  Texts may be missing in all rows together, numbers of tokens in any.
+  """
   wanted = len(rows[0].distributions)
   if not wanted:
     yield 'line 1: distributions: has no CoT, nor the place of one'
     return
+  needed = ['distributions', 'decoded', 'finish_reasons']
+  needed += ['cots'] if any(row.cots for row in rows) else []
   for number, row in enumerate(rows, 1):
-    names = ['distributions', 'decoded', 'finish_reasons']
-    names += ['cot_tokens'] if row.cot_tokens else []
+    names = [*needed, 'cot_tokens'] if row.cot_tokens else needed
     for name in names:
       if (found := len(getattr(row, name))) != wanted:
         yield f'line {number}: {name}: of {found} CoTs, not of {wanted}'

@@ -154,7 +154,12 @@ def add_file(
 def _cot_texts(
   config, method, benchmark, rows, num_cots, examples, bootstrap
 ) -> cot_texts_lib.CotTexts | None:
-  """Facts on the CoTs, with the rubrics of the rows that are known."""
+  """Facts on the CoTs, with the rubrics of the rows that are known.
+
+  None of another system whose texts are unknown.
+  """
+  if method not in methods_lib.METHODS and not other_systems.has_texts(rows):
+    return None
   return cot_texts_lib.facts(
     *(method, benchmark, rows, num_cots, bootstrap),
     rubrics={

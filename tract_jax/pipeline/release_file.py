@@ -6,7 +6,8 @@ In: the object of its logits.json, with a row's C CoTs one after another:
    "labels": [4.0, ...], "args": {"seed": 42, ...}}
 
 `cot_outputs` has a text for each row, or a list of C texts; it and `args` may
-be missing. Out: the same by row, every field of the kind that it is said to be.
+be missing; of unknown texts all are empty. Out: the same by row, every field of
+the kind that it is said to be.
 
   Axes: n rows, C CoTs per input, Y score grid.
 """
@@ -89,7 +90,7 @@ def from_json(content: dict[str, Any], num_scores: int) -> ReleaseFile:
   _raise(problems)
   num_cots = len(probs) // len(labels)
   cots = content.get('cot_outputs')
-  cots = [''] * len(labels) if cots is None else cots
+  cots = [[''] * num_cots] * len(labels) if cots is None else cots
   for number, label in enumerate(labels, 1):
     if not prediction_rows.is_number(_known(label)):
       shown = reprlib.repr(label)
