@@ -17,7 +17,6 @@ from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import (
   plan,
   plan_figures,
-  plan_hours,
   plan_programs,
   plan_report,
   plan_trials,
@@ -111,46 +110,6 @@ def test_changes_do_not_touch_what_they_are_made_from():
   config = make_config()
   assert plan_trials.changed(config, {'mesh.data': 2}).mesh.data == 2
   assert config.mesh.data == 1
-
-
-def test_hours_by_hand():
-  config = make_config(train__batch_size=16, sampling__num_self_cots=2)
-  outcomes = [
-    plan_report.Outcome(make_figures('train_stage1'), ()),
-    plan_report.Outcome(make_figures('train_stage2', compiler_secs=4.0), ()),
-    plan_report.Outcome(
-      make_figures('prefill', num_rows=1, compiler_secs=0.1, traffic_secs=0.2),
-      (),
-    ),
-    plan_report.Outcome(
-      make_figures('decode', num_rows=64, compiler_secs=0.05, traffic_secs=0),
-      (),
-    ),
-  ]
-  hours = plan_hours.hours(config, 'tract', 4, outcomes)
-  # 100,000 rows, 2 epochs, 16 an update; 4 hosts.
-  assert hours['train_stage1'] == pytest.approx(200_000 / 16 * 2 / 3600)
-  assert hours['train_stage2'] == pytest.approx(200_000 / 16 * 4 / 3600)
-  cots = 100_000 / 4 * 0.2 + 200_000 * 256 / (64 * 4) * 0.05
-  assert hours['self_cot'] == pytest.approx(cots / 3600)
-  assert hours['total'] == pytest.approx(
-    hours['train_stage1'] + hours['train_stage2'] + hours['self_cot']
-  )
-  assert plan_hours.num_steps(config) == 12_500
-  packed = make_config(train__batch_size=16, data__packing=True)
-  assert plan_hours.num_steps(packed) == 6_250
-
-
-def test_hours_are_those_of_what_fits():
-  config = make_config(train__batch_size=16)
-  fits = make_figures(compiler_secs=8.0)
-  tried = (({'model.remat': 'dots'}, refused()), ({'model.remat': 'x'}, fits))
-  outcome = plan_report.Outcome(refused(), tried)
-  hours = plan_hours.hours(config, 'raft', 4, [outcome])
-  assert hours['total'] == pytest.approx(200_000 / 16 * 8 / 3600)
-  nothing = plan_report.Outcome(refused(), tried[:1])
-  hours = plan_hours.hours(config, 'raft', 4, [nothing])
-  assert hours == {'train_stage1': None, 'total': None}
 
 
 def facts(config=None, **changes):

@@ -135,7 +135,7 @@ class _Planner:
 
     def program(name, stage, config):
       setup = plan_programs.make_setup(config, self._devices)
-      num_steps = plan_hours.num_steps(config)
+      num_steps = plan_hours.num_steps(config, stage)
       return plan_programs.training(setup, name, stage, num_steps)
 
     return [

@@ -21,8 +21,8 @@ _NOT_SEEN = (
   f'kernels are taken to reach {hlo_cost.KERNEL_EFFICIENCY:.0%} of the peak',
   'loops that end as the data says are counted for slots of the assumed '
   'lengths',
-  "the host's work, start, compilation, checkpoints, waiting for data, and "
-  'slots without work are not counted',
+  "the host's work, start, compilation, checkpoints, waiting for data, slots "
+  'without work, validation rows and predictions are not counted',
   'memory beside the program: fragmentation, and what the run keeps from one '
   'program to the next; leave 1 GiB',
 )
@@ -200,6 +200,7 @@ def _assumptions(facts: Facts) -> dict[str, Any]:
     'examples_per_row': plan_programs.examples_per_row(config),
     'num_self_cots': config.sampling.num_self_cots,
     'num_epochs': config.train.num_epochs,
+    'lambda_candidates': list(config.train.lambda_candidates),
     'xla_flags': os.environ.get('LIBTPU_INIT_ARGS', ''),
     'score_tokens': 'placeholders: no tokenizer is read',
   }
