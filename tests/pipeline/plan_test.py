@@ -78,16 +78,14 @@ def test_rows_per_chip_are_those_of_one_pass():
   assert (config.train.batch_size, config.train.micro_batch_size) == (64, 0)
 
 
-def test_lighter_training_keeps_what_was_changed_before():
+def test_lighter_training_ends_with_adapters():
   config = make_config(train__batch_size=64, model__lora_rank=0, mesh__data=4)
-  mesh = {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1}
-  full = {**mesh, 'model.remat': 'full'}
   assert list(plan_trials.lighter_training(config, 16)) == [
-    mesh,
-    full,
-    {**full, 'train.micro_batch_size': 32},
-    {**full, 'train.micro_batch_size': 16},
-    {**full, 'train.micro_batch_size': 16, 'model.lora_rank': 8},
+    {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1},
+    {'model.remat': 'full'},
+    {'train.micro_batch_size': 32},
+    {'train.micro_batch_size': 16},
+    {'model.lora_rank': 8},
   ]
   small = make_config(train__batch_size=16, model__remat='full')
   assert not list(plan_trials.lighter_training(small, 16))
@@ -95,12 +93,14 @@ def test_lighter_training_keeps_what_was_changed_before():
 
 def test_lighter_sampling_ends_with_8_bits():
   config = make_config(sampling__slots=64, sampling__prefill_tokens=1024)
-  trials = list(plan_trials.lighter_sampling(config))
-  assert trials[0]['sampling.mesh.tensor'] == -1
-  assert [t.get('sampling.slots') for t in trials] == [None, 32, 16, 16, 16]
-  assert trials[-1]['sampling.prefill_tokens'] == 256
-  assert trials[-2]['sampling.kv_cache'] == 'int8'
-  assert trials[-1]['sampling.weights'] == 'int8'
+  axes = {'data': 1, 'fsdp': 1, 'tensor': -1}
+  assert list(plan_trials.lighter_sampling(config)) == [
+    {f'sampling.mesh.{axis}': size for axis, size in axes.items()},
+    {'sampling.slots': 32, 'sampling.prefill_tokens': 512},
+    {'sampling.slots': 16, 'sampling.prefill_tokens': 256},
+    {'sampling.kv_cache': 'int8'},
+    {'sampling.weights': 'int8'},
+  ]
   config.model.base_quantization = 'nf4'
   trials = list(plan_trials.lighter_sampling(config))
   assert 'sampling.weights' not in trials[-1]
@@ -113,10 +113,12 @@ def test_changes_do_not_touch_what_they_are_made_from():
 
 
 def facts(config=None, **changes):
-  config = config or plan_trials.asked(make_config(), 16)
+  asked = make_config()
+  config = config or plan_trials.asked(asked, 16)
   made = plan_report.Facts(
     config=config,
-    asked_rows=8,
+    asked=asked,
+    refusal='batch: 8 rows',
     topology=TOPOLOGY,
     method='raft',
     num_hosts=4,
@@ -168,7 +170,10 @@ def test_table_says_what_was_planned_and_what_does_not_fit():
   fits = make_figures(peak_bytes=2**32)
   outcome = plan_report.Outcome(refused(), (({'a.b': 2}, fits),))
   text = plan_report.as_text(facts(), [outcome])
-  assert 'config.train.batch_size=8 cannot be split over the chips' in text
+  assert (
+    'a run of config.train.batch_size=8 is refused: batch: 8 rows; planned with'
+    ' 16\n'
+  ) in text
   assert 'train_stage1: RESOURCE_EXHAUSTED' in text
   assert 'train_stage1: fits with config.a.b=2: 4.00 GiB' in text
   assert 'would fit' in text
@@ -192,7 +197,8 @@ class FakeProgram:
   def __init__(self, error=None):
     self.error = error
 
-  def lower(self):
+  def lower(self, *args):
+    del args
     return self
 
   def compile(self):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import importlib.util
-import itertools
 import json
 import os
 import pathlib
@@ -93,7 +92,8 @@ def plan(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
   outcomes = [*planner.training(method), *planner.sampling(method)]
   facts = plan_report.Facts(
     config=planner.config,
-    asked_rows=config.train.batch_size,
+    asked=config,
+    refusal=_refusal(config, devices),
     topology=topology,
     method=method,
     num_hosts=planner.num_hosts,
@@ -173,11 +173,16 @@ class _Planner:
     asked = self._compiled(make, {})
     figures = asked
     tried: list[tuple[plan_trials.Changes, plan_figures.Figures]] = []
-    for changes in itertools.islice(lighter, plan_trials.MAX_TRIALS):
-      if figures.fits:
+    changes: plan_trials.Changes = {}
+    for more in lighter:
+      if figures.fits or len(tried) == plan_trials.MAX_TRIALS:
         break
-      figures = self._compiled(make, changes)
-      tried.append((changes, figures))
+      try:
+        figures = self._compiled(make, changes | more)
+      except types.InputError:  # Such as heads that no mesh splits so.
+        continue
+      changes |= more
+      tried.append((dict(changes), figures))
     return plan_report.Outcome(asked, tuple(tried))
 
   def _compiled(self, make, changes) -> plan_figures.Figures:
@@ -197,6 +202,17 @@ class _Planner:
     progress.say(f'plan: {plan_report.one_line(figures)}')
     self._found[key] = figures
     return figures
+
+
+def _refusal(
+  config: ml_collections.ConfigDict, devices: Sequence[jax.Device]
+) -> str | None:
+  """Why a run cannot split its batch over the slice; None where it can."""
+  try:
+    build.training_mesh(config, devices)
+  except types.InputError as error:
+    return str(error)
+  return None
 
 
 def _num_stages(method: str) -> int:
