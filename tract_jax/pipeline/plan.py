@@ -128,13 +128,14 @@ class _Planner:
     self._devices = devices
     self._host = _host_devices(topology, devices)
     self.num_hosts = len(devices) // len(self._host)
+    self._architecture = plan_programs.read_architecture(config.model)
     self._found: dict[tuple, plan_figures.Figures] = {}
 
   def training(self, method: str) -> list[plan_report.Outcome]:
     """The training step of each stage."""
 
     def program(name, stage, config):
-      setup = plan_programs.make_setup(config, self._devices)
+      setup = self._make_setup(config)
       num_steps = plan_hours.num_steps(config, stage)
       return plan_programs.training(setup, name, stage, num_steps)
 
@@ -152,7 +153,7 @@ class _Planner:
       return []
 
     def program(place, config):
-      setup = plan_programs.make_setup(config, self._devices)
+      setup = self._make_setup(config)
       setup = build.for_sampling(setup, self._host)
       return plan_programs.sampling(setup)[place]
 
@@ -163,6 +164,9 @@ class _Planner:
       )
       for place in range(2)
     ]
+
+  def _make_setup(self, config: ml_collections.ConfigDict) -> build.Setup:
+    return plan_programs.make_setup(config, self._devices, self._architecture)
 
   def _outcome(
     self,
