@@ -18,8 +18,9 @@ interval. `--config.methods='("ce_cot","raft","tract")'` trains all three.
 128 packed rows an update with a learning rate of 6e-5, as configs/mistral.py
 explains, as it does ":full"; as untried as those.
 
-Expected cost: 65 v5e chip-hours for 100,000 rows and both stages with "fast",
-78 with "full", as --task=plan estimates (docs/pods.md, "What it costs").
+Expected cost: 166 v5e chip-hours for 100,000 rows and both stages on those 16
+chips, 65 with "fast", 78 with "full", as --task=plan estimates (docs/pods.md,
+"What it costs").
 """
 
 import ml_collections

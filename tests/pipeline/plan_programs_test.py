@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.models import fake_gcs
 from tests.pipeline import build_test
 from tract_jax import types
 from tract_jax.pipeline import base_weights, build, plan_programs, plan_trials
@@ -32,9 +33,14 @@ def make_config(**changes):
   )
 
 
+def make_setup(config):
+  architecture = plan_programs.read_architecture(config.model)
+  return plan_programs.make_setup(config, jax.devices(), architecture)
+
+
 def make_programs(**changes):
   config = make_config(**changes)
-  setup = plan_programs.make_setup(config, jax.devices())
+  setup = make_setup(config)
   train = plan_programs.training(setup, 'train_stage1', STAGE, 10)
   on_host = build.for_sampling(setup, jax.devices()[:4])
   return train, *plan_programs.sampling(on_host)
@@ -70,7 +76,7 @@ def test_training_step_is_given_what_a_run_gives_it():
 
 def test_sampler_is_given_what_a_run_gives_it(programs):
   _, prefill, decode = programs
-  setup = plan_programs.make_setup(make_config(), jax.devices())
+  setup = make_setup(make_config())
   setup = build.for_sampling(setup, jax.devices()[:4])
   engine = build.make_engine(setup, with_cot=True)
   params = jax.jit(
@@ -131,7 +137,7 @@ def test_model_of_a_known_name_needs_no_file():
     model__dtype='bfloat16',
     data__source='files',
   )
-  setup = plan_programs.make_setup(config, jax.devices())
+  setup = make_setup(config)
   assert setup.model.config.num_layers == 32
   assert setup.tokenizer.vocab_size == 32000
   size = sum(x.size for x in jax.tree.leaves(setup.model.stored))
@@ -141,17 +147,42 @@ def test_model_of_a_known_name_needs_no_file():
   assert weights == pytest.approx(7.24e9 * 2 / 8, rel=0.04)
 
 
-def test_model_of_a_folder_has_its_numbers(tmp_path):
-  (tmp_path / 'config.json').write_text(
+def write_config(folder):
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'config.json').write_text(
     '{"model_type": "llama", "vocab_size": 512, "hidden_size": 32,'
     ' "intermediate_size": 64, "num_hidden_layers": 3,'
     ' "num_attention_heads": 4, "max_position_embeddings": 256}'
   )
+
+
+def test_model_of_a_folder_has_its_numbers(tmp_path):
+  write_config(tmp_path)
   config = make_config(model__path=str(tmp_path), data__source='files')
-  setup = plan_programs.make_setup(config, jax.devices())
+  setup = make_setup(config)
   assert setup.model.config.num_layers == 3
   with pytest.raises(types.InputError, match='no such folder, and the numbers'):
-    plan_programs.make_setup(
-      plan_trials.changed(config, {'model.path': 'nowhere/at-all'}),
-      jax.devices(),
+    make_setup(plan_trials.changed(config, {'model.path': 'nowhere/at-all'}))
+
+
+def test_model_of_a_bucket_has_its_numbers_whatever_its_name(
+  tmp_path, monkeypatch
+):
+  folder = tmp_path / 'models' / 'Mistral-7B-Instruct-v0.2'
+  write_config(folder)
+  (folder / 'model.safetensors').write_bytes(b'weights')
+  config = make_config(
+    model__path='gs://models/Mistral-7B-Instruct-v0.2', data__source='files'
+  )
+  with fake_gcs.serve(tmp_path, monkeypatch) as server:
+    setup = make_setup(config)
+    assert setup.model.config.num_layers == 3
+    # No weight is read.
+    assert {name.rpartition('/')[2] for name, _ in server.reads} == {
+      'config.json'
+    }
+    config = plan_trials.changed(
+      config, {'model.path': 'gs://models/Llama-3.1-8B-Instruct'}
     )
+    with pytest.raises(types.InputError, match='gs://models/Llama.*not there'):
+      make_setup(config)

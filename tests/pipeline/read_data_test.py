@@ -9,6 +9,7 @@ from tract_jax import types
 from tract_jax.data import cache
 from tract_jax.pipeline import build, prepared_folder, read_data
 from tract_jax.pipeline import config as config_lib
+from tract_jax.pipeline import methods as methods_lib
 
 
 @pytest.fixture(scope='module')
@@ -185,6 +186,22 @@ def test_mixed_rows_have_both_cots(setup):
     setup, examples, 'mixed', samples, 'rows'
   )
   assert len(encoded) == 4
+
+
+@pytest.mark.parametrize('name', ['ce', 'cot_raft', 'tract', 'tract_mixed'])
+def test_a_stage_says_how_often_it_is_trained_on_an_input(setup, name):
+  examples = read_data.read_data(setup).train[:3]
+  tokens = np.array(setup.cot_scores.lead_ids, np.int32)
+  cots = [
+    types.CotSample(e.example_id, c, tokens, 0, 'length', np.zeros(5), 0)
+    for e in examples
+    for c in range(2)
+  ]
+  stage = methods_lib.METHODS[name].stages[-1]
+  encoded = read_data.encode_for_stage(
+    setup, examples, stage.cot_source, cots, 'rows'
+  )
+  assert len(encoded) == len(examples) * stage.examples_per_input(2)
 
 
 def test_prompts_of_training_and_scoring_are_the_same_tokens(setup):

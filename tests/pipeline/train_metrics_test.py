@@ -62,9 +62,7 @@ def test_an_update_that_is_not_finite_has_a_line():
 
 
 def test_utilisation_is_that_of_the_plan(monkeypatch):
-  setup = plan_programs.make_setup(
-    plan_programs_test.make_config(), jax.devices()
-  )
+  setup = plan_programs_test.make_setup(plan_programs_test.make_config())
   program = plan_programs.training(
     setup, 'train_stage1', plan_programs_test.STAGE, 10
   )

@@ -59,6 +59,30 @@ class BaseModel:
   train_base: bool
 
 
+def read_architecture(
+  source: model_source.Source,
+) -> model_config_lib.ModelConfig:
+  """The numbers in a model's config.json.
+
+  Args:
+    source: of `model_source.find`.
+
+  Returns:
+    The architecture.
+
+  Raises:
+    types.InputError: no such file, or an architecture that is not supported.
+  """
+  fields = json_file.read(source.folder / 'config.json')
+  try:
+    return hf_config.config_from_hf(fields)
+  except types.InputError as error:
+    lines = str(error).splitlines()
+    raise types.InputError(
+      '\n'.join(f'{source.name}: {line}' for line in lines)
+    ) from error
+
+
 def from_source(
   sources: model_source.Sources,
   config: ml_collections.ConfigDict,
@@ -78,15 +102,7 @@ def from_source(
     types.InputError: an architecture that is not supported, or that the mesh
       cannot split.
   """
-  fields = json_file.read(sources.folder / 'config.json')
-  try:
-    architecture = hf_config.config_from_hf(fields)
-  except types.InputError as error:
-    lines = str(error).splitlines()
-    raise types.InputError(
-      '\n'.join(f'{sources.base.name}: {line}' for line in lines)
-    ) from error
-  return _make(architecture, sources, config, mesh)
+  return _make(read_architecture(sources.base), sources, config, mesh)
 
 
 def from_scratch(

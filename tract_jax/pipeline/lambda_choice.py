@@ -18,6 +18,21 @@ from tract_jax.pipeline import finetune, objective, progress
 from tract_jax.pipeline import methods as methods_lib
 
 
+def candidates_of(
+  config: ml_collections.ConfigDict, objective_name: str
+) -> tuple[float, ...]:
+  """The lambdas that a stage is trained with, each on its own.
+
+  Args:
+    config: of the run.
+    objective_name: the stage's; only CoT-RAFT has a lambda.
+
+  Returns:
+    config.train.lambda_candidates; () where the stage is trained once.
+  """
+  return config.train.lambda_candidates if objective_name == 'cot_raft' else ()
+
+
 def trained(
   config: ml_collections.ConfigDict,
   objective_name: str,
@@ -28,7 +43,7 @@ def trained(
 
   Args:
     config: of the run.
-    objective_name: the stage's; only CoT-RAFT has a lambda.
+    objective_name: the stage's.
     run: the stage with config.train.lambda_value.
     train: trains a stage, where that is not done.
 
@@ -39,8 +54,8 @@ def trained(
   Raises:
     types.InputError: there are no validation rows to choose on.
   """
-  candidates = config.train.lambda_candidates
-  if objective_name != 'cot_raft' or not candidates:
+  candidates = candidates_of(config, objective_name)
+  if not candidates:
     train(run)
     return run
   runs = {value: _with_lambda(config, run, value) for value in candidates}
@@ -116,7 +131,7 @@ def curves(
     for seed in config.seeds
     for name in config.methods
     for index, stage in enumerate(methods_lib.METHODS[name].stages)
-    if stage.objective == 'cot_raft'
+    if candidates_of(config, stage.objective)
   }
   return [
     point

@@ -24,6 +24,22 @@ class Stage:
   cot_source: str
   start: str = 'seed'
 
+  def examples_per_input(self, num_self_cots: int) -> int:
+    """How often it is trained on an input in an epoch.
+
+    Args:
+      num_self_cots: of each input, all of them usable.
+
+    Returns:
+      Once for each CoT, or once without any.
+    """
+    return {
+      'none': 1,
+      'annotator': 1,
+      'self': num_self_cots,
+      'mixed': 1 + num_self_cots,
+    }[self.cot_source]
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:

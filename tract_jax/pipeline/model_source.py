@@ -98,6 +98,19 @@ class Sources:
     return (self.adapter or self.base).folder
 
 
+def is_folder(path: str) -> bool:
+  """Whether a path means a folder: here, remote or a seed model's; no hub id.
+
+  Args:
+    path: as for `find`; whether a remote folder is there is not looked at.
+  """
+  return (
+    remote_files.is_remote(path)
+    or os.path.isdir(path)
+    or path in seed_model.SEED_MODELS
+  )
+
+
 def find(path: str, revision: str = '') -> Source:
   """Finds a model's files; of a model on the hub, all are downloaded.
 
@@ -116,11 +129,10 @@ def find(path: str, revision: str = '') -> Source:
     types.InputError: nothing is there, it cannot be had, or the revision is
       missing, is no commit or is given for what is not on the hub.
   """
-  if remote_files.is_remote(path):
+  if is_folder(path):
     _check_no_revision(path, revision)
-    return _remote_source(path)
-  if os.path.isdir(path) or path in seed_model.SEED_MODELS:
-    _check_no_revision(path, revision)
+    if remote_files.is_remote(path):
+      return _remote_source(path)
     folder = seed_model.seed_model_path(path)
     return Source(path, folder, epath.Path(folder))
   hub_id, _, commit = path.partition('@')

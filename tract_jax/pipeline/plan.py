@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import importlib.util
-import itertools
 import json
 import os
 import pathlib
@@ -93,7 +92,8 @@ def plan(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
   outcomes = [*planner.training(method), *planner.sampling(method)]
   facts = plan_report.Facts(
     config=planner.config,
-    asked_rows=config.train.batch_size,
+    asked=config,
+    refusal=_refusal(config, devices),
     topology=topology,
     method=method,
     num_hosts=planner.num_hosts,
@@ -128,14 +128,15 @@ class _Planner:
     self._devices = devices
     self._host = _host_devices(topology, devices)
     self.num_hosts = len(devices) // len(self._host)
+    self._architecture = plan_programs.read_architecture(config.model)
     self._found: dict[tuple, plan_figures.Figures] = {}
 
   def training(self, method: str) -> list[plan_report.Outcome]:
     """The training step of each stage."""
 
     def program(name, stage, config):
-      setup = plan_programs.make_setup(config, self._devices)
-      num_steps = plan_hours.num_steps(config)
+      setup = self._make_setup(config)
+      num_steps = plan_hours.num_steps(config, stage)
       return plan_programs.training(setup, name, stage, num_steps)
 
     return [
@@ -152,7 +153,7 @@ class _Planner:
       return []
 
     def program(place, config):
-      setup = plan_programs.make_setup(config, self._devices)
+      setup = self._make_setup(config)
       setup = build.for_sampling(setup, self._host)
       return plan_programs.sampling(setup)[place]
 
@@ -164,6 +165,9 @@ class _Planner:
       for place in range(2)
     ]
 
+  def _make_setup(self, config: ml_collections.ConfigDict) -> build.Setup:
+    return plan_programs.make_setup(config, self._devices, self._architecture)
+
   def _outcome(
     self,
     make: Callable[[ml_collections.ConfigDict], plan_programs.Program],
@@ -173,11 +177,16 @@ class _Planner:
     asked = self._compiled(make, {})
     figures = asked
     tried: list[tuple[plan_trials.Changes, plan_figures.Figures]] = []
-    for changes in itertools.islice(lighter, plan_trials.MAX_TRIALS):
-      if figures.fits:
+    changes: plan_trials.Changes = {}
+    for more in lighter:
+      if figures.fits or len(tried) == plan_trials.MAX_TRIALS:
         break
-      figures = self._compiled(make, changes)
-      tried.append((changes, figures))
+      try:
+        figures = self._compiled(make, changes | more)
+      except types.InputError:  # Such as heads that no mesh splits so.
+        continue
+      changes |= more
+      tried.append((dict(changes), figures))
     return plan_report.Outcome(asked, tuple(tried))
 
   def _compiled(self, make, changes) -> plan_figures.Figures:
@@ -197,6 +206,17 @@ class _Planner:
     progress.say(f'plan: {plan_report.one_line(figures)}')
     self._found[key] = figures
     return figures
+
+
+def _refusal(
+  config: ml_collections.ConfigDict, devices: Sequence[jax.Device]
+) -> str | None:
+  """Why a run cannot split its batch over the slice; None where it can."""
+  try:
+    build.training_mesh(config, devices)
+  except types.InputError as error:
+    return str(error)
+  return None
 
 
 def _num_stages(method: str) -> int:

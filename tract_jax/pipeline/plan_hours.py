@@ -1,33 +1,46 @@
 """How long a method takes on a slice, from the estimates of its programs.
 
-  stage       examples x epochs / examples of an update x seconds of an update
+  stage       trainings x examples x epochs / examples of an update
+              x seconds of an update
   self-CoTs   prompts read / (prompts of a prefill x hosts) x its seconds
               + CoTs x tokens / (slots x hosts) x seconds of a token
 
-Start, compilation, checkpoints, data and slots without work are not counted,
-nor are predictions on benchmarks.
+A stage has an example for each CoT that it is trained on, and is trained once
+for each candidate lambda. Start, compilation, checkpoints, data and slots
+without work are not counted, nor are validation rows and predictions on
+benchmarks.
 """
 
 from collections.abc import Sequence
 
 import ml_collections
 
+from tract_jax.pipeline import (
+  lambda_choice,
+  plan_figures,
+  plan_programs,
+  plan_report,
+)
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.pipeline import plan_figures, plan_programs, plan_report
 
-NUM_EXAMPLES = 100_000
+# Rows of the training data.
+NUM_INPUTS = 100_000
 
 
-def num_steps(config: ml_collections.ConfigDict) -> int:
-  """Updates of a stage on `NUM_EXAMPLES` examples.
+def num_steps(
+  config: ml_collections.ConfigDict, stage: methods_lib.Stage
+) -> int:
+  """Updates of a stage on `NUM_INPUTS` inputs.
 
   Args:
     config: with the batch that is planned.
+    stage: of the method.
 
   Returns:
     At least 1.
   """
-  num_rows = -(-NUM_EXAMPLES // plan_programs.examples_per_row(config))
+  num_examples = _num_examples(config, stage)
+  num_rows = -(-num_examples // plan_programs.examples_per_row(config))
   return -(-num_rows * config.train.num_epochs // config.train.batch_size)
 
 
@@ -37,7 +50,7 @@ def hours(
   num_hosts: int,
   outcomes: Sequence[plan_report.Outcome],
 ) -> dict[str, float | None]:
-  """Hours of each part of a method on `NUM_EXAMPLES` examples.
+  """Hours of each part of a method on `NUM_INPUTS` inputs.
 
   Args:
     config: that was planned.
@@ -55,7 +68,7 @@ def hours(
     if stage.cot_source in ('self', 'mixed'):
       parts['self_cot'] = _self_cot_hours(config, num_hosts, found)
     name = f'train_stage{index + 1}'
-    parts[name] = _stage_hours(config, found[name])
+    parts[name] = _stage_hours(config, stage, found[name])
   total = 0.0
   for part in parts.values():
     if part is None:
@@ -64,21 +77,31 @@ def hours(
   return {**parts, 'total': total}
 
 
-def _stage_hours(config, figures: plan_figures.Figures | None) -> float | None:
+def _num_examples(config, stage: methods_lib.Stage) -> int:
+  """Of an epoch."""
+  return NUM_INPUTS * stage.examples_per_input(config.sampling.num_self_cots)
+
+
+def _stage_hours(
+  config, stage: methods_lib.Stage, figures: plan_figures.Figures | None
+) -> float | None:
   if figures is None or figures.step_secs is None:
     return None
-  num_rows = NUM_EXAMPLES / plan_programs.examples_per_row(config)
+  per_row = plan_programs.examples_per_row(config)
+  num_rows = _num_examples(config, stage) / per_row
   steps = num_rows * config.train.num_epochs / figures.num_rows
-  return steps * figures.step_secs / 3600
+  trainings = len(lambda_choice.candidates_of(config, stage.objective)) or 1
+  return trainings * steps * figures.step_secs / 3600
 
 
 def _self_cot_hours(config, num_hosts: int, found) -> float | None:
   prefill, decode = found['prefill'], found['decode']
   if prefill is None or decode is None:
     return None
-  reads = NUM_EXAMPLES / (prefill.num_rows * num_hosts)
+  # A prompt is read once for all its CoTs.
+  reads = NUM_INPUTS / (prefill.num_rows * num_hosts)
   num_tokens = (
-    NUM_EXAMPLES * config.sampling.num_self_cots * config.plan.cot_tokens
+    NUM_INPUTS * config.sampling.num_self_cots * config.plan.cot_tokens
   )
   tokens = num_tokens / (decode.num_rows * num_hosts)
   secs = reads * prefill.step_secs + tokens * decode.step_secs

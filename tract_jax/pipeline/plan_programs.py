@@ -12,8 +12,6 @@ B rows, L length, E examples per row, Y score grid.
 
 from collections.abc import Sequence
 import dataclasses
-import os
-import pathlib
 from typing import Any
 
 import jax
@@ -23,17 +21,22 @@ import ml_collections
 from tract_jax import types
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import synthetic
+from tract_jax.models import config as model_config_lib
 from tract_jax.models import (
   flops,
-  hf_config,
-  json_file,
   known_models,
   kv_cache,
   lora,
   quantization,
 )
 from tract_jax.parallel import partition, row_placement
-from tract_jax.pipeline import base_model, base_weights, build, finetune
+from tract_jax.pipeline import (
+  base_model,
+  base_weights,
+  build,
+  finetune,
+  model_source,
+)
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import objective as objective_lib
 from tract_jax.sampling import decode_loop
@@ -91,35 +94,53 @@ class _Placeholder(tokenizer_lib.Tokenizer):
     return self.num_tokens
 
 
+def read_architecture(
+  model: ml_collections.ConfigDict,
+) -> model_config_lib.ModelConfig | None:
+  """The numbers of a model: its config.json's, or those known by its name.
+
+  Args:
+    model: config.model.
+
+  Returns:
+    The architecture; None for a model from scratch.
+
+  Raises:
+    types.InputError: a folder that cannot be read, or numbers that are nowhere.
+  """
+  if not model.path:
+    return None
+  if not model_source.is_folder(model.path):
+    return known_models.architecture(model.path)
+  source = model_source.find(model.path, model.revision)
+  return base_model.read_architecture(source)
+
+
 def make_setup(
-  config: ml_collections.ConfigDict, devices: Sequence[jax.Device]
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device],
+  architecture: model_config_lib.ModelConfig | None,
 ) -> build.Setup:
   """A run's setup on devices that are not there.
 
   Args:
     config: checked.
     devices: of the topology.
+    architecture: of `read_architecture`.
 
   Returns:
     The setup; its model has no weights.
 
   Raises:
-    types.InputError: a model whose numbers are nowhere, or a mesh that does not
-      fit the devices.
+    types.InputError: a mesh that does not fit the devices or the model.
   """
   mesh = build.training_mesh(config, devices)
-  path = config.model.path
   grid = prompts.make_score_grid(config.score.grid, config.score.format)
   made_up = synthetic.make_tokenizer(grid)
-  if not path:
+  if not architecture:
     tokenizer = tokenizer_lib.Tokenizer(made_up)
     model = base_model.from_scratch(config, tokenizer.vocab_size, mesh)
   else:
-    if os.path.isdir(path):
-      fields = json_file.read(pathlib.Path(path) / 'config.json')
-      architecture = hf_config.config_from_hf(fields)
-    else:
-      architecture = known_models.architecture(path)
     tokenizer = _Placeholder(made_up, num_tokens=architecture.vocab_size)
     model = base_model.from_architecture(architecture, config, mesh)
   return build.join(config, tokenizer, model, methods_lib.METHODS['zero_shot'])

@@ -21,8 +21,8 @@ _NOT_SEEN = (
   f'kernels are taken to reach {hlo_cost.KERNEL_EFFICIENCY:.0%} of the peak',
   'loops that end as the data says are counted for slots of the assumed '
   'lengths',
-  "the host's work, start, compilation, checkpoints, waiting for data, and "
-  'slots without work are not counted',
+  "the host's work, start, compilation, checkpoints, waiting for data, slots "
+  'without work, validation rows and predictions are not counted',
   'memory beside the program: fragmentation, and what the run keeps from one '
   'program to the next; leave 1 GiB',
 )
@@ -62,7 +62,8 @@ class Facts:
 
   Attributes:
     config: that is planned.
-    asked_rows: train.batch_size, before it was made one that can be planned.
+    asked: as it was given, before its batch was made one that can be planned.
+    refusal: why a run of `asked` is refused on the slice; None where it is not.
     topology: of the slice.
     method: whose programs these are.
     num_hosts: of the slice.
@@ -70,7 +71,8 @@ class Facts:
   """
 
   config: ml_collections.ConfigDict
-  asked_rows: int
+  asked: ml_collections.ConfigDict
+  refusal: str | None
   topology: chips.Topology
   method: str
   num_hosts: int
@@ -96,6 +98,9 @@ def as_json(facts: Facts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     'model': facts.config.model.path or 'from scratch',
     'lora_rank': facts.config.model.lora_rank,
     'method': facts.method,
+    'refused': facts.refusal,
+    'asked_batch_size': facts.asked.train.batch_size,
+    'asked_micro_batch_size': facts.asked.train.micro_batch_size,
     'batch_size': facts.config.train.batch_size,
     'micro_batch_size': facts.config.train.micro_batch_size,
     'programs': [_program(outcome, chip) for outcome in outcomes],
@@ -200,6 +205,7 @@ def _assumptions(facts: Facts) -> dict[str, Any]:
     'examples_per_row': plan_programs.examples_per_row(config),
     'num_self_cots': config.sampling.num_self_cots,
     'num_epochs': config.train.num_epochs,
+    'lambda_candidates': list(config.train.lambda_candidates),
     'xla_flags': os.environ.get('LIBTPU_INIT_ARGS', ''),
     'score_tokens': 'placeholders: no tokenizer is read',
   }
@@ -219,10 +225,10 @@ def _lines(facts: Facts, outcomes: Sequence[Outcome]) -> Iterator[str]:
     f'an update: {train.batch_size} rows of {plan_programs.row_length(config)}'
     f' tokens, {micro} at a time'
   )
-  if train.batch_size != facts.asked_rows and not config.plan.rows_per_chip:
+  if facts.refusal:
     yield (
-      f'config.train.batch_size={facts.asked_rows} cannot be split over the'
-      f' chips, and a run of it is refused; planned with {train.batch_size}'
+      f'a run of config.train.batch_size={facts.asked.train.batch_size} is'
+      f' refused: {facts.refusal}; planned with {train.batch_size}'
     )
   yield ''
   yield from _table(outcomes, topology.chip)

@@ -1,7 +1,7 @@
 """What a plan tries where a program does not fit, from mild to drastic.
 
 Each trial keeps what those before it changed. Which of them fits is found by
-compiling them.
+compiling them; one that the model or the mesh does not allow is passed over.
 """
 
 from collections.abc import Iterator, Mapping
@@ -66,7 +66,7 @@ def asked(
 def lighter_training(
   config: ml_collections.ConfigDict, num_chips: int
 ) -> Iterator[Changes]:
-  """Changes that make a training step smaller.
+  """Changes that make a training step smaller, one after another.
 
   Weights split over all chips; then every layer computed again in backward;
   then half the rows at a time, down to one a chip; then adapters only.
@@ -76,30 +76,27 @@ def lighter_training(
     num_chips: of the slice.
 
   Yields:
-    Changes, those before included.
+    What changes beside what those before it changed.
   """
-  changes: Changes = {}
   sizes = mesh_lib.resolve_sizes(**config.mesh, num_devices=num_chips)
   if sizes != (1, num_chips, 1):
-    changes |= {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1}
-    changes |= _whole_rows(changed(config, changes), num_chips)
-    config = changed(config, changes)
-    yield dict(changes)
+    mesh = {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1}
+    config = changed(config, mesh)
+    rows = _whole_rows(config, num_chips)
+    config = changed(config, rows)
+    yield mesh | rows
   if config.model.remat != 'full':
-    changes['model.remat'] = 'full'
-    yield dict(changes)
+    yield {'model.remat': 'full'}
   micro = config.train.micro_batch_size or config.train.batch_size
   while micro % 2 == 0 and micro > num_chips:
     micro //= 2
-    changes['train.micro_batch_size'] = micro
-    yield dict(changes)
+    yield {'train.micro_batch_size': micro}
   if not config.model.lora_rank and config.model.path:
-    changes['model.lora_rank'] = _LORA_RANK
-    yield dict(changes)
+    yield {'model.lora_rank': _LORA_RANK}
 
 
 def lighter_sampling(config: ml_collections.ConfigDict) -> Iterator[Changes]:
-  """Changes that make the sampler's programs smaller.
+  """Changes that make the sampler's programs smaller, one after another.
 
   Weights split by heads and hidden units over all chips of a host; then half
   the slots, and prompts read at a time; then the cache in 8 bits, and the
@@ -109,18 +106,15 @@ def lighter_sampling(config: ml_collections.ConfigDict) -> Iterator[Changes]:
     config: of `asked`.
 
   Yields:
-    Changes, those before included.
+    What changes beside what those before it changed.
   """
-  changes: Changes = {}
   if config.sampling.mesh.tensor != -1:
     sizes = {'data': 1, 'fsdp': 1, 'tensor': -1}
-    changes |= {f'sampling.mesh.{axis}': n for axis, n in sizes.items()}
-    yield dict(changes)
+    yield {f'sampling.mesh.{axis}': n for axis, n in sizes.items()}
   slots, tokens = config.sampling.slots, config.sampling.prefill_tokens
   while slots // 2 >= _FEWEST_SLOTS:
     slots, tokens = slots // 2, max(tokens // 2, 1)
-    changes |= {'sampling.slots': slots, 'sampling.prefill_tokens': tokens}
-    yield dict(changes)
+    yield {'sampling.slots': slots, 'sampling.prefill_tokens': tokens}
   is_8_bits = {
     'sampling.kv_cache': config.sampling.kv_cache,
     'sampling.weights': (
@@ -129,8 +123,7 @@ def lighter_sampling(config: ml_collections.ConfigDict) -> Iterator[Changes]:
   }
   for key, kind in is_8_bits.items():
     if not kind:
-      changes[key] = 'int8'
-      yield dict(changes)
+      yield {key: 'int8'}
 
 
 def _whole_rows(config: ml_collections.ConfigDict, num_chips: int) -> Changes:
