@@ -50,6 +50,8 @@ TINY = {
 # are for validation.
 JOINED = {
   **TINY,
+  'data.synthetic_test': 48,
+  'sampling.max_new_tokens': 16,
   'train.batch_size': 16,
   'train.num_epochs': 5,
   'train.checkpoint_every': 4,

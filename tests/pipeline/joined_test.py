@@ -15,7 +15,7 @@ from tract_jax.data import self_cot
 from tract_jax.pipeline import workdir as workdir_lib
 
 # So long that there is time to be stopped in.
-LONG = {'train.num_epochs': 15}
+LONG = {'train.num_epochs': 15, 'data.synthetic_test': 192}
 # Phase -> (what shows that it is under way, what shows that it is over).
 PHASES = {
   'stage 1': (
@@ -112,7 +112,7 @@ def assert_same_losses(workdir, alone, stage) -> None:
   [
     (1, 8, mesh_of(8, 1, 1)),
     (1, 8, pmap_settings()),
-    (2, 1, mesh_of(1, 1, 2)),
+    (2, 1, mesh_of(1, 1, 2) | mesh_of(1, 1, 1, 'sampling.')),
     (2, 4, mesh_of(1, -1, 1)),
     (4, 2, pmap_settings()),
   ],
