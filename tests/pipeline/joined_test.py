@@ -15,7 +15,7 @@ from tract_jax.data import self_cot
 from tract_jax.pipeline import workdir as workdir_lib
 
 # So long that there is time to be stopped in.
-LONG = {'train.num_epochs': 15, 'data.synthetic_test': 192}
+LONG = {'train.num_epochs': 10, 'data.synthetic_test': 192}
 # Phase -> (what shows that it is under way, what shows that it is over).
 PHASES = {
   'stage 1': (
@@ -86,13 +86,16 @@ def pmap_settings() -> dict:
   }
 
 
-@pytest.fixture(scope='module')
-def alone(tmp_path_factory):
-  """A run of one process on one device."""
-  workdir = tmp_path_factory.mktemp('alone')
-  harness.finish_all(start(workdir))
-  assert len(harness.losses(workdir, 'cot_raft/stage1')) == 20
-  return workdir
+@pytest.fixture(scope='session')
+def alone(shared_folder):
+  """A run of one process on one device; to be read."""
+
+  def make():
+    harness.finish_all(start(workdir))
+    assert len(harness.losses(workdir, 'cot_raft/stage1')) == 20
+
+  workdir = shared_folder / 'alone'
+  return harness.once(workdir, make)
 
 
 def assert_same_losses(workdir, alone, stage) -> None:
@@ -157,12 +160,13 @@ def test_a_run_is_that_of_one_device(
   assert_close(rows(tmp_path), rows(alone), 1e-4)
 
 
-@pytest.fixture(scope='module')
-def both(tmp_path_factory):
-  """A run of two processes that nothing disturbs."""
-  workdir = tmp_path_factory.mktemp('both')
-  harness.finish_all(start(workdir, 2, 1, **LONG))
-  return workdir
+@pytest.fixture(scope='session')
+def both(shared_folder):
+  """A run of two processes that nothing disturbs; to be read."""
+  workdir = shared_folder / 'both'
+  return harness.once(
+    workdir, lambda: harness.finish_all(start(workdir, 2, 1, **LONG))
+  )
 
 
 @pytest.mark.slow
