@@ -26,15 +26,13 @@ CONFIG = dataclasses.replace(small_models.CONFIG, num_layers=LAYERS)
 D, F = CONFIG.hidden_size, CONFIG.intermediate_size
 NH = CONFIG.num_heads * CONFIG.head_dim
 KH = CONFIG.num_kv_heads * CONFIG.head_dim
-# Attention's output, and the logarithm of each head's sum.
-ATTENDED = NH + CONFIG.num_heads
 
 # Numbers per token and layer.
 STORED = {
-  'dots': D + NH + 2 * KH + ATTENDED + D + 2 * F,
-  'heads': D + NH + 2 * KH + ATTENDED + D,
-  'inputs': D + ATTENDED + D,
-  'attention': D + ATTENDED,
+  'dots': D + NH + 2 * KH + NH + D + 2 * F,
+  'heads': D + NH + 2 * KH + NH + D,
+  'inputs': D + NH + D,
+  'attention': D + NH,
   'full': D,
 }
 
@@ -99,8 +97,8 @@ def test_what_adapters_make_of_their_inputs_is_stored(policy, fuse):
 def test_the_kernels_results_are_stored_by_name(policy):
   attend = functools.partial(splash_attention.causal_attention, interpret=True)
   loss, params = _make_loss(remat=policy, placement=placement.Placement(attend))
-  # Of rows padded to a block of 128.
-  results = 128 / L * ATTENDED
+  # The output [N, 128, H] of rows padded to a block, and log-sum-exps [N, 128].
+  results = 128 / L * (NH + CONFIG.num_heads)
   is_stored = policy == 'attention'
   assert _stored_per_token(loss, params) == D + is_stored * results
 

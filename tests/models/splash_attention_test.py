@@ -78,9 +78,11 @@ def test_equals_plain_attention_in_bfloat16(head_dim, window):
       for x, y in zip(results, exact, strict=True)
     ]
 
-  # From the float32 result both, and their gradients, are less than a step of
-  # bfloat16 away; the kernel's queries are rounded once more, with their scale.
-  assert np.max([distances(got), distances(plain)]) < 2**-8
+  # From the float32 result: the output's is smaller, and the gradients' about
+  # as small; those of queries are rounded once more, with their scale.
+  ours, theirs = distances(got), distances(plain)
+  assert ours[0] < theirs[0]
+  assert np.max(np.divide(ours, theirs)) < 1.4
 
 
 def test_one_head_for_all_queries_and_one_for_each():

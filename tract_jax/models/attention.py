@@ -71,10 +71,11 @@ def causal_attention(
   for start in range(0, length, size):
     stop = min(start + size, length)
     first = 0 if window is None else max(0, start - window + 1)
+    block = jax.checkpoint(
+      functools.partial(_block, start - first, window), prevent_cse=False
+    )
     outputs.append(
-      _block(
-        start - first,
-        window,
+      block(
         queries[:, :, :, start:stop],
         keys[:, :, first:stop],
         values[:, :, first:stop],
@@ -84,10 +85,10 @@ def causal_attention(
     )
   output = jnp.concatenate(outputs, axis=3)
   output = jnp.moveaxis(output, 3, 1)
-  return output.reshape(num_rows, length, num_heads, head_dim)
+  output = output.reshape(num_rows, length, num_heads, head_dim)
+  return ad_checkpoint.checkpoint_name(output, OUTPUT_NAME)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _block(
   offset: int,
   window: int | None,
@@ -99,60 +100,9 @@ def _block(
 ) -> types.Array:
   """[B, K, G, L, H] for the queries that start `offset` after the keys.
 
-  Of the square of probabilities nothing is kept for the backward pass, which
-  has them again from the scores and the logarithm of their sum, as
-  FlashAttention does (arXiv:2205.14135, algorithm 4).
+  Rematerialised by the caller: the backward pass recomputes one block's
+  probabilities at a time instead of keeping those of all blocks.
   """
-  return _block_forward(
-    offset, window, queries, keys, values, query_segments, key_segments
-  )[0]
-
-
-def _block_forward(offset, window, queries, keys, values, *segments):
-  """`_block`, and what its backward pass takes."""
-  scores = _block_scores(offset, window, queries, keys, *segments)
-  largest = scores.max(axis=-1, keepdims=True)
-  probs = jnp.exp(scores - largest)
-  mass = probs.sum(axis=-1, keepdims=True)
-  output = jnp.einsum(
-    'bkgls,bksh->bkglh',
-    probs.astype(values.dtype),
-    values,
-    preferred_element_type=jnp.float32,
-  )
-  output = (output / mass).astype(values.dtype)
-  # Kept as one: either would cost all of the above.
-  output, log_mass = ad_checkpoint.checkpoint_name(
-    (output, largest + jnp.log(mass)), OUTPUT_NAME
-  )
-  return output, (queries, keys, values, segments, output, log_mass)
-
-
-def _block_backward(offset, window, kept, gradient):
-  """Gradients of queries, keys and values."""
-  queries, keys, values, segments, output, log_mass = kept
-  scores = _block_scores(offset, window, queries, keys, *segments)
-  probs = jnp.exp(scores - log_mass)
-  of_values = jnp.einsum(
-    'bkgls,bkglh->bksh', probs.astype(gradient.dtype), gradient
-  )
-  of_probs = jnp.einsum(
-    'bkglh,bksh->bkgls', gradient, values, preferred_element_type=jnp.float32
-  )
-  # sum_s probs of_probs, from what is H wide.
-  mean = (gradient.astype(jnp.float32) * output).sum(axis=-1, keepdims=True)
-  of_scores = probs * (of_probs - mean) * queries.shape[-1] ** -0.5
-  of_scores = of_scores.astype(keys.dtype)
-  of_queries = jnp.einsum('bkgls,bksh->bkglh', of_scores, keys)
-  of_keys = jnp.einsum('bkgls,bkglh->bksh', of_scores, queries)
-  return of_queries, of_keys, of_values, None, None
-
-
-_block.defvjp(_block_forward, _block_backward)
-
-
-def _block_scores(offset, window, queries, keys, query_segments, key_segments):
-  """[B, K, G, L, S] float32, scaled and masked."""
   distance = (
     offset
     + jnp.arange(queries.shape[3])[:, None]
@@ -166,7 +116,9 @@ def _block_scores(offset, window, queries, keys, query_segments, key_segments):
     'bkglh,bksh->bkgls', queries, keys, preferred_element_type=jnp.float32
   )
   scores *= queries.shape[-1] ** -0.5
-  return jnp.where(seen[:, None, None], scores, _MASKED)
+  scores = jnp.where(seen[:, None, None], scores, _MASKED)
+  probs = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+  return jnp.einsum('bkgls,bksh->bkglh', probs, values)
 
 
 def cached_attention(

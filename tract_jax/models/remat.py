@@ -18,9 +18,8 @@ def _names(*names: str) -> Callable[..., bool]:
 
 
 # From the fastest to the smallest. Per token and layer there are stored, beside
-# the R numbers that each adapter makes of its input and N float32 ones with
-# attention's results, of a layer with D = N H = 4096, K H = 1024, F = 14336
-# (Mistral-7B) in bfloat16:
+# the R numbers that each adapter makes of its input, of a layer with D = N H =
+# 4096, K H = 1024, F = 14336 (Mistral-7B) in bfloat16:
 #
 #   none       everything, weights gathered from other devices included
 #   dots       results of projections and attention: 4 D + 2 K H + 2 F, 92 KiB
