@@ -7,9 +7,9 @@
 # Creates the slice, sets it up and runs. What was interrupted (exit code 75) or
 # killed is run again, a lost connection (255) is made again; a slice that was
 # taken away is deleted and created anew, and the same command continues on it.
-# Set-up is tried five times. Bad config (2) and other failures of the run end.
-# While gcloud does not answer, as where this machine has no network, nothing is
-# decided.
+# Bad config (2) ends; so does what fails otherwise, set-up or run, three times
+# in a row. While a run may go on unseen, as where this machine has no network,
+# nothing is given up.
 # At the end the slice is deleted (KEEP=1: kept), whatever the exit code, which
 # is the run's. Safe to repeat: it joins a run that goes on.
 #
@@ -22,7 +22,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 need TPU_NAME ZONE PROJECT
 need_workdir "$@"
 
-MAX_SETUPS=5
+MAX_FAILURES=3
 tpu_vm() { launch/tpu_vm.sh ${dry_run:+--dry-run} "$@"; }
 
 trap 'say "the run goes on; the same command joins it, tpu_vm.sh stop ends it"
@@ -30,44 +30,44 @@ trap 'say "the run goes on; the same command joins it, tpu_vm.sh stop ends it"
 
 tpu_vm create
 restarts=0
-setups=0
+failures=0
+lost=
 while true; do
   code=0
-  ran=
   if tpu_vm setup; then
-    ran=1
-    setups=0
     tpu_vm run "$@" || code=$?
     case $code in 0 | 2 | 130) break ;; esac
+    lost=
   else
-    code=$?
+    code=1
   fi
   known=0
   tpu_vm check || known=$?
-  case $known in
-    3)
-      tpu_vm delete
-      tpu_vm create
-      restarts=0
-      setups=0
-      continue
+  if [[ $known == 3 ]]; then
+    tpu_vm delete
+    tpu_vm create
+    restarts=0
+    failures=0
+    lost=
+    continue
+  fi
+  case $known,$code in
+    4,*) ;; # nothing is known of the run, which may well go on
+    *,255)
+      say 'connection lost: joining the run'
+      lost=1
       ;;
-    4) # nothing is known of the run, which may well go on
-      pause
-      continue
+    *,75 | *,134 | *,137 | *,139 | *,143)
+      # Interrupted; or killed, as hosts are when one of them dies.
+      ((restarts++ < ${MAX_RESTARTS:-50})) || break
+      say "exit code $code: running it again ($restarts)"
+      failures=0
+      ;;
+    *) # of the run, of a set-up, or of gcloud itself
+      [[ $lost ]] || ((++failures < MAX_FAILURES)) || break
+      say "exit code $code: trying it once more"
       ;;
   esac
-  if [[ ! $ran ]]; then
-    ((++setups < MAX_SETUPS)) || break
-    say "set-up failed ($code): once more"
-  elif [[ $code == 255 ]]; then
-    say 'connection lost: joining the run'
-  else
-    # Interrupted; or killed, as hosts are when one of them dies.
-    [[ $code == @(75|134|137|139|143) ]] || break
-    ((restarts++ < ${MAX_RESTARTS:-50})) || break
-    say "exit code $code: running it again ($restarts)"
-  fi
   pause
 done
 [[ ${KEEP:-} ]] || tpu_vm delete

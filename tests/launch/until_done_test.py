@@ -121,14 +121,28 @@ def test_a_slice_that_was_taken_away_is_made_anew(
   ]
 
 
-@pytest.mark.parametrize('code', [1, 2, 130])
+@pytest.mark.parametrize('code', [2, 130])
 def test_what_failed_for_good_is_not_run_again(gcloud, code):
   answer(gcloud, code)
   done = until_done(gcloud)
   assert done.returncode == code
   assert f'error: exit code {code}' in done.stderr
-  check = CHECK if code == 1 else []
-  assert steps(gcloud) == [*BEGIN, *SETUP, 'run', *check, 'delete']
+  assert steps(gcloud) == [*BEGIN, *SETUP, 'run', 'delete']
+
+
+def test_another_failure_ends_when_it_comes_three_times(gcloud):
+  answer(gcloud, 1)
+  done = until_done(gcloud)
+  assert done.returncode == 1
+  assert 'error: exit code 1' in done.stderr
+  assert steps(gcloud) == [*BEGIN, *[*SETUP, 'run', *CHECK] * 3, 'delete']
+
+
+def test_a_failure_of_gcloud_itself_ends_no_run(gcloud):
+  answer(gcloud, 1, 1, 75, 1, 1, 0)
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert steps(gcloud).count('run') == 6
 
 
 def test_restarts_have_a_limit(gcloud):
@@ -147,12 +161,13 @@ def test_a_lost_connection_is_no_restart(gcloud):
   assert steps(gcloud).count('run') == 5
 
 
-def test_without_a_network_nothing_is_given_up(gcloud):
-  # The connection is lost; then neither scp nor describe gets through, more
-  # often than a set-up is tried.
+@pytest.mark.parametrize('code', [255, 1])
+def test_without_a_network_nothing_is_given_up(gcloud, code):
+  # The connection is lost, or gcloud has none; then neither scp nor describe
+  # gets through, more often than failures are allowed.
   answer(
     gcloud,
-    *(255, 0),
+    *(code, 0),
     requests=('ACTIVE', *[''] * 7),
     slices=[''] * 7,
     **{'tpu-vm scp': [(0, ''), *[(1, '')] * 6, (0, '')]},
@@ -167,18 +182,26 @@ def test_without_a_network_nothing_is_given_up(gcloud):
   assert done.stderr.count('gcloud does not answer for it') == 7
 
 
+def test_a_run_that_may_go_on_is_not_given_up_for_a_setup(gcloud):
+  scps = [(0, ''), *[(1, '')] * 5, (0, '')]
+  answer(gcloud, 255, 0, **{'tpu-vm scp': scps})
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert steps(gcloud).count('run') == 2
+
+
 def test_a_setup_that_fails_is_tried_again(gcloud):
   answer(gcloud, 0, **{'tpu-vm scp': [(1, ''), (0, '')]})
   done = until_done(gcloud)
   assert done.returncode == 0, done.stderr
-  assert 'set-up failed (1): once more' in done.stderr
   assert steps(gcloud) == [*BEGIN, 'scp', *CHECK, *SETUP, 'run', 'delete']
 
 
 def test_a_setup_that_keeps_failing_costs_no_slice(gcloud):
-  answer(gcloud, 0, **{'tpu-vm scp': [(1, '')]})
+  # Its codes are not the run's: 255 is no run that may go on.
+  answer(gcloud, 0, **{'tpu-vm scp': [(255, '')]})
   assert until_done(gcloud).returncode == 1
-  assert steps(gcloud) == [*BEGIN, *['scp', *CHECK] * 5, 'delete']
+  assert steps(gcloud) == [*BEGIN, *['scp', *CHECK] * 3, 'delete']
 
 
 def test_keep_keeps_the_slice(gcloud):
