@@ -8,6 +8,7 @@ import shutil
 from etils import epath
 
 from tract_jax import types
+from tract_jax.models import remote_files
 
 
 def free_space(path: epath.PathLike) -> str:
@@ -19,7 +20,7 @@ def free_space(path: epath.PathLike) -> str:
   Returns:
     "; 1.5 MB are free there"; empty where nobody knows, as in a bucket.
   """
-  if '://' in str(path):
+  if remote_files.is_remote(path):
     return ''
   place = pathlib.Path(path).absolute()
   for folder in (place, *place.parents):

@@ -28,7 +28,7 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import disk
-from tract_jax.models import json_file
+from tract_jax.models import json_file, remote_files
 
 MANIFEST = 'manifest.json'
 SCHEMA = 2
@@ -310,7 +310,7 @@ def open_atomic(path: epath.PathLike) -> Iterator[IO[str]]:
     types.InputError: it cannot be written; the old file stays as it is.
   """
   path = epath.Path(path)
-  if '://' in str(path):
+  if remote_files.is_remote(path):
     with disk.writing(path), path.open('w') as file:
       yield file
     return

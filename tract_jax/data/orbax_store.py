@@ -28,13 +28,8 @@ from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint._src.futures import synchronization
 
 from tract_jax import types
-from tract_jax.data import (
-  checksum,
-  disk,
-  leaf_names,
-  manifest,
-  saving_process,
-)
+from tract_jax.data import checksum, disk, leaf_names, manifest, saving_process
+from tract_jax.models import remote_files
 
 _FORMAT = 1
 _NAMES = ocp.path.step.standard_name_format()
@@ -74,8 +69,9 @@ class Store:
         but `steps` and `metadata` must be made by all processes together, and
         global arrays are allowed.
     """
+    path = epath.Path(folder)
     # Orbax takes absolute paths alone.
-    self.folder = epath.Path(folder).resolve()
+    self.folder = path if remote_files.is_remote(path) else path.resolve()
     # Orbax writes host arrays on process 0 alone, and compares all processes'
     # paths: one of several processes can save by itself only by another one.
     alone = local and jax.process_count() > 1
@@ -274,8 +270,7 @@ class Store:
     """Compares names, shapes and dtypes; raises with a line for each."""
     lines = []
     for name in sorted(stored.keys() | targets.keys()):
-      old = _signature(stored, name)
-      new = _signature(targets, name)
+      old, new = _signature(stored, name), _signature(targets, name)
       if old != new:
         lines.append(
           f'{self.folder}: step {step}: leaf {name}: stored {old}, wanted {new}'
@@ -341,7 +336,7 @@ def _save_async(
   path: epath.Path, leaves: dict[str, Any], record: dict[str, Any]
 ) -> Any:
   """Starts to save here; `result()` of what it returns ends it."""
-  return ocp.save_async(path, leaves, custom_metadata=record)
+  return ocp.save_async(path, leaves, **_options(path, record))
 
 
 def problem_of_save(
@@ -359,10 +354,15 @@ def problem_of_save(
   """
   try:
     with _make_context(local=False):
-      ocp.save(path, leaves, custom_metadata=record)
+      ocp.save(path, leaves, **_options(path, record))
   except Exception as error:
     return _cause(error)
   return ''
+
+
+def _options(path: epath.Path, record: dict[str, Any]) -> dict[str, Any]:
+  # In buckets, which rename nothing, unfinished steps have their final names.
+  return {'custom_metadata': record, 'overwrite': remote_files.is_remote(path)}
 
 
 def _cause(error: BaseException) -> str:

@@ -33,7 +33,7 @@ import safetensors.numpy
 
 from tract_jax import types
 from tract_jax.models import config as config_lib
-from tract_jax.models import hf_config, hf_weights, lora
+from tract_jax.models import hf_config, hf_weights, lora, remote_files
 
 MAX_SHARD_BYTES = 5 * 10**9
 CONFIG_FILE = 'config.json'
@@ -291,7 +291,7 @@ def _prepare(folder: epath.Path, names: Sequence[str]) -> None:
 
 def _write_file(path: epath.Path, write: Callable[[pathlib.Path], Any]) -> None:
   """Lets `write` make a local file, and puts it in its place when whole."""
-  if '://' in os.fspath(path):
+  if remote_files.is_remote(path):
     with tempfile.TemporaryDirectory() as scratch:
       local = pathlib.Path(scratch, path.name)
       write(local)

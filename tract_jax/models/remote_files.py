@@ -15,6 +15,10 @@ import fsspec
 
 from tract_jax import types
 
+# gcsfs would keep what it once listed for good, and see neither the files of
+# other hosts nor those that TensorStore writes for this one.
+fsspec.config.conf.setdefault('gs', {})['use_listings_cache'] = False
+
 # What brings the library of a scheme, where it is not there.
 _LIBRARIES = {
   'gs': 'tract_jax[gcs]',

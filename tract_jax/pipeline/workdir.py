@@ -19,6 +19,7 @@ from etils import epath
 
 from tract_jax import types
 from tract_jax.data import disk
+from tract_jax.models import remote_files
 from tract_jax.parallel import agreement, distributed
 from tract_jax.pipeline import bucket_lock, hosts
 
@@ -60,7 +61,7 @@ def use(
     ) from error
   with contextlib.ExitStack() as locks:
     own = f'{_LOCK}_host{host.index + 1}of{host.count}'
-    if '://' in str(folder):
+    if remote_files.is_remote(folder):
       if host.writes:
         name = own if host.is_alone else _LOCK
         locks.enter_context(bucket_lock.held(folder / name))
