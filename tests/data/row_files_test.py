@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.models import fake_gcs
+from tests.pipeline import fake_gcs
 from tract_jax import types
 from tract_jax.data import row_files
 

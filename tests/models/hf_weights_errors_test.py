@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.models import fake_gcs
 from tests.models import hf_weights_test as good
+from tests.pipeline import fake_gcs
 from tract_jax import types
 from tract_jax.models import hf_export, hf_weights, remote_files
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.models import fake_gcs
 from tests.models import hf_weights_test as good
+from tests.pipeline import fake_gcs
 from tract_jax import types
 from tract_jax.models import (
   hf_export,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.faults import harness
+from tests.pipeline import fake_gcs
 from tract_jax.data import self_cot
 from tract_jax.pipeline import workdir as workdir_lib
 
@@ -183,6 +184,24 @@ def test_one_is_killed_in_each_phase_and_the_rest_is_done(both, tmp_path):
     assert not (tmp_path / over).exists(), f'{phase} was over before the kill'
   harness.finish_all(start(tmp_path, 2, 1, **LONG))
   assert harness.results(tmp_path) == harness.results(both)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(900)
+def test_a_bucket_is_a_workdir_of_several(both, tmp_path, monkeypatch):
+  folder = tmp_path / 'bucket' / 'run'
+  folder.mkdir(parents=True)
+  with fake_gcs.serve(tmp_path, monkeypatch):
+    processes = start('gs://bucket/run', 2, 1, **LONG)
+    harness.wait_for(folder / PHASES['stage 2'][0], *processes)
+    processes[1].send_signal(signal.SIGKILL)
+    harness.finish_all(processes, None)
+    assert not (folder / PHASES['stage 2'][1]).exists()
+    # It would be watched for a minute.
+    (folder / '.lock').unlink(missing_ok=True)
+    harness.finish_all(start('gs://bucket/run', 2, 1, **LONG))
+  assert harness.results(folder) == harness.results(both)
 
 
 @pytest.mark.slow

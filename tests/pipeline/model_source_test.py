@@ -11,9 +11,8 @@ from huggingface_hub import constants
 import ml_collections
 import pytest
 
-from tests.models import fake_gcs
 from tests.models import hf_weights_test as good
-from tests.pipeline import fake_hub
+from tests.pipeline import fake_gcs, fake_hub
 from tract_jax import types
 from tract_jax.data import cache
 from tract_jax.models import hf_export, hf_weights, json_file

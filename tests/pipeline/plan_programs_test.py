@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.models import fake_gcs
-from tests.pipeline import build_test
+from tests.pipeline import build_test, fake_gcs
 from tract_jax import types
 from tract_jax.pipeline import base_weights, build, plan_programs, plan_trials
 from tract_jax.pipeline import config as config_lib

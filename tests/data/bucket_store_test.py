@@ -1,0 +1,104 @@
+"""Steps in a bucket: where nothing is renamed, and others write as well."""
+
+import pathlib
+
+from etils import epath
+import numpy as np
+import pytest
+
+from tests.pipeline import fake_gcs
+from tract_jax import types
+from tract_jax.data import orbax_store
+
+FOLDER = 'gs://bucket/run/checkpoints'
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  (tmp_path / 'bucket').mkdir()
+  with fake_gcs.serve(tmp_path, monkeypatch) as server:
+    yield server
+
+
+@pytest.fixture
+def local(bucket):
+  """The same folder, as the server has it."""
+  return bucket.root / 'bucket/run/checkpoints'
+
+
+def values(step: int) -> dict:
+  return {'w': np.arange(step, step + 500, dtype=np.float32)}
+
+
+def contents(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
+  files = (path for path in folder.rglob('*') if path.is_file())
+  return {path: path.read_bytes() for path in files}
+
+
+def save(*steps: int, max_to_keep: int | None = None) -> None:
+  with orbax_store.Store(FOLDER, max_to_keep) as store:
+    for step in steps:
+      store.save(step, values(step), {'step': step})
+
+
+def assert_loads(step: int) -> None:
+  with orbax_store.Store(FOLDER) as store:
+    arrays, metadata = store.load(step)
+  np.testing.assert_array_equal(arrays['w'], values(step)['w'])
+  assert metadata == {'step': step}
+
+
+def test_steps_are_saved_listed_and_loaded(local):
+  save(1, 2, 3)
+  with orbax_store.Store(FOLDER) as store:
+    assert store.steps() == [1, 2, 3]
+  assert_loads(2)
+  assert {path.name for path in local.iterdir()} == {'1', '2', '3'}
+
+
+def test_outdated_steps_are_deleted(local):
+  save(1, 2, 3, max_to_keep=2)
+  assert {path.name for path in local.iterdir()} == {'2', '3'}
+
+
+def test_a_step_that_was_killed_amid_its_save_is_saved_again(local):
+  save(1, 2)
+  (local / '2/commit_success.txt').unlink()
+  with orbax_store.Store(FOLDER) as store:
+    assert store.steps() == [1]
+    with pytest.raises(types.InputError, match='there is no step 2'):
+      store.load(2)
+  save(2)
+  assert_loads(2)
+
+
+def test_a_finished_step_is_not_replaced(local):
+  save(1)
+  before = contents(local)
+  with pytest.raises(types.InputError, match='step 1 exists already'):
+    save(1)
+  assert before and contents(local) == before
+
+
+def test_what_another_host_wrote_is_seen(bucket, local):
+  save(1)
+  with orbax_store.Store(FOLDER) as store:
+    assert store.steps() == [1]
+    mark = epath.Path(FOLDER, 'mark')
+    assert not mark.exists()
+    for path, content in contents(local / '1').items():
+      bucket.write(local / '2' / path.relative_to(local / '1'), content)
+    bucket.write(local / 'mark', b'')
+    assert store.steps() == [1, 2]
+    assert mark.exists()
+    assert mark in list(mark.parent.iterdir())
+
+
+def test_a_changed_bit_is_found(local):
+  save(1)
+  for path in (local / '1/state').rglob('d/*'):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+  with pytest.raises(orbax_store.DamagedError, match='step 1.*damaged'):
+    assert_loads(1)
