@@ -1,9 +1,10 @@
 import json
-import os
 
+from etils import epath
 import numpy as np
 import pytest
 
+from tests.pipeline import fake_gcs
 from tract_jax import types
 from tract_jax.data import manifest
 
@@ -176,8 +177,17 @@ def test_what_cannot_be_written_is_told_with_the_room_left(tmp_path):
   assert str(error.value).endswith(' MB are free there')
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
-  path = tmp_path / 'a.json'
+@pytest.fixture(params=['local', 'bucket'])
+def folder(request, tmp_path, monkeypatch):
+  if request.param == 'local':
+    yield epath.Path(tmp_path)
+    return
+  with fake_gcs.serve(tmp_path, monkeypatch):
+    yield epath.Path('gs://bucket/run')
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(folder):
+  path = folder / 'a.json'
   manifest.write_json_atomic(path, {'x': 1})
   with pytest.raises(KeyboardInterrupt):
     with manifest.open_atomic(path) as file:
@@ -186,11 +196,11 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
       assert json.loads(path.read_text()) == {'x': 1}
       raise KeyboardInterrupt
   assert json.loads(path.read_text()) == {'x': 1}
-  assert os.listdir(tmp_path) == ['a.json']
+  assert [path.name for path in folder.iterdir()] == ['a.json']
 
 
-def test_json_keeps_lone_surrogates_and_refuses_nan(tmp_path):
-  path = tmp_path / 'a.json'
+def test_json_keeps_lone_surrogates_and_refuses_nan(folder):
+  path = folder / 'a.json'
   manifest.write_json_atomic(path, {'ä': 'x\ud800\u2028y'})
   assert json.loads(path.read_bytes()) == {'ä': 'x\ud800\u2028y'}
   with pytest.raises(ValueError, match='not JSON compliant'):

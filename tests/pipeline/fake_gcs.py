@@ -36,13 +36,14 @@ class Server(http.server.ThreadingHTTPServer):
     root: folder of folders.
     reads: (object, bytes sent) of every download.
     status: what every request for reading is answered with, if not 200.
+    status_of_buckets: the same of requests about a bucket itself.
   """
 
   def __init__(self, root: pathlib.Path):
     super().__init__(('127.0.0.1', 0), _Handler)
     self.root = root
     self.reads: list[tuple[str, int]] = []
-    self.status = 200
+    self.status = self.status_of_buckets = 200
     self.uploads: dict[str, list[Any]] = {}
     self.changes = threading.RLock()
 
@@ -117,7 +118,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if self.server.status != 200:
       self._error(self.server.status, 'no storage.objects.list access')
     elif self.path.partition('?')[0].endswith(f'/b/{self.bucket}'):
-      self._answer(200, {'name': self.bucket, 'kind': 'storage#bucket'})
+      self._about_bucket()
     elif not self.name:
       self._list(self.query.get('prefix', ''), self.query.get('delimiter'))
     elif not self.file.is_file():
@@ -126,6 +127,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       self._download()
     else:
       self._answer(200, self._info(self.name))
+
+  def _about_bucket(self):
+    if self.server.status_of_buckets == 200:
+      self._answer(200, {'name': self.bucket, 'kind': 'storage#bucket'})
+    else:
+      self._error(
+        self.server.status_of_buckets, 'no storage.buckets.get access'
+      )
 
   def _info(self, name):
     path = self.server.root / self.bucket / name

@@ -7,6 +7,7 @@ from etils import epath
 from etils.epath import backend
 import pytest
 
+from tests.pipeline import fake_gcs
 from tract_jax import types
 from tract_jax.parallel import distributed
 from tract_jax.pipeline import interruption, workdir
@@ -70,6 +71,17 @@ def test_bucket_that_cannot_be_written_is_told_at_once(
       pytest.fail('it was used')
   assert str(refused.value).startswith('workdir gs://bucket/run: ')
   assert reason in str(refused.value)
+
+
+def test_bucket_that_orbax_may_not_ask_about_is_told_at_once(
+  tmp_path, monkeypatch
+):
+  with fake_gcs.serve(tmp_path, monkeypatch) as server:
+    server.status_of_buckets = 403
+    with pytest.raises(types.InputError, match='storage.buckets.get'):
+      with workdir.use(epath.Path('gs://bucket/run')):
+        pytest.fail('it was used')
+    assert not any(path.is_file() for path in tmp_path.rglob('*'))
 
 
 @pytest.mark.parametrize(

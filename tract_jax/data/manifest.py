@@ -19,8 +19,10 @@ import contextlib
 import hashlib
 import json
 import os
+import pathlib
 import re
 import secrets
+import tempfile
 from typing import Any, IO
 
 from etils import epath
@@ -297,8 +299,7 @@ def open_atomic(path: epath.PathLike) -> Iterator[IO[str]]:
   """Opens a text file that appears under its name only when it is whole.
 
   The text goes to a temporary name in the same folder, is flushed to the disk
-  and renamed. Object stores show an object only after it is closed, so there
-  it is written under its own name.
+  and renamed; to a bucket it is copied when it is whole.
 
   Args:
     path: replaced if it exists.
@@ -311,8 +312,12 @@ def open_atomic(path: epath.PathLike) -> Iterator[IO[str]]:
   """
   path = epath.Path(path)
   if remote_files.is_remote(path):
-    with disk.writing(path), path.open('w') as file:
-      yield file
+    with tempfile.TemporaryDirectory() as scratch:
+      local = pathlib.Path(scratch, path.name)
+      with open_atomic(local) as file:
+        yield file
+      with disk.writing(path):
+        remote_files.put(local, path)
     return
   temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
   try:

@@ -91,10 +91,12 @@ class Store:
 
   def steps(self) -> list[int]:
     """Numbers of the finished steps, ascending, as the folder has them now."""
-    if not self.folder.exists():
-      return []
-    found = _NAMES.find_all(self.folder)
-    return sorted(step.step for step in found)
+
+    def find() -> list[int]:
+      found = _NAMES.find_all(self.folder) if self.folder.exists() else ()
+      return sorted(step.step for step in found)
+
+    return self._run('steps cannot be listed', types.InputError, find)
 
   def save(
     self, step: int, arrays: types.PyTree, metadata: Mapping[str, Any]

@@ -19,7 +19,6 @@ import math
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 from typing import Any, NamedTuple
 
@@ -44,7 +43,6 @@ _WEIGHT_FILE = re.compile(
   r'model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?'
 )
 _ORDER = ('embed_tokens', 'layers', 'norm', 'lm_head')
-_COPY_BYTES = 2**24
 _DTYPES = ('float32', 'bfloat16', 'float16')
 # What describes how a base was stored, and is no longer so.
 _STORAGE_FIELDS = ('quantization_config', 'compression_config')
@@ -295,9 +293,7 @@ def _write_file(path: epath.Path, write: Callable[[pathlib.Path], Any]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
       local = pathlib.Path(scratch, path.name)
       write(local)
-      # An object of a bucket appears when it is whole.
-      with local.open('rb') as source, path.open('wb') as target:
-        shutil.copyfileobj(source, target, _COPY_BYTES)
+      remote_files.put(local, path)
     return
   temporary = pathlib.Path(path).with_name(f'.{path.name}.tmp')
   try:

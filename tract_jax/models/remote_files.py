@@ -1,7 +1,7 @@
-"""Files of a remote folder such as gs://bucket/model, read by byte ranges.
+"""Files of a remote folder such as gs://bucket/model.
 
 In: an address with a scheme that fsspec knows. Out: the names and sizes of the
-folder's files, and bytes of them. Nothing is written, there or here.
+folder's files, and bytes of them by ranges. A file is written as a whole.
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,11 @@ import contextlib
 import dataclasses
 import logging
 import os
+import pathlib
+import shutil
 from typing import Any
 
+from etils import epath
 import fsspec
 
 from tract_jax import types
@@ -26,11 +29,26 @@ _LIBRARIES = {
   'az': 'adlfs',
 }
 _MAX_REASON_CHARS = 300
+_COPY_BYTES = 2**24
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
   """Whether a path is an address, such as gs://bucket/model."""
   return '://' in os.fspath(path)
+
+
+def put(local: pathlib.Path, address: epath.Path) -> None:
+  """Copies a local file; an object of a bucket appears when all of it came.
+
+  Args:
+    local: the file.
+    address: its new place, such as gs://bucket/run/report.html.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  with local.open('rb') as source, address.open('wb') as target:
+    shutil.copyfileobj(source, target, _COPY_BYTES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import IO
 from etils import epath
 
 from tract_jax import types
-from tract_jax.data import disk
+from tract_jax.data import disk, orbax_store
 from tract_jax.models import remote_files
 from tract_jax.parallel import agreement, distributed
 from tract_jax.pipeline import bucket_lock, hosts
@@ -52,6 +52,8 @@ def use(
   try:
     folder.mkdir(parents=True, exist_ok=True)
     probe.write_bytes(bytes(_PROBE_BYTES))
+    # Of a bucket Orbax asks more than its files: what kind it is.
+    orbax_store.Store(folder).steps()
     probe.unlink(missing_ok=True)
   except Exception as error:  # A bucket's library raises errors of its own.
     with contextlib.suppress(Exception):
