@@ -12,6 +12,7 @@ from tract_jax.evaluation import (
   calibration,
   lambda_curve,
   metrics,
+  report_sections,
   report_writing,
   self_cots,
 )
@@ -346,3 +347,15 @@ class TestInput:
     assert json.loads(report_writing.metrics_json(empty))['rows'] == []
     assert 'None.' in report_writing.report_markdown(empty)
     assert report_writing.results_table(empty).startswith('method')
+
+
+def test_seeds_of_a_system_that_lacks_a_benchmark_are_counted():
+  alone = [reports.system('other', 'flask', seed) for seed in (5, 6, 7)]
+  table = report_sections.results(reports.report(reports.systems() + alone))
+  at = table.header.index('seeds')
+  assert {line[0]: line[at] for line in table.lines} == {
+    'tract': 2,
+    'raft': 2,
+    'zero_shot': 2,
+    'other': 3,
+  }

@@ -14,6 +14,7 @@ from tract_jax.pipeline import (
   evaluate,
   lambda_choice,
   other_systems,
+  predicted,
   self_cot,
   tasks,
 )
@@ -128,7 +129,16 @@ def test_labels_of_other_rows_are_named(tmp_path):
   assert "for 'row 2', 3; 1 of 4 differ (in our order)" in line
   content = release((0, 1))
   (line,) = problems(write(tmp_path, content))
-  assert line.endswith('labels: 2 rows, but the benchmark has 4')
+  assert 'labels: 2 rows, but the benchmark has 4; ' in line
+  for missing in ('labels', 'probs'):
+    content = release()
+    del content[missing]
+    (line,) = problems(write(tmp_path, content))
+    assert line.endswith(f'logits.json: {missing}: missing')
+  path = tmp_path / 'list.json'
+  path.write_text(json.dumps([dataclasses.asdict(row) for row in ours()]))
+  (line,) = problems(path)
+  assert line.endswith('is a list; rows of ours are an object a line')
   # Rounding of a mean of ratings is none.
   content = release()
   content['labels'][2] = 3.0 + 1e-9
@@ -301,6 +311,32 @@ def test_rows_differences_and_marks_in_the_report(tmp_path, capsys):
   shown = capsys.readouterr().out
   assert 'their.tract (other)' in shown
   assert '4 predictions of another system (release, in our order)' in shown
+
+
+def test_the_page_shows_what_the_figures_are_made_of(tmp_path):
+  content = release(num_cots=2)
+  content['probs'][2] = [0.5, 0.5, 0.0]
+  content['probs'][6:] = [[float('nan')] * 3] * 2
+  # What a file says of its predictions is not what they are.
+  told = ours(7, prediction=1.0, invalid_reason='so it is said')
+  for name, rows in (('a.json', content), ('b.jsonl', told)):
+    path = write(tmp_path, rows, name)
+    (found,) = read(path)
+    facts = predicted.Found()
+    config = evaluate_test.make_config()
+    predicted.add_file(
+      *(facts, config, GRID, found.method, found.benchmark, found.rows, 1, {})
+    )
+    (system,) = facts.own
+    shown = {row.example_id: row for row in facts.groups[0].shown}
+    assert len(shown) == 4
+    pairs = zip(system.example_ids, system.predictions, strict=True)
+    for example_id, value in pairs:
+      wanted = None if np.isnan(value) else value
+      assert shown[example_id].prediction == wanted
+      assert bool(shown[example_id].invalid_reason) == (wanted is None)
+    invalid = [row for row in shown.values() if row.prediction is None]
+    assert len(invalid) == (name == 'a.json')
 
 
 def test_own_form_has_decoded_scores_and_pairs_by_seed(tmp_path):

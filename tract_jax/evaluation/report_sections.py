@@ -103,7 +103,9 @@ def results(report: report_lib.Report) -> Table:
     line: list = [total.method, total.predictor, '', '']
     line[0] += f' {other_systems.MARK}' if total.method in others else ''
     if total.system not in beside:
-      line[2:] = [total.num_cots, total.num_seeds]
+      # No seed is on every benchmark where one of them was left out.
+      seeds = total.num_seeds or max(c.num_seeds for c in found if c)
+      line[2:] = [total.num_cots, seeds]
     line += [tables.number(c.pearson, c.pearson_ci) if c else '' for c in found]
     line += [tables.number(total.spearman), tables.number(total.rmse)]
     share = f'{total.num_invalid}/{total.num_examples}'

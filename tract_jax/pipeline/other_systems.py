@@ -147,6 +147,8 @@ def _read_one(
   """The predictions of one file; problems without its name."""
   text, digest = _text(path)
   content = _json(text)
+  if isinstance(content, list):
+    raise types.InputError('is a list; rows of ours are an object a line')
   if release_file.is_release_file(content):
     rows, form = _of_release(content, grid, examples)
   else:
@@ -316,7 +318,8 @@ def _order(
   num_rows, labels = len(examples), release.labels
   if len(labels) != num_rows:
     raise types.InputError(
-      f'labels: {len(labels)} rows, but the benchmark has {num_rows}'
+      f'labels: {len(labels)} rows, but the benchmark has {num_rows}; a part '
+      'cannot be compared'
     )
   orders = {'in our order': list(range(num_rows))}
   if release.seed is not None:

@@ -122,7 +122,8 @@ def add_file(
     part = _seed(grid, method, benchmark, seed, rows, max(most, 1))
     systems = _systems(config, grid, part, names, most)
     found.systems += systems
-    ours += [s for s in systems if (s.predictor, s.num_cots) == (own, most)]
+    (judged,) = (s for s in systems if (s.predictor, s.num_cots) == (own, most))
+    ours.append(judged)
     of_seed = row_facets.facets(part.rows, examples, grid, most)
     for facet, values in of_seed.items():
       facets.setdefault(facet, []).append(values)
@@ -134,7 +135,7 @@ def add_file(
       )
     found.groups.append(
       judgements.group(
-        *(method, benchmark, seed, part.rows),
+        *(method, benchmark, seed, _as_judged(part.rows, judged)),
         fallback=fallback,
         num_groups=num_groups,
       )
@@ -149,6 +150,20 @@ def add_file(
     *(config, method, benchmark, of_seeds, most, examples), bootstrap
   )
   found.cot_texts += [about] if about else []
+
+
+def _as_judged(
+  rows: Sequence[types.Prediction], judged: metrics.SystemPredictions
+) -> list[types.Prediction]:
+  """The rows with the predictions that the report's figures are made of."""
+  return [
+    dataclasses.replace(
+      row,
+      prediction=None if math.isnan(value) else float(value),
+      invalid_reason=row.invalid_reason if math.isnan(value) else None,
+    )
+    for row, value in zip(rows, judged.predictions, strict=True)
+  ]
 
 
 def _cot_texts(

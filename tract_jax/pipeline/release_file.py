@@ -23,6 +23,7 @@ from tract_jax.pipeline import prediction_rows
 # The release has probabilities in half precision.
 _ROUNDING = 1e-2
 _MAX_PROBLEMS = 20
+_NEEDED = {'labels', 'probs'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class ReleaseFile:
 
 
 def is_release_file(content: Any) -> bool:
-  """Whether JSON is an object with the release's fields."""
-  return isinstance(content, dict) and {'probs', 'labels'} <= content.keys()
+  """Whether JSON is an object with a field of the release."""
+  return isinstance(content, dict) and bool(_NEEDED & content.keys())
 
 
 def from_json(content: dict[str, Any], num_scores: int) -> ReleaseFile:
@@ -67,6 +68,7 @@ def from_json(content: dict[str, Any], num_scores: int) -> ReleaseFile:
   Raises:
     types.InputError: a line for each bad field or entry, 20 at most.
   """
+  _raise([f'{name}: missing' for name in sorted(_NEEDED - content.keys())])
   labels, probs = content['labels'], content['probs']
   args = content.get('args') or {}
   problems = [
@@ -115,7 +117,7 @@ def _problems_of_probs(probs: list[Any], num_scores: int):
     elif not prediction_rows.is_distribution(
       [p for p in entry if _known(p) is not None], _ROUNDING
     ):
-      wanted = 'probabilities'
+      wanted = 'probabilities that add up to 1 at most'
     else:
       continue
     yield f'probs: entry {number}: {reprlib.repr(entry)} is not {wanted}'
