@@ -186,7 +186,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def do_DELETE(self):  # noqa: N802
     try:
       self.server.delete(self.file)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
       self._error(404, f'No such object: {self.bucket}/{self.name}')
     else:
       self._answer(204)
