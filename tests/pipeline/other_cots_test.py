@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.pipeline import other_systems_test
+from tests.pipeline import other_systems_report_test, other_systems_test
 
 # From the first CoT the second row is wrong by 1; from both none is.
 PROBS = [
@@ -41,7 +41,7 @@ def test_all_count_where_no_texts_are_known(tmp_path, write):
   assert [row.distributions for row in found.rows] == PROBS
   (file,) = found.files
   assert file.num_cots == 2
-  content = other_systems_test.judged(tmp_path, path)
+  content = other_systems_report_test.judged(tmp_path, path)
   rows = {
     r['num_cots']: r for r in content['rows'] if r['method'] == 'their.tract'
   }
@@ -107,7 +107,7 @@ def test_seeds_of_other_numbers_than_ours(tmp_path):
     )
     for seed in (42, 43, 44)
   ]
-  content = other_systems_test.judged(tmp_path, *paths)
+  content = other_systems_report_test.judged(tmp_path, *paths)
   (difference,) = content['differences']
   assert difference['reason'] is None
   one = next(
