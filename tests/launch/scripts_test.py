@@ -71,6 +71,21 @@ def test_every_variable_is_explained():
     assert all(re.search(rf'\b{name}\b', head) for name in used), path.name
 
 
+def test_weights_and_data_are_not_uploaded_and_the_packages_are():
+  # SkyPilot brings what git does not ignore.
+  def is_ignored(path):
+    command = ['git', 'check-ignore', '--quiet', '--no-index', path]
+    return subprocess.run(command, cwd=stand_ins.ROOT).returncode == 0
+
+  if not (stand_ins.ROOT / '.git').exists() or not shutil.which('git'):
+    pytest.skip('not a checkout')
+  assert is_ignored('models/mistral/model.safetensors')
+  assert is_ignored('data/feedback_collection.json')
+  for folder in ('tract_jax', 'tests'):
+    assert not is_ignored(f'{folder}/models/config.py')
+    assert not is_ignored(f'{folder}/data/loader.py')
+
+
 def test_the_document_speaks_of_every_file():
   text = (stand_ins.ROOT / 'docs' / 'pods.md').read_text()
   for path in (stand_ins.ROOT / 'launch').iterdir():
