@@ -137,7 +137,7 @@ def test_other_lines_among_secrets_are_refused_unseen(gcloud, secrets, line):
   done = gcloud.run('tpu_vm.sh', 'setup')
   assert done.returncode == 2
   assert 'has a line that is not KEY=VALUE' in done.stderr
-  assert 's3cr3t' not in done.stderr
+  assert 's3cr3t' not in done.stdout + done.stderr
   assert not gcloud.calls()
 
 
