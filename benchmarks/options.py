@@ -158,14 +158,16 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add('--model', default='smollm2-135m-instruct', help='folder, or seed model')
   add('--threads', type=int, default=2)
-  add(
-    '--platform',
-    choices=job_lib.PLATFORMS,
-    default='cpu',
-    help='where both sides work; on a TPU ours does alone',
-  )
+  add_platform(parser, 'where both sides work; on a TPU ours does alone')
   add('--keep', default='', help="folder for the processes' files")
   add_ours(parser)
+
+
+def add_platform(parser: argparse.ArgumentParser, text: str) -> None:
+  """Where both sides work, with its help."""
+  parser.add_argument(
+    '--platform', choices=job_lib.PLATFORMS, default='cpu', help=text
+  )
 
 
 def add_ours(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +216,13 @@ def names_of(allowed: Sequence[str]) -> Callable[[str], list[str]]:
     return names
 
   return parse_names
+
+
+def positive(text: str) -> int:
+  """The type of an option that takes a number from 1 on."""
+  if (number := int(text)) < 1:
+    raise argparse.ArgumentTypeError(f'{number} is below 1')
+  return number
 
 
 def _numbers(text: str) -> list[int]:
