@@ -7,9 +7,10 @@ neither library's threads disturb the other's. For the same reason nothing of
 tract_jax is imported here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import platform
@@ -99,6 +100,9 @@ class TrainingJob(Job):
     num_steps: updates that are timed, after the first one.
     vocab_size: V.
     score_ids, score_values: [Y].
+    lr: of the first update, from which a cosine goes to 0.
+    adapter: PEFT folder of the adapters that both sides begin with: written by
+      kind "start"; "": each side draws its own.
   """
 
   num_rows: int
@@ -109,6 +113,8 @@ class TrainingJob(Job):
   vocab_size: int
   score_ids: list[int]
   score_values: list[float]
+  lr: float = 1e-4
+  adapter: str = ''
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,6 +179,19 @@ class Measurement:
   @property
   def tokens_per_sec(self) -> float:
     return self.num_tokens / self.secs
+
+
+def worst(differences: Iterable[float]) -> float:
+  """The largest of some differences.
+
+  Args:
+    differences: at least one.
+
+  Returns:
+    It, or 1, as wrong as can be, where one is not finite.
+  """
+  found = list(differences)
+  return max(found) if all(map(math.isfinite, found)) else 1.0
 
 
 def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:

@@ -18,6 +18,8 @@ PARTS = ('one_cot', 'four_cots', 'decode', 'checks')
 RESULTS = pathlib.Path(__file__).resolve().parent / 'results'
 # Adapters of the training benchmark, as in the paper.
 _LORA_RANK = 8
+# What moves the loss within a few updates, and rounding apart little.
+_LR = {'full': 1e-5, 'lora': 1e-4}
 # Of the curves, by option.
 _SIZES = {
   'lengths': [256, 512, 1024, 2048, 4096],
@@ -327,6 +329,7 @@ def training_jobs(args: argparse.Namespace) -> dict[str, job_lib.TrainingJob]:
       vocab_size=setup.tokenizer.vocab_size,
       score_ids=list(setup.cot_scores.ids),
       score_values=list(setup.grid.values),
+      lr=_LR[training],
       num_threads=args.threads,
       platform=args.platform,
       settings=dict(args.ours),

@@ -24,6 +24,7 @@ class Pairs:
   Attributes:
     rows: {name: row} so far.
     failures: of checks, for the reader.
+    folder: for the processes' files.
   """
 
   def __init__(self, path: pathlib.Path, folder: pathlib.Path):
@@ -36,7 +37,7 @@ class Pairs:
     self.rows: dict[str, results.Row] = {}
     self.failures: list[str] = []
     self._path = path
-    self._folder = folder
+    self.folder = folder
     folder.mkdir(parents=True, exist_ok=True)
 
   def run(
@@ -72,7 +73,7 @@ class Pairs:
   def start(self, module: str, job: job_lib.Job) -> job_lib.Measurement:
     """Runs one process, and says what it found."""
     say(f'{module}: {job.kind}, seed {job.seed}')
-    measured = job_lib.start(module, job, self._folder)
+    measured = job_lib.start(module, job, self.folder)
     if measured.secs:
       details = ''.join(
         f'; {name} {value:,.1f}' for name, value in measured.details.items()
@@ -86,7 +87,7 @@ class Pairs:
 
   def last_answer(self) -> str:
     """The file of the Measurement that was written last."""
-    return job_lib.last_answer(self._folder)
+    return job_lib.last_answer(self.folder)
 
   def add(self, row: results.Row) -> None:
     """Writes a row."""

@@ -26,13 +26,13 @@ FIGURES = {'tokens_per_sec': lambda m: m.tokens_per_sec}
 
 
 DETAILS = (
-  'first_loss compile_secs start_up_secs load_secs export_secs'
+  'first_loss num_trained compile_secs start_up_secs load_secs export_secs'
   ' save_state_secs restore_state_secs'
 ).split()
 
 
 def measurement(module):
-  details = dict.fromkeys(DETAILS, 1.0)
+  details = {**dict.fromkeys(DETAILS, 1.0), 'last_loss': 0.5}
   versions = {'machine': 'chip, host', module: '1'}
   cots = [job.Cot(0, [], 0, 'marker', [0.5, 0.5])]
   return job.Measurement(2.0, 10, 1.0, 100, versions, cots, details)
