@@ -68,7 +68,7 @@ def training(args: argparse.Namespace, runner: pairs.Pairs) -> None:
       figures |= _training_checks(runner, name, both)
     for figure, value in figures.items():
       row = results.checked(f'{figure}_{name}', value, len(found), versions)
-      runner.add(row)
+      runner.add(row, job)
 
 
 def _training_checks(
@@ -124,7 +124,7 @@ def prediction(args: argparse.Namespace, runner: pairs.Pairs) -> None:
   name = 'check_max_difference_prediction'
   versions = runner.rows['tokens_per_sec_prediction'].versions
   worst = job_lib.worst(apart)
-  runner.add(results.checked(name, worst, len(job.prompts), versions))
+  runner.add(results.checked(name, worst, len(job.prompts), versions), job)
   _compare(runner, 'probabilities', worst)
 
 

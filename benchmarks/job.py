@@ -15,6 +15,7 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -161,6 +162,8 @@ class Measurement:
     cots: the samples.
     details: further numbers.
     lines: for the reader.
+    other_cpus: CPUs that were busy with other processes, on average over the
+      process's life.
   """
 
   secs: float
@@ -171,6 +174,7 @@ class Measurement:
   cots: list[Cot] = dataclasses.field(default_factory=list)
   details: dict[str, float] = dataclasses.field(default_factory=dict)
   lines: list[str] = dataclasses.field(default_factory=list)
+  other_cpus: float = 0.0
 
   @property
   def rows_per_sec(self) -> float:
@@ -229,13 +233,33 @@ def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:
   command = [f'benchmarks.{module}', str(asked)]
   if module.endswith('_jax'):
     command = ['benchmarks.without_torch', *command]
+  others, begin = _secs_of_others(), time.monotonic()
   subprocess.run(
     [sys.executable, '-m', *command],
     env={**os.environ, **env},
     cwd=pathlib.Path(__file__).resolve().parent.parent,
     check=True,
   )
-  return read_measurement(answer)
+  others, secs = _secs_of_others() - others, time.monotonic() - begin
+  # Both counts are rounded to ticks, so that a little less than 0 may come out.
+  return dataclasses.replace(
+    read_measurement(answer), other_cpus=max(0.0, others / secs)
+  )
+
+
+def _secs_of_others() -> float:
+  """CPU seconds of all processes but this one and those it has waited for."""
+  stat = pathlib.Path('/proc/stat').read_text(encoding='ascii')
+  # user nice system idle iowait irq softirq steal
+  ticks = [int(number) for number in stat.split('\n')[0].split()[1:9]]
+  busy = (sum(ticks) - sum(ticks[3:5])) / os.sysconf('SC_CLK_TCK')
+  own = sum(
+    used.ru_utime + used.ru_stime
+    for used in map(
+      resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+  )
+  return busy - own
 
 
 def answer_path(asked: pathlib.Path) -> pathlib.Path:
@@ -244,8 +268,8 @@ def answer_path(asked: pathlib.Path) -> pathlib.Path:
 
 
 def last_answer(folder: pathlib.Path) -> str:
-  """The file of the Measurement that was written last."""
-  return str(max(folder.glob('*.measured.json')))
+  """The file of our Measurement that was written last."""
+  return str(max(folder.glob('*_jax_*.measured.json')))
 
 
 def read_measurement(path: pathlib.Path | str) -> Measurement:

@@ -60,7 +60,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--decode-steps', type=int, default=64)
   add('--check-rows', type=int, default=64)
   add('--greedy-prompts', type=int, default=32)
-  return parser.parse_args(argv)
+  return _parsed(parser, argv, free=('parts', 'runs', 'runs_4_cots'))
 
 
 def parse_bench(
@@ -102,7 +102,7 @@ def parse_bench(
     default=[4, 8, 16],
     help='batch sizes of prediction to try on their side',
   )
-  return parser.parse_args(argv)
+  return _parsed(parser, argv, free=('only', 'pairs'))
 
 
 def parse_curves(
@@ -142,7 +142,42 @@ def parse_curves(
   add('--new-tokens', type=int, default=64, help='of a CoT')
   for name, sizes in _SIZES.items():
     add(f'--{name}', type=_numbers, default=sizes, metavar='N,N')
-  return parser.parse_args(argv)
+  # Which sizes there are is no change to the work of each.
+  names = [name.replace('-', '_') for name in _SIZES]
+  return _parsed(parser, argv, free=('only', 'sides', 'runs', *names))
+
+
+def _parsed(
+  parser: argparse.ArgumentParser,
+  argv: Sequence[str] | None,
+  free: Sequence[str],
+) -> argparse.Namespace:
+  """The options, unless other work than the published would take its place.
+
+  Args:
+    parser: has --results.
+    argv: as for `parse`.
+    free: options that do not change the work of a row, besides those of all
+      benchmarks.
+  """
+  args = parser.parse_args(argv)
+  changed = [
+    f'--{name.replace("_", "-")}'
+    for name, value in vars(args).items()
+    if name not in {*free, 'results', 'keep', 'platform'}
+    and _work(name, value) != _work(name, parser.get_default(name))
+  ]
+  if changed and args.results.resolve() == parser.get_default('results'):
+    parser.error(
+      f'{", ".join(changed)}: other work than that of the published results,'
+      f' {args.results}; say by --results where its rows should go'
+    )
+  return args
+
+
+def _work(name: str, value: object) -> object:
+  """What an option says of the work: of data the file, not where it lies."""
+  return pathlib.PurePath(str(value)).name if name == 'data' else value
 
 
 def _add_prompts(parser: argparse.ArgumentParser, num_prompts: int) -> None:

@@ -105,7 +105,8 @@ def test_the_median_update_is_timed_after_the_first(monkeypatch):
 
 
 def test_kinds_of_training(arguments):
-  jobs = options.training_jobs(options.parse_bench(arguments, ('training',)))
+  args = options.parse_bench([*arguments, '--results=a'], ('training',))
+  jobs = options.training_jobs(args)
   assert {
     name: (job.lora_rank, job.num_targets) for name, job in jobs.items()
   } == {

@@ -43,7 +43,7 @@ def arguments(folder, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def job(arguments):
-  return options.sampling_job(options.parse(arguments))
+  return options.sampling_job(options.parse([*arguments, '--results=a']))
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +63,13 @@ def test_a_job_has_the_prompts_of_these_lengths(job):
 
 def test_too_few_prompts(arguments):
   with pytest.raises(types.InputError, match='2 prompts have 13 to 60 tokens'):
-    options.sampling_job(options.parse([*arguments, '--num-prompts=3']))
+    asked = [*arguments, '--num-prompts=3', '--results=a']
+    options.sampling_job(options.parse(asked))
 
 
-def test_a_model_that_is_not_there(arguments, capsys):
-  assert sampling.main([*arguments, '--model=no-such-model']) == 2
+def test_a_model_that_is_not_there(arguments, tmp_path, capsys):
+  asked = ['--model=no-such-model', f'--results={tmp_path / "a.json"}']
+  assert sampling.main([*arguments, *asked]) == 2
   assert 'no-such-model' in capsys.readouterr().err
 
 
