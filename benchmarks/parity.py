@@ -22,7 +22,6 @@ import tempfile
 import jax
 import numpy as np
 import safetensors.numpy
-import transformers
 
 from benchmarks import (
   options,
@@ -30,8 +29,8 @@ from benchmarks import (
   parity_cases,
   parity_jax,
   parity_plot,
+  parity_torch,
 )
-from benchmarks.pytorch import judge, rows
 from tract_jax import types
 from tract_jax.models import peft_adapter
 from tract_jax.pipeline import seed_model
@@ -142,40 +141,14 @@ def compare(
       f'--steps: {num_steps}, but the schedule of {case.name} has'
       f' {side.num_steps}'
     )
-  tokenizer = transformers.AutoTokenizer.from_pretrained(case.model)
-  objective = rows.objective(
-    tokenizer,
-    case.objective,
-    lambda_value=case.lambda_value,
-    with_cot=case.with_cot,
-    score_values=side.score_values,
-  )
-  prompts = [rows.prompt_ids(tokenizer, prompt) for prompt in side.prompts]
-  model = judge.load(case.model, str(side.start), device)
-  trainer = judge.Trainer(
-    model,
-    objective,
-    lr=side.lr,
-    num_warmup_steps=side.num_warmup_steps,
-    num_steps=side.num_steps,
-  )
+  other = parity_torch.Side(case, side, device)
   ours, theirs, distances = [], [], []
   for update in side.updates(num_steps):
-    batch = rows.batch(
-      update.batch.inputs,
-      update.batch.targets,
-      update.batch.segment_ids > 0,
-      prompts=prompts,
-      end_id=tokenizer.eos_token_id,
-      of=objective,
-    )
     ours.append(update)
-    theirs.append(trainer.step(batch))
-    distances.append(_distance(update.adapter, judge.adapter(model)))
+    theirs.append(other.step(update.batch))
+    distances.append(_distance(update.adapter, other.adapter()))
   grid = np.asarray(side.score_values)
-  expected = (
-    judge.score_probs(model, side.sequences, objective.score_ids) @ grid
-  )
+  expected = other.score_probs(side.sequences) @ grid
   return Comparison(
     name=case.name,
     ours=_columns(ours),
