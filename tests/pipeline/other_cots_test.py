@@ -50,6 +50,36 @@ def test_all_count_where_no_texts_are_known(tmp_path, write):
   assert [c['method'] for c in content['cot_texts']] == ['tract']
 
 
+@pytest.mark.parametrize('lacking', [[0], [1], [0, 1]])
+def test_decode_is_no_predictor_where_decoded_scores_lack(tmp_path, lacking):
+  paths = [
+    other_systems_test.write(
+      tmp_path,
+      other_systems_test.ours(
+        seed, **({'decoded': []} if seed in lacking else {})
+      ),
+      f'{seed}.jsonl',
+    )
+    for seed in (0, 1)
+  ]
+  found = other_systems_test.read(*paths)[0].rows
+  assert {row.seed for row in found if not row.decoded} == set(lacking)
+  content = other_systems_test.judged(
+    tmp_path, *paths, predictors=('decode', 'rail')
+  )
+  rows = [r for r in content['rows'] if r['method'] == 'their.tract']
+  assert {r['predictor'] for r in rows} == {'rail'}
+  assert {r['seed'] for r in rows} == {0, 1}
+
+
+def test_decoded_scores_may_lack_in_all_rows_of_a_file_alone(tmp_path):
+  rows = other_systems_test.ours()
+  rows[2] = dataclasses.replace(rows[2], decoded=[])
+  path = other_systems_test.write(tmp_path, rows)
+  (line,) = other_systems_test.problems(path)
+  assert line == f'{path}: line 3: decoded: of 0 CoTs, not of 2'
+
+
 def test_rows_without_cot_have_one_place_and_no_text(tmp_path):
   rows = [
     dataclasses.replace(
