@@ -98,9 +98,7 @@ def start(
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
     **(environment or {}),
   }
-  folder = os.environ.get(COMPILED)
-  # Joined processes, of which the first alone writes there, do without.
-  if folder and 'JAX_COORDINATOR_ADDRESS' not in env:
+  if folder := os.environ.get(COMPILED):
     env['JAX_COMPILATION_CACHE_DIR'] = folder
     env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
     env['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
