@@ -63,7 +63,6 @@ class Reader:
       C samples of each example, in order.
     """
     torch.manual_seed(seed)
-    scores = self._setup.cot_scores
     prompts = self._prompts(examples)
     # Between a prompt and its score.
     rooms = [max_length - len(prompt) - 1 for prompt in prompts]
@@ -73,12 +72,12 @@ class Reader:
       self._ended(*cot, rooms[i]) for i, cot in zip(owners, cots, strict=True)
     ]
     probs, greedy = self._read(
-      [prompts[i] + end for i, (end, _) in zip(owners, endings, strict=True)],
-      scores.ids,
+      [prompts[i] + end for i, (end, *_) in zip(owners, endings, strict=True)],
+      self._job.score_ids,
     )
     samples: list[list[types.CotSample]] = [[] for _ in prompts]
-    for k, (i, (end, reason)) in enumerate(zip(owners, endings, strict=True)):
-      words = scores.prefix_ids if reason == 'marker' else scores.lead_ids
+    for k, (i, ending) in enumerate(zip(owners, endings, strict=True)):
+      end, num_written, reason = ending
       if not np.isfinite(probs[k]).all():
         reason = 'non_finite'
       if len(end) > rooms[i]:
@@ -88,7 +87,7 @@ class Reader:
           example_id=examples[i].example_id,
           cot_index=len(samples[i]),
           tokens=np.array(end, np.int32),
-          num_sampled_tokens=len(end) - len(words),
+          num_sampled_tokens=num_written,
           finish_reason=reason,
           score_probs=probs[k],
           greedy_index=int(greedy[k]),
@@ -156,15 +155,17 @@ class Reader:
 
   def _ended(
     self, cot: list[int], reason: str, room: int
-  ) -> tuple[list[int], str]:
-    """Tokens up to the score, and how the CoT ended."""
+  ) -> tuple[list[int], int, str]:
+    """Tokens up to the score, how many the model wrote, and how it ended."""
     ending = self._side.before_score(cot)
     # The text may have more tokens than the model wrote.
     while cot and (surplus := len(ending) - room) > 0:
       cot, reason = cot[:-surplus], 'length'
       ending = self._side.before_score(cot)
     text = self._side.tokenizer.decode(cot, skip_special_tokens=True)
-    return ending, 'marker' if self._job.marker in text else reason
+    if self._job.marker in text:
+      return ending, min(len(cot), len(ending)), 'marker'
+    return ending, len(ending) - len(self._job.lead_ids), reason
 
   def _read(
     self, sequences: Sequence[list[int]], score_ids: Sequence[int]
