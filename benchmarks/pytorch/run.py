@@ -178,12 +178,13 @@ class Run:
     rows = read_data.encode_for_stage(
       self._setup, self._data.train, stage.cot_source, cots, label
     )
+    start = self._start(seed)
     with _timed(label):
       training.train(
         self._setup,
         stage,
         rows,
-        self._start(seed),
+        start,
         folder,
         label=label,
         seed=seed,
