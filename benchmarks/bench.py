@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import math
 import pathlib
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from benchmarks import options, pairs, results
 
 # What rounding explains: of a probability, and of a loss, relative.
 MAX_DIFFERENCE = 1e-4
+_LOSSES = ('first_loss', 'last_loss')
 _RATE: dict[str, pairs.Figure] = {
   'tokens_per_sec': lambda m: m.tokens_per_sec,
   'peak_memory_bytes': lambda m: m.peak_memory_bytes,
@@ -54,22 +56,50 @@ def main(argv: Sequence[str] | None = None) -> int:
 def training(args: argparse.Namespace, runner: pairs.Pairs) -> None:
   """Updates: full and LoRA, on rows with prompts and all of targets."""
   for name, job in options.training_jobs(args).items():
+    if job.lora_rank and job.has_pytorch:
+      job = dataclasses.replace(job, adapter=str(runner.folder / name))
+      runner.start('training_jax', dataclasses.replace(job, kind='start'))
     found = runner.run('training', job, args.pairs, _named(_RATE, name))
     versions = runner.rows[f'tokens_per_sec_{name}'].versions
     compiling = [m.details['compile_secs'] for m, _ in found]
     figures = {'compile_secs': sorted(compiling)[len(compiling) // 2]}
-    losses = [
-      (ours.details['first_loss'], theirs.details['first_loss'])
-      for ours, theirs in found
-      if theirs
-    ]
-    if losses:
-      apart = max(abs(a / b - 1) for a, b in losses)
-      figures['check_first_loss_difference'] = apart
-      _compare(runner, f'first loss of {name}', apart)
+    both = [(ours.details, theirs.details) for ours, theirs in found if theirs]
+    if both:
+      figures |= _training_checks(runner, name, both)
     for figure, value in figures.items():
       row = results.checked(f'{figure}_{name}', value, len(found), versions)
-      runner.add(row)
+      runner.add(row, job)
+
+
+def _training_checks(
+  runner: pairs.Pairs,
+  name: str,
+  both: Sequence[tuple[dict[str, float], dict[str, float]]],
+) -> dict[str, float]:
+  """Whether both sides trained the same, from the details of each pair."""
+  figures = {}
+  for what in _LOSSES:
+    apart = job_lib.worst(
+      abs(ours[what] / theirs[what] - 1) for ours, theirs in both
+    )
+    figures[f'check_{what}_difference'] = apart
+    _compare(runner, f'{what} of {name}', apart)
+  apart = max(
+    abs(ours['num_trained'] - theirs['num_trained']) for ours, theirs in both
+  )
+  figures['check_trained_weights_difference'] = apart
+  _compare(runner, f'trained weights of {name}', apart)
+  moved = min(
+    abs(side['last_loss'] / side['first_loss'] - 1)
+    for pair in both
+    for side in pair
+  )
+  if not moved > MAX_DIFFERENCE:
+    runner.failures.append(
+      f'losses of {name}: the last is {moved:.2e} from the first, so that'
+      ' comparing it says nothing'
+    )
+  return figures
 
 
 def prediction(args: argparse.Namespace, runner: pairs.Pairs) -> None:
@@ -93,8 +123,9 @@ def prediction(args: argparse.Namespace, runner: pairs.Pairs) -> None:
     return
   name = 'check_max_difference_prediction'
   versions = runner.rows['tokens_per_sec_prediction'].versions
-  runner.add(results.checked(name, max(apart), len(job.prompts), versions))
-  _compare(runner, 'probabilities', max(apart))
+  worst = job_lib.worst(apart)
+  runner.add(results.checked(name, worst, len(job.prompts), versions), job)
+  _compare(runner, 'probabilities', worst)
 
 
 def files(args: argparse.Namespace, runner: pairs.Pairs) -> None:
@@ -128,8 +159,8 @@ def _largest_difference(
     {cot.prompt: cot.score_probs for cot in side.cots}
     for side in (ours, theirs)
   )
-  return max(
-    abs(p - q) if p is not None and q is not None else 1.0
+  return job_lib.worst(
+    abs(p - q) if p is not None and q is not None else math.nan
     for prompt, probs in mine.items()
     for p, q in zip(probs, others[prompt], strict=True)
   )

@@ -1,7 +1,9 @@
 """Whether our samples are right, by PyTorch: distributions and greedy texts."""
 
+from collections.abc import Sequence
 import sys
 
+import numpy as np
 import torch
 
 from benchmarks import job as job_lib
@@ -14,20 +16,29 @@ TIE = 1e-3
 def check(job: job_lib.SamplingJob) -> job_lib.Measurement:
   """Compares our distributions with a full forward over the same tokens."""
   side = sampling_torch.Side(job)
-  cots = job_lib.read_measurement(job.ours).cots
-  # Spread evenly over all of them.
-  cots = cots[:: max(1, -(-len(cots) // job.max_checks))]
-  largest = 0.0
+  cots = chosen(job_lib.read_measurement(job.ours).cots, job)
+  differences = []
   for cot in cots:
     (expected,) = side.score_probs([job.prompts[cot.prompt] + cot.tokens])
-    if None in cot.score_probs:
-      # A distribution that is not there is as wrong as can be.
-      largest = 1.0
-      continue
-    found = torch.tensor(cot.score_probs, device=expected.device)
-    largest = max(largest, (expected - found).abs().max().item())
-  details = {'max_difference': largest, 'num_rows': len(cots)}
+    # What is not there is no number, too.
+    found = torch.tensor(
+      [torch.nan if p is None else p for p in cot.score_probs],
+      device=expected.device,
+    )
+    differences.append((expected - found).abs().max().item())
+  details = {
+    'max_difference': job_lib.worst(differences),
+    'num_rows': len(cots),
+  }
   return side_torch.measured(0.0, 0, 0.0, details=details)
+
+
+def chosen(
+  cots: Sequence[job_lib.Cot], job: job_lib.SamplingJob
+) -> list[job_lib.Cot]:
+  """Those that are checked: drawn, so that no place of a CoT is left out."""
+  order = np.random.default_rng(job.seed).permutation(len(cots))
+  return [cots[i] for i in sorted(order[: job.max_checks])]
 
 
 def greedy(job: job_lib.SamplingJob) -> job_lib.Measurement:

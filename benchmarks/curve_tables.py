@@ -7,7 +7,10 @@ In: rows of results called figure.curve.size. Out: Markdown.
   | 1 | 10 | ▇▇▇▇▇ | 1,000 |
   | 4 | 20 | ▇▇▇▇▇▇▇▇▇▇ | 2,000 |
 
-  - `tokens_per_sec`: 4 times the slots take 2 times as long (power 0.50).
+  - `tokens_per_sec`: 4 times the slots take 2 times as long (power 0.50). The
+    rate is highest at 4.
+
+Of three sizes and more, the last two are told of, too: a curve may bend.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,13 +73,26 @@ def _time_ratio(first: tuple[int, float], last: tuple[int, float]) -> float:
 
 
 def _growth(figure: str, what: str, points: dict[int, results.Row]) -> str:
-  first, last = (
-    (size, points[size].ours) for size in (min(points), max(points))
-  )
-  return (
+  rates = [(size, points[size].ours) for size in sorted(points)]
+  first, last = rates[0], rates[-1]
+  text = (
     f'- `{figure}`: {last[0] / first[0]:.3g} times the {what} take'
-    f' {_time_ratio(first, last):.3g} times as long (power'
-    f' {growth_power(first, last):.2f}).'
+    f' {_times_as_long(first, last)}'
+  )
+  if len(rates) > 2:
+    before = rates[-2]
+    text += (
+      f'; from {before[0]:,} to {last[0]:,}, {last[0] / before[0]:.3g} times'
+      f' take {_times_as_long(before, last)}'
+    )
+  peak = max(rates, key=lambda point: point[1])[0]
+  return f'{text}. The rate is highest at {peak:,}.'
+
+
+def _times_as_long(first: tuple[int, float], last: tuple[int, float]) -> str:
+  return (
+    f'{_time_ratio(first, last):.3g} times as long (power'
+    f' {growth_power(first, last):.2f})'
   )
 
 

@@ -149,14 +149,11 @@ def _measure(
   for name, get in figures.items():
     values = [v for v in map(get, found) if v is not None]
     if values:
-      runner.add(
-        results.checked(
-          f'{name}.{point}',
-          statistics.median(values),
-          len(values),
-          found[-1].versions,
-        )
+      median = statistics.median(values)
+      row = results.checked(
+        f'{name}.{point}', median, len(values), found[-1].versions
       )
+      runner.add(row, job, found)
 
 
 CURVES: dict[

@@ -7,13 +7,15 @@ neither library's threads disturb the other's. For the same reason nothing of
 tract_jax is imported here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import platform
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -99,6 +101,9 @@ class TrainingJob(Job):
     num_steps: updates that are timed, after the first one.
     vocab_size: V.
     score_ids, score_values: [Y].
+    lr: of the first update, from which a cosine goes to 0.
+    adapter: PEFT folder of the adapters that both sides begin with: written by
+      kind "start"; "": each side draws its own.
   """
 
   num_rows: int
@@ -109,6 +114,8 @@ class TrainingJob(Job):
   vocab_size: int
   score_ids: list[int]
   score_values: list[float]
+  lr: float = 1e-4
+  adapter: str = ''
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,6 +162,8 @@ class Measurement:
     cots: the samples.
     details: further numbers.
     lines: for the reader.
+    other_cpus: CPUs that were busy with other processes, on average over the
+      process's life.
   """
 
   secs: float
@@ -165,6 +174,7 @@ class Measurement:
   cots: list[Cot] = dataclasses.field(default_factory=list)
   details: dict[str, float] = dataclasses.field(default_factory=dict)
   lines: list[str] = dataclasses.field(default_factory=list)
+  other_cpus: float = 0.0
 
   @property
   def rows_per_sec(self) -> float:
@@ -173,6 +183,19 @@ class Measurement:
   @property
   def tokens_per_sec(self) -> float:
     return self.num_tokens / self.secs
+
+
+def worst(differences: Iterable[float]) -> float:
+  """The largest of some differences.
+
+  Args:
+    differences: at least one.
+
+  Returns:
+    It, or 1, as wrong as can be, where one is not finite.
+  """
+  found = list(differences)
+  return max(found) if all(map(math.isfinite, found)) else 1.0
 
 
 def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:
@@ -210,13 +233,33 @@ def start(module: str, job: Job, folder: pathlib.Path) -> Measurement:
   command = [f'benchmarks.{module}', str(asked)]
   if module.endswith('_jax'):
     command = ['benchmarks.without_torch', *command]
+  others, begin = _secs_of_others(), time.monotonic()
   subprocess.run(
     [sys.executable, '-m', *command],
     env={**os.environ, **env},
     cwd=pathlib.Path(__file__).resolve().parent.parent,
     check=True,
   )
-  return read_measurement(answer)
+  others, secs = _secs_of_others() - others, time.monotonic() - begin
+  # Both counts are rounded to ticks, so that a little less than 0 may come out.
+  return dataclasses.replace(
+    read_measurement(answer), other_cpus=max(0.0, others / secs)
+  )
+
+
+def _secs_of_others() -> float:
+  """CPU seconds of all processes but this one and those it has waited for."""
+  stat = pathlib.Path('/proc/stat').read_text(encoding='ascii')
+  # user nice system idle iowait irq softirq steal
+  ticks = [int(number) for number in stat.split('\n')[0].split()[1:9]]
+  busy = (sum(ticks) - sum(ticks[3:5])) / os.sysconf('SC_CLK_TCK')
+  own = sum(
+    used.ru_utime + used.ru_stime
+    for used in map(
+      resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+  )
+  return busy - own
 
 
 def answer_path(asked: pathlib.Path) -> pathlib.Path:
@@ -225,8 +268,8 @@ def answer_path(asked: pathlib.Path) -> pathlib.Path:
 
 
 def last_answer(folder: pathlib.Path) -> str:
-  """The file of the Measurement that was written last."""
-  return str(max(folder.glob('*.measured.json')))
+  """The file of our Measurement that was written last."""
+  return str(max(folder.glob('*_jax_*.measured.json')))
 
 
 def read_measurement(path: pathlib.Path | str) -> Measurement:

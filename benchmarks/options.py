@@ -18,6 +18,8 @@ PARTS = ('one_cot', 'four_cots', 'decode', 'checks')
 RESULTS = pathlib.Path(__file__).resolve().parent / 'results'
 # Adapters of the training benchmark, as in the paper.
 _LORA_RANK = 8
+# What moves the loss within a few updates, and rounding apart little.
+_LR = {'full': 1e-5, 'lora': 1e-4}
 # Of the curves, by option.
 _SIZES = {
   'lengths': [256, 512, 1024, 2048, 4096],
@@ -58,7 +60,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--decode-steps', type=int, default=64)
   add('--check-rows', type=int, default=64)
   add('--greedy-prompts', type=int, default=32)
-  return parser.parse_args(argv)
+  return _parsed(parser, argv, free=('parts', 'runs', 'runs_4_cots'))
 
 
 def parse_bench(
@@ -100,7 +102,7 @@ def parse_bench(
     default=[4, 8, 16],
     help='batch sizes of prediction to try on their side',
   )
-  return parser.parse_args(argv)
+  return _parsed(parser, argv, free=('only', 'pairs'))
 
 
 def parse_curves(
@@ -140,7 +142,42 @@ def parse_curves(
   add('--new-tokens', type=int, default=64, help='of a CoT')
   for name, sizes in _SIZES.items():
     add(f'--{name}', type=_numbers, default=sizes, metavar='N,N')
-  return parser.parse_args(argv)
+  # Which sizes there are is no change to the work of each.
+  names = [name.replace('-', '_') for name in _SIZES]
+  return _parsed(parser, argv, free=('only', 'sides', 'runs', *names))
+
+
+def _parsed(
+  parser: argparse.ArgumentParser,
+  argv: Sequence[str] | None,
+  free: Sequence[str],
+) -> argparse.Namespace:
+  """The options, unless other work than the published would take its place.
+
+  Args:
+    parser: has --results.
+    argv: as for `parse`.
+    free: options that do not change the work of a row, besides those of all
+      benchmarks.
+  """
+  args = parser.parse_args(argv)
+  changed = [
+    f'--{name.replace("_", "-")}'
+    for name, value in vars(args).items()
+    if name not in {*free, 'results', 'keep', 'platform'}
+    and _work(name, value) != _work(name, parser.get_default(name))
+  ]
+  if changed and args.results.resolve() == parser.get_default('results'):
+    parser.error(
+      f'{", ".join(changed)}: other work than that of the published results,'
+      f' {args.results}; say by --results where its rows should go'
+    )
+  return args
+
+
+def _work(name: str, value: object) -> object:
+  """What an option says of the work: of data the file, not where it lies."""
+  return pathlib.PurePath(str(value)).name if name == 'data' else value
 
 
 def _add_prompts(parser: argparse.ArgumentParser, num_prompts: int) -> None:
@@ -158,14 +195,16 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add('--model', default='smollm2-135m-instruct', help='folder, or seed model')
   add('--threads', type=int, default=2)
-  add(
-    '--platform',
-    choices=job_lib.PLATFORMS,
-    default='cpu',
-    help='where both sides work; on a TPU ours does alone',
-  )
+  add_platform(parser, 'where both sides work; on a TPU ours does alone')
   add('--keep', default='', help="folder for the processes' files")
   add_ours(parser)
+
+
+def add_platform(parser: argparse.ArgumentParser, text: str) -> None:
+  """Where both sides work, with its help."""
+  parser.add_argument(
+    '--platform', choices=job_lib.PLATFORMS, default='cpu', help=text
+  )
 
 
 def add_ours(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +253,13 @@ def names_of(allowed: Sequence[str]) -> Callable[[str], list[str]]:
     return names
 
   return parse_names
+
+
+def positive(text: str) -> int:
+  """The type of an option that takes a number from 1 on."""
+  if (number := int(text)) < 1:
+    raise argparse.ArgumentTypeError(f'{number} is below 1')
+  return number
 
 
 def _numbers(text: str) -> list[int]:
@@ -318,6 +364,7 @@ def training_jobs(args: argparse.Namespace) -> dict[str, job_lib.TrainingJob]:
       vocab_size=setup.tokenizer.vocab_size,
       score_ids=list(setup.cot_scores.ids),
       score_values=list(setup.grid.values),
+      lr=_LR[training],
       num_threads=args.threads,
       platform=args.platform,
       settings=dict(args.ours),

@@ -1,21 +1,25 @@
 """Both sides of a benchmark in turn, and the rows of results made of them.
 
 A pair is one process of each side, one after the other, so that what slows the
-machine down for a while slows both.
+machine down for a while slows both. The first pair begins with theirs, the next
+with ours, and so on: what comes second has a warmer machine, or a hotter one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import os
 import pathlib
 import statistics
 import sys
 
 from benchmarks import job as job_lib
-from benchmarks import results
+from benchmarks import provenance, results
 from tract_jax import types
 
 Figure = Callable[[job_lib.Measurement], float]
+# What other processes may take of each thread that a side should have.
+MAX_OTHERS = 0.1
 
 
 class Pairs:
@@ -24,6 +28,7 @@ class Pairs:
   Attributes:
     rows: {name: row} so far.
     failures: of checks, for the reader.
+    folder: for the processes' files.
   """
 
   def __init__(self, path: pathlib.Path, folder: pathlib.Path):
@@ -36,7 +41,7 @@ class Pairs:
     self.rows: dict[str, results.Row] = {}
     self.failures: list[str] = []
     self._path = path
-    self._folder = folder
+    self.folder = folder
     folder.mkdir(parents=True, exist_ok=True)
 
   def run(
@@ -62,17 +67,21 @@ class Pairs:
     pairs: list[tuple[job_lib.Measurement, job_lib.Measurement | None]] = []
     for seed in range(num_pairs):
       job = dataclasses.replace(job, seed=seed)
-      theirs = self.start(f'{side}_torch', job) if job.has_pytorch else None
-      ours = self.start(f'{side}_jax', job)
-      pairs.append((ours, theirs))
+      sides = ['torch', 'jax'] if job.has_pytorch else ['jax']
+      order = reversed(sides) if seed % 2 else sides
+      found = {name: self.start(f'{side}_{name}', job) for name in order}
+      pairs.append((found['jax'], found.get('torch')))
+      every = [one for pair in pairs for one in pair if one]
       for name, get in figures.items():
-        self.add(_row(name, get, pairs))
+        self.add(_row(name, get, pairs), job, every)
     return pairs
 
   def start(self, module: str, job: job_lib.Job) -> job_lib.Measurement:
     """Runs one process, and says what it found."""
     say(f'{module}: {job.kind}, seed {job.seed}')
-    measured = job_lib.start(module, job, self._folder)
+    measured = job_lib.start(module, job, self.folder)
+    if warning := _disturbed(job, measured):
+      say(f'  warning: {warning}')
     if measured.secs:
       details = ''.join(
         f'; {name} {value:,.1f}' for name, value in measured.details.items()
@@ -85,13 +94,40 @@ class Pairs:
     return measured
 
   def last_answer(self) -> str:
-    """The file of the Measurement that was written last."""
-    return job_lib.last_answer(self._folder)
+    """The file of our Measurement that was written last."""
+    return job_lib.last_answer(self.folder)
 
-  def add(self, row: results.Row) -> None:
-    """Writes a row."""
-    self.rows[row.name] = row
+  def add(
+    self,
+    row: results.Row,
+    job: job_lib.Job,
+    found: Sequence[job_lib.Measurement] = (),
+  ) -> None:
+    """Writes a row.
+
+    Args:
+      row: its numbers.
+      job: what was measured, of which the row keeps the work.
+      found: its Measurements, of which the row keeps how busy others were.
+    """
+    self.rows[row.name] = dataclasses.replace(
+      row,
+      work=provenance.work(job),
+      commit=provenance.commit(),
+      other_cpus=max((one.other_cpus for one in found), default=None),
+    )
     results.write_results(self._path, self.rows.values())
+
+
+def _disturbed(job: job_lib.Job, found: job_lib.Measurement) -> str:
+  """What to say where others took CPUs that the process should have had."""
+  free = max(0, (os.cpu_count() or 1) - job.num_threads)
+  if found.other_cpus - free <= MAX_OTHERS * job.num_threads:
+    return ''
+  return (
+    f'other processes kept {found.other_cpus:.1f} CPUs busy; times and ratios'
+    ' say little'
+  )
 
 
 def _row(

@@ -6,22 +6,31 @@ prints a table and writes its curves as an SVG (--plot).
 
 One seed model, one start of the adapters, one order of batches, float32 on both
 sides. Ours is the step that a run maps on its mesh; theirs is
-benchmarks/pytorch. Then both score the same CoTs. Exit codes: 0 they agree, 1
-they do not, 2 no such model, or more steps than a schedule has.
+benchmarks/pytorch, which knows masks and weights of a method by itself. Then
+both score the same CoTs. Exit codes: 0 they agree, 1 they do not, 2 bad
+arguments, no such model, or more steps than a schedule has.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
 import dataclasses
+import os
 import pathlib
 import sys
 import tempfile
 
+import jax
 import numpy as np
 import safetensors.numpy
 
-from benchmarks import pairs, parity_cases, parity_jax, parity_plot
-from benchmarks.pytorch import judge
+from benchmarks import (
+  options,
+  pairs,
+  parity_cases,
+  parity_jax,
+  parity_plot,
+  parity_torch,
+)
 from tract_jax import types
 from tract_jax.models import peft_adapter
 from tract_jax.pipeline import seed_model
@@ -87,23 +96,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code.
   """
   args = _parse(argv)
+  _work_on(args.platform)
+  # On a TPU ours works alone; PyTorch stays where it can.
+  device = 'cuda' if args.platform == 'cuda' else 'cpu'
   problems = []
-  rows: dict[str, list[parity_plot.Panel]] = {}
+  curves: dict[str, list[parity_plot.Panel]] = {}
   with tempfile.TemporaryDirectory() as scratch:
     folder = pathlib.Path(scratch)
     for case in _cases(args.models, folder / 'models'):
-      found = compare(case, args.steps, folder / case.name.replace('/', '_'))
+      adapters = folder / case.name.replace('/', '_')
+      found = compare(case, args.steps, adapters, device)
       print(table(found, args.every), flush=True)
       problems += found.problems
-      rows[found.name] = panels(found)
+      curves[found.name] = panels(found)
       args.plot.parent.mkdir(parents=True, exist_ok=True)
-      args.plot.write_text(parity_plot.svg(rows), encoding='utf-8')
+      args.plot.write_text(parity_plot.svg(curves), encoding='utf-8')
   pairs.complain(*problems)
   return 1 if problems else 0
 
 
 def compare(
-  case: parity_cases.Case, num_steps: int, folder: pathlib.Path
+  case: parity_cases.Case,
+  num_steps: int,
+  folder: pathlib.Path,
+  device: str = 'cpu',
 ) -> Comparison:
   """Trains on both sides, and scores the same rows.
 
@@ -111,6 +127,7 @@ def compare(
     case: what is trained.
     num_steps: updates, of a schedule that may be longer but not shorter.
     folder: for the adapters.
+    device: of PyTorch.
 
   Returns:
     The figures of every step.
@@ -124,27 +141,14 @@ def compare(
       f'--steps: {num_steps}, but the schedule of {case.name} has'
       f' {side.num_steps}'
     )
-  model = judge.load(case.model, str(side.start))
-  trainer = judge.Trainer(
-    model,
-    judge.Objective(
-      side.objective.ce_weight,
-      side.objective.score_weight,
-      side.objective.ce_includes_score,
-      side.score_ids,
-      side.score_values,
-    ),
-    lr=side.lr,
-    num_warmup_steps=side.num_warmup_steps,
-    num_steps=side.num_steps,
-  )
+  other = parity_torch.Side(case, side, device)
   ours, theirs, distances = [], [], []
   for update in side.updates(num_steps):
     ours.append(update)
-    theirs.append(trainer.step(_batch(update.batch)))
-    distances.append(_distance(update.adapter, judge.adapter(model)))
+    theirs.append(other.step(update.batch))
+    distances.append(_distance(update.adapter, other.adapter()))
   grid = np.asarray(side.score_values)
-  expected = judge.score_probs(model, side.sequences, side.score_ids) @ grid
+  expected = other.score_probs(side.sequences) @ grid
   return Comparison(
     name=case.name,
     ours=_columns(ours),
@@ -213,15 +217,32 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     default=['tiny', 'smollm2-135m-instruct'],
     help='"tiny", folders or seed models, with commas',
   )
-  add('--steps', type=int, default=50)
+  add('--steps', type=options.positive, default=50)
   add(
     '--plot',
     type=pathlib.Path,
     default=pathlib.Path('parity.svg'),
     help='SVG file to write',
   )
-  add('--every', type=int, default=10, help='steps between two lines')
+  add(
+    '--every',
+    type=options.positive,
+    default=10,
+    help='steps between two lines',
+  )
+  options.add_platform(
+    parser, 'where both sides work; for a TPU theirs stays on the CPU'
+  )
   return parser.parse_args(argv)
+
+
+def _work_on(platform: str) -> None:
+  """Has JAX work there as in the processes of a benchmark (job.start)."""
+  # PyTorch needs memory of the same GPU.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  jax.config.update('jax_platforms', platform)
+  if platform != 'cpu':
+    jax.config.update('jax_default_matmul_precision', 'highest')
 
 
 def _cases(
@@ -234,17 +255,6 @@ def _cases(
       yield parity_cases.real_case(seed_model.seed_model_path(model))
 
 
-def _batch(batch: types.Batch) -> judge.Batch:
-  return judge.Batch(
-    inputs=batch.inputs,
-    targets=batch.targets,
-    is_token=batch.segment_ids > 0,
-    cot_mask=batch.cot_mask,
-    score_mask=batch.score_mask,
-    scores=batch.score_values,
-  )
-
-
 def _distance(folder: pathlib.Path, theirs: dict[str, np.ndarray]) -> float:
   """Norm of the difference of two adapters over that of ours."""
   ours = safetensors.numpy.load_file(folder / peft_adapter.WEIGHTS_FILE)
@@ -255,9 +265,10 @@ def _distance(folder: pathlib.Path, theirs: dict[str, np.ndarray]) -> float:
   return float(np.sqrt(apart / size))
 
 
-def _columns(rows: Sequence[object]) -> dict[str, np.ndarray]:
+def _columns(figures: Sequence[object]) -> dict[str, np.ndarray]:
   return {
-    part: np.array([getattr(row, part) for row in rows]) for part in _PARTS
+    part: np.array([getattr(of_step, part) for of_step in figures])
+    for part in _PARTS
   }
 
 

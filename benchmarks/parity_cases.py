@@ -18,7 +18,8 @@ class Case:
     model: a Hugging Face folder.
     objective: "ce", "raft" or "cot_raft".
     cot_source: "none", "annotator", or "self", stage 2's.
-    settings: of our configuration.
+    settings: of our configuration, but for lambda.
+    lambda_value: of CoT-RAFT.
   """
 
   name: str
@@ -26,6 +27,12 @@ class Case:
   objective: str
   cot_source: str
   settings: dict[str, Any]
+  lambda_value: float = 1.0
+
+  @property
+  def with_cot(self) -> bool:
+    """Whether a CoT stands before the score."""
+    return self.cot_source != 'none'
 
 
 _SETTINGS = {
@@ -39,10 +46,11 @@ _SETTINGS = {
   'train.lr': 1e-3,
 }
 _STAGES = (
-  ('ce', 'none'),
-  ('raft', 'none'),
-  ('cot_raft', 'annotator'),
-  ('cot_raft', 'self'),
+  ('ce', 'none', 1.0),
+  ('raft', 'none', 1.0),
+  ('cot_raft', 'annotator', 1.0),
+  ('cot_raft', 'annotator', 5.0),
+  ('cot_raft', 'self', 1.0),
 )
 _TINY = {
   'hidden_size': 64,
@@ -63,9 +71,13 @@ def tiny_cases(folder: pathlib.Path) -> Iterator[Case]:
   """
   for family, changes in (('llama', {}), ('mistral', {'sliding_window': 8})):
     model = _save(folder / family, family, changes)
-    for objective, cot_source in _STAGES:
+    for objective, cot_source, lambda_value in _STAGES:
       name = f'tiny-{family} {objective} {cot_source}'
-      yield Case(name, str(model), objective, cot_source, _SETTINGS)
+      if lambda_value != 1:
+        name += f' lambda {lambda_value:g}'
+      yield Case(
+        name, str(model), objective, cot_source, _SETTINGS, lambda_value
+      )
 
 
 def real_case(model: pathlib.Path) -> Case:

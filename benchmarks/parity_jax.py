@@ -1,4 +1,10 @@
-"""Our side of `make parity`: the run's own step, update by update."""
+"""Our side of `make parity`: the run's own step, update by update.
+
+The other side is told the seed model, the tokens of the batches, the prompts as
+text, the schedule and lambda. What of a row is learnt, where its score stands,
+and the weights of an objective it has to know by itself: a mistake of ours in
+one of these would else be made on both sides, and not be seen.
+"""
 
 from collections.abc import Iterator
 import dataclasses
@@ -41,8 +47,7 @@ class Side:
   """A stage of a run, and what the other side has to know of it.
 
   Attributes:
-    objective: the weights.
-    score_ids: [Y] tokens of the scores; of one token each.
+    prompts: of the training rows, as text.
     score_values: [Y].
     num_steps: of the whole schedule.
     num_warmup_steps: of it.
@@ -59,19 +64,22 @@ class Side:
       case: what is trained.
       folder: for the adapters.
     """
-    config = config_lib.merge({**case.settings, 'model.path': case.model})
+    settings = {
+      'model.path': case.model,
+      'train.lambda_value': case.lambda_value,
+    }
+    config = config_lib.merge({**case.settings, **settings})
     self._folder = folder
     # One device, as on the other side.
     self._setup = setup = build.build(config, devices=jax.devices()[:1])
-    self.objective = objective_lib.make_objective(config, case.objective)
-    self._with_cot = case.cot_source != 'none'
-    scores = setup.cot_scores if self._with_cot else setup.bare_scores
-    self.score_ids = scores.ids
+    self._objective = objective_lib.make_objective(config, case.objective)
+    self._with_cot = case.with_cot
     self.score_values = setup.grid.values
     self._trainable, self._frozen = base_weights.init_params(
       setup.model, seed=0
     )
     data = read_data.read_data(setup)
+    self.prompts = [example.prompt for example in data.train]
     rows = data.benchmarks['synthetic']
     self.sequences = read_data.before_score(setup, rows, self._with_cot)
     self_cots = self._sampled(data.train) if case.cot_source == 'self' else []
@@ -99,7 +107,7 @@ class Side:
       [self._loader.max_targets], finetune.TARGET_MULTIPLE
     )
     trainer = build.make_trainer(
-      self._setup, self.objective, self._with_cot, self.num_steps, num_targets
+      self._setup, self._objective, self._with_cot, self.num_steps, num_targets
     )
     state = trainer.init_state(self._trainable)
     batches = self._loader.iterate()

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   setup = build.build(config_lib.merge(settings), as_judge=True)
   data = read_data.read_data(setup, as_judge=True)
   examples = {e.example_id: e for e in data.benchmarks['rows']}
-  rows = predict.read_predictions(epath.Path(args.predictions))
+  rows = _of_seed(args.predictions, args.seed)
   with_cot = any(any(row.cots) for row in rows)
   scores = setup.cot_scores if with_cot else setup.bare_scores
   if any(len(ids) > 1 for ids in scores.sequences):
@@ -67,6 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   epath.Path(args.out).write_text(''.join(lines))
   pairs.say(f'{args.out}: {len(rows)} rows')
   return 0
+
+
+def _of_seed(path: str, seed: int | None) -> list[types.Prediction]:
+  """The file's rows of one seed: each seed has trained a model of its own."""
+  rows = predict.read_predictions(epath.Path(path))
+  seeds = sorted({row.seed for row in rows})
+  names = ', '.join(map(str, seeds))
+  if seed is None and len(seeds) > 1:
+    raise types.InputError(
+      f'{path}: has rows of seeds {names}, and the model is that of one: say'
+      ' which by --seed'
+    )
+  if seed is not None and seed not in seeds:
+    raise types.InputError(f'--seed: {path} has seeds {names}, not {seed}')
+  return [row for row in rows if seed in (None, row.seed)]
 
 
 def _sequences(
@@ -139,7 +154,7 @@ def _rescored(
     row,
     distributions=probs,
     # Which number PyTorch would write is not asked.
-    decoded=[None] * len(probs),
+    decoded=[],
     prediction=mean,
     invalid_reason=None if known else row.invalid_reason or 'no score',
   )
@@ -155,6 +170,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--adapter', default='', help='PEFT folder of an adapter on it')
   add('--benchmark', required=True, help='the rows that were predicted')
   add('--predictions', required=True, help='predictions/METHOD/NAME.jsonl')
+  add('--seed', type=int, help='whose rows, where a file has several seeds')
   add('--out', required=True, help='file to write')
   add('--device', choices=('cpu', 'cuda'), default='cpu')
   options.add_ours(parser)

@@ -11,6 +11,7 @@ import json
 import pathlib
 import re
 import statistics
+from typing import Any
 
 from tract_jax.data import manifest
 
@@ -28,6 +29,9 @@ class Row:
     ratio_median, ratio_min, ratio_max: how much better ours is, over the pairs.
     runs: number of pairs, or of the rows that were checked.
     versions: {library: version}, and the machine.
+    work: what was measured; {} in rows of before it was kept.
+    commit: of this project, with "+" for changes to it; "": not known.
+    other_cpus: the most that other processes kept busy in any of its runs.
   """
 
   name: str
@@ -38,6 +42,9 @@ class Row:
   ratio_max: float | None
   runs: int
   versions: dict[str, str]
+  work: dict[str, Any] = dataclasses.field(default_factory=dict)
+  commit: str = ''
+  other_cpus: float | None = None
 
   @property
   def machine(self) -> str:
@@ -93,9 +100,18 @@ def write_results(path: pathlib.Path, rows: Iterable[Row]) -> None:
   old = read_results(path) if path.exists() else []
   by_name = {(row.name, row.machine): row for row in [*old, *rows]}
   path.parent.mkdir(parents=True, exist_ok=True)
-  manifest.write_json_atomic(
-    path, [dataclasses.asdict(row) for row in by_name.values()]
-  )
+  manifest.write_json_atomic(path, [*map(_fields, by_name.values())])
+
+
+def _fields(row: Row) -> dict[str, Any]:
+  """Without what is not known of a row of before."""
+  fields = dataclasses.asdict(row)
+  unknown: dict[str, Any] = {'work': {}, 'commit': '', 'other_cpus': None}
+  return {
+    name: value
+    for name, value in fields.items()
+    if name not in unknown or value != unknown[name]
+  }
 
 
 def read_results(path: pathlib.Path) -> list[Row]:

@@ -113,7 +113,8 @@ class Benchmark:
       largest = measured.details['max_difference']
       num_rows = int(measured.details['num_rows'])
       name = f'check_max_difference_{suffix}'
-      self._pairs.add(results.checked(name, largest, num_rows, versions))
+      row = results.checked(name, largest, num_rows, versions)
+      self._pairs.add(row, job)
       if not largest < MAX_DIFFERENCE:
         self.failures.append(
           f'{name}: {largest:.2e} in {num_rows} rows; less than'
@@ -143,7 +144,7 @@ class Benchmark:
       name = f'check_greedy_texts_{kind.removeprefix("num_")}'
       versions = _versions(path, measured)
       row = results.checked(name, number, len(job.prompts), versions)
-      self._pairs.add(row)
+      self._pairs.add(row, job)
     if measured.details['num_differing']:
       self.failures.append('greedy texts differ from those of transformers')
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
-from benchmarks import curve_tables, options, results
+from benchmarks import curve_tables, options, results, targets
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / 'docs' / 'benchmarks.md'
 BEGIN = '<!-- Made by `python -m benchmarks.tables`: -->'
@@ -25,7 +25,7 @@ def main() -> int:
 
 
 def updated(text: str, folder: pathlib.Path) -> str:
-  """The page with the tables of all results files.
+  """The page with the tables of targets and of all results files.
 
   Args:
     text: of the page, with both marks.
@@ -41,10 +41,18 @@ def updated(text: str, folder: pathlib.Path) -> str:
   _, end, after = rest.partition(END)
   if not end:
     raise ValueError(f'{BEGIN!r} and {END!r} do not stand in the page')
-  tables = [
-    _section(path.name, rows)
+  files = {
+    path.name: results.read_results(path)
     for path in sorted(folder.glob('*.json'))
-    for rows in results.by_machine(results.read_results(path)).values()
+  }
+  asked = targets.table(row for rows in files.values() for row in rows)
+  tables = [
+    *([asked] if asked else []),
+    *(
+      _section(name, rows)
+      for name, of_file in files.items()
+      for rows in results.by_machine(of_file).values()
+    ),
   ]
   return '\n\n'.join([before + BEGIN, *tables, END]) + after
 

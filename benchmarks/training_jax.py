@@ -9,7 +9,8 @@ from benchmarks import job as job_lib
 from benchmarks import side_jax, training_work
 from tract_jax import types
 from tract_jax.data import loader
-from tract_jax.pipeline import base_weights, build, finetune
+from tract_jax.models import peft_adapter
+from tract_jax.pipeline import base_weights, build, export, finetune
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 
@@ -23,12 +24,16 @@ class Side:
       'model.path': job.model,
       'model.lora_rank': job.lora_rank,
       'train.batch_size': job.num_rows,
+      'train.lr': job.lr,
+      'train.warmup_fraction': 0.0,
       **job.settings,
     }
     self.setup = setup = build.build(
       config_lib.merge(settings), devices=jax.devices()[:1]
     )
-    trainable, self.frozen = base_weights.init_params(setup.model, job.seed)
+    # Adapters are the same in every process: those that `start` writes.
+    trainable, self.frozen = base_weights.init_params(setup.model, seed=0)
+    self.num_trained = sum(x.size for x in jax.tree.leaves(trainable))
     self.trainer = build.make_trainer(
       setup,
       objective_lib.make_objective(setup.config, 'cot_raft'),
@@ -50,7 +55,19 @@ def train(job: job_lib.TrainingJob) -> job_lib.Measurement:
     side.state, metrics = side.trainer.step(side.state, side.frozen, batch)
     return float(metrics.loss)
 
-  return training_work.timed(job, update, side_jax.measured)
+  return training_work.timed(job, update, side.num_trained, side_jax.measured)
+
+
+def start(job: job_lib.TrainingJob) -> job_lib.Measurement:
+  """Writes the adapters that both sides begin with."""
+  side = Side(job)
+  peft_adapter.write_adapter(
+    job.adapter,
+    side.state.params,
+    export.lora_config(side.setup),
+    base_model=job.model,
+  )
+  return side_jax.measured(0.0, 0, 0.0)
 
 
 def _batch(job: job_lib.TrainingJob) -> types.Batch:
@@ -71,7 +88,7 @@ def _batch(job: job_lib.TrainingJob) -> types.Batch:
   )
 
 
-KINDS = {'train': train}
+KINDS = {'train': train, 'start': start}
 
 if __name__ == '__main__':
   job_lib.answer(sys.argv[1:], KINDS, job_lib.TrainingJob)

@@ -22,17 +22,18 @@ def train(job: job_lib.TrainingJob) -> job_lib.Measurement:
   adapters = peft.LoraConfig(
     r=job.lora_rank, lora_alpha=16, target_modules=_TARGETS
   )
+  model = judge.load(
+    job.model,
+    job.adapter or (adapters if job.lora_rank else None),
+    side_torch.device(job),
+  )
   trainer = judge.Trainer(
-    judge.load(
-      job.model,
-      adapters if job.lora_rank else None,
-      side_torch.device(job),
-    ),
+    model,
     judge.Objective(
       1.0, 1.0, False, tuple(job.score_ids), tuple(job.score_values)
     ),
-    lr=1e-5,
-    num_warmup_steps=1,
+    lr=job.lr,
+    num_warmup_steps=0,
     num_steps=job.num_steps + 1,
   )
   rows = training_work.make_rows(job)
@@ -40,7 +41,10 @@ def train(job: job_lib.TrainingJob) -> job_lib.Measurement:
   measured = functools.partial(
     side_torch.measured, versions={'peft': peft.__version__}
   )
-  return training_work.timed(job, lambda: trainer.step(batch).loss, measured)
+  num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+  return training_work.timed(
+    job, lambda: trainer.step(batch).loss, num_trained, measured
+  )
 
 
 KINDS = {'train': train}

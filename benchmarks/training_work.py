@@ -62,6 +62,7 @@ def make_rows(job: job_lib.TrainingJob) -> Rows:
 def timed(
   job: job_lib.TrainingJob,
   update: Callable[[], float],
+  num_trained: int,
   measured: Callable[..., job_lib.Measurement],
 ) -> job_lib.Measurement:
   """Measures updates.
@@ -69,6 +70,7 @@ def timed(
   Args:
     job: how many are timed, after a first one that may compile.
     update: makes one and gives its loss, when it is done.
+    num_trained: weights that it changes.
     measured: makes the Measurement: that of side_jax or of side_torch.
 
   Returns:
@@ -81,7 +83,7 @@ def timed(
   secs = []
   for _ in range(job.num_steps):
     begin = time.perf_counter()
-    update()
+    last_loss = update()
     secs.append(time.perf_counter() - begin)
   median = statistics.median(secs)
   return measured(
@@ -90,6 +92,8 @@ def timed(
     first_secs,
     details={
       'first_loss': first_loss,
+      'last_loss': last_loss,
+      'num_trained': num_trained,
       'start_up_secs': start_up_secs,
       'compile_secs': first_secs - median,
     },

@@ -37,6 +37,15 @@ need_workdir() { # need_workdir ARGUMENT...: of tract_jax.main
   fail 'give --workdir=gs://BUCKET/RUN: all hosts write into one folder'
 }
 
+need_env_file() { # ENV_FILE may be unset; its lines are not shown
+  [[ ${ENV_FILE:-} ]] || return 0
+  [[ -r $ENV_FILE ]] || fail "ENV_FILE=$ENV_FILE: cannot be read"
+  [[ $(ls -lnd "$ENV_FILE") == -r?-------* ]] ||
+    fail "ENV_FILE=$ENV_FILE: others may read it: chmod 600"
+  ! grep -Eqv '^(#.*|[A-Za-z_][A-Za-z0-9_]*=[^[:cntrl:]]*)?$' "$ENV_FILE" ||
+    fail "ENV_FILE=$ENV_FILE: has a line that is not KEY=VALUE"
+}
+
 quoted() { # quoted WORD...: as a shell reads them again
   local word line=()
   for word; do
@@ -57,7 +66,7 @@ call() { # call COMMAND...: runs it; a dry run prints it
 ask() { # ask ANSWER COMMAND...: as call, where a dry run takes ANSWER for its
   local answer=$1
   shift
-  call "$@"
+  call "$@" || return
   [[ ! $dry_run ]] || printf '%s\n' "$answer"
 }
 

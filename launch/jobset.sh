@@ -11,6 +11,7 @@
 #   delete          ends it; the pods save first. create continues the run
 #
 # SERVICE_ACCOUNT (default) is the Kubernetes account that may use the bucket.
+# Where there is a secret tract-jax-env, the run has its keys as variables.
 # kubectl's current context is the cluster, which needs JobSet 0.8 or newer.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

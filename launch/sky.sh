@@ -7,7 +7,8 @@
 #
 # SkyPilot brings the working tree to each host, and gets a new slice for one
 # that is taken away. ON_DEMAND=1 asks for capacity that is not;
-# EXTRAS=wandb brings the packages of requirements/wandb.txt.
+# EXTRAS=wandb brings the packages of requirements/wandb.txt; ENV_FILE names a
+# file of lines KEY=VALUE that the run has as secrets, such as HF_TOKEN.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/calls.sh
@@ -15,8 +16,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 create() {
   need INFRA
   need_workdir "$@"
+  need_env_file
   call sky jobs launch --yes --detach-run --name="$NAME" --infra="$INFRA" \
     ${ON_DEMAND:+--no-use-spot} ${EXTRAS:+--env="EXTRAS=$EXTRAS"} \
+    ${ENV_FILE:+--secret-file="$ENV_FILE"} \
     --env="ARGS=$(quoted "$@")" launch/sky.yaml
 }
 

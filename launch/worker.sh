@@ -8,7 +8,7 @@
 #                requirements/NAME.txt, such as wandb
 #   run ARGS...  starts python -m tract_jax.main ARGS..., which outlives the
 #                connection, or finds it running; shows run.log, and ends with
-#                its exit code
+#                its exit code. ../tract_jax.env has variables of it
 #   stop         asks it to save and to end
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -32,6 +32,13 @@ is_running() { # whether run.pid is of a process of ours
   [[ -f run.pid ]] && grep -qs tract_jax.main "/proc/$(<run.pid)/cmdline"
 }
 
+variables() { # as they are written: nothing in the file is run
+  local line
+  while IFS= read -r line || [[ $line ]]; do
+    [[ ! $line =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || export "${line?}"
+  done <../tract_jax.env
+}
+
 run() {
   local program=(.venv/bin/python -m tract_jax.main "$@") size
   if [[ $dry_run ]]; then
@@ -44,6 +51,7 @@ run() {
     say "joins $(tr '\0' ' ' <"/proc/$(<run.pid)/cmdline" | grep -o '\.venv.*')"
   else
     rm -f run.exit
+    [[ ! -f ../tract_jax.env ]] || variables
     # The shell around the program waits for it also when all are told to end.
     # shellcheck disable=SC2016
     setsid nohup bash -c 'trap : TERM; "$@"; echo $? >run.exit' run \

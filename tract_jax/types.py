@@ -365,7 +365,8 @@ class Prediction:
     score: the rater's score; None where the row has none.
     prediction: by the method's own predictor over all CoTs; None if invalid.
     distributions: [C][Y] probability of each score; a null row where none.
-    decoded: [C] the score that greedy decoding writes; None where it is none.
+    decoded: [C] the score that greedy decoding writes; None where it is none;
+      [] where another system does not tell.
     cots: [C] texts; [""] for methods without CoT.
     finish_reasons: [C].
     invalid_reason: why `prediction` is None; else None.

@@ -93,17 +93,20 @@ def test_the_median_update_is_timed_after_the_first(monkeypatch):
   monkeypatch.setattr(training_work.time, 'time', lambda: 112.0)
   job = job_lib.dataclasses.replace(JOB, num_steps=3, asked_at=100.0)
   losses = iter([4.0, 3.0, 2.0, 1.0])
-  found = training_work.timed(job, lambda: next(losses), side_jax.measured)
+  found = training_work.timed(job, lambda: next(losses), 8, side_jax.measured)
   assert (found.secs, found.num_tokens, found.warm_up_secs) == (3.0, 12, 9.0)
   assert found.details == {
     'first_loss': 4.0,
+    'last_loss': 1.0,
+    'num_trained': 8,
     'start_up_secs': 12.0,
     'compile_secs': 6.0,
   }
 
 
 def test_kinds_of_training(arguments):
-  jobs = options.training_jobs(options.parse_bench(arguments, ('training',)))
+  args = options.parse_bench([*arguments, '--results=a'], ('training',))
+  jobs = options.training_jobs(args)
   assert {
     name: (job.lora_rank, job.num_targets) for name, job in jobs.items()
   } == {
@@ -132,7 +135,11 @@ def test_training(arguments, tmp_path):
   for name in ('full_prompts', 'full_all', 'lora_prompts', 'lora_all'):
     for figure in ('tokens_per_sec', 'peak_memory_bytes', 'start_up_secs'):
       check_compared(rows.pop(f'{figure}_{name}'))
-    assert 0 <= rows.pop(f'check_first_loss_difference_{name}')['ours'] < 1e-5
+    for which in ('first', 'last'):
+      row = rows.pop(f'check_{which}_loss_difference_{name}')
+      assert 0 <= row['ours'] < 1e-5
+    row = rows.pop(f'check_trained_weights_difference_{name}')
+    assert row['ours'] == 0
     assert rows.pop(f'compile_secs_{name}')['theirs'] is None
   assert not rows
 
@@ -160,19 +167,94 @@ def test_prediction_and_files(arguments, tmp_path):
     check_compared(row)
 
 
-def test_other_numbers_on_the_other_side_fail(arguments, tmp_path, monkeypatch):
-  cot = job_lib.Cot(0, [], 0, 'marker', [0.5, 0.25])
-  other = job_lib.dataclasses.replace(cot, score_probs=[0.5, 0.2503])
-  lost = job_lib.dataclasses.replace(cot, score_probs=[0.5, None])
-  for theirs, code in ((cot, 0), (other, 1), (lost, 1)):
+def measurement(cots=(), **details):
+  details = {'start_up_secs': 1.0, 'compile_secs': 1.0, **details}
+  return job_lib.Measurement(1, 1, 1, 1, {}, list(cots), details)
 
-    def start(module, job, folder, theirs=theirs):
-      cots = [theirs if module.endswith('_torch') else cot]
-      details = {'start_up_secs': 1.0}
-      return job_lib.Measurement(1, 1, 1, 1, {}, cots, details)
 
-    monkeypatch.setattr(job_lib, 'start', start)
-    assert (
-      bench.main([*arguments, '--only=prediction', f'--results={tmp_path}'])
-      == code
+NAN = float('nan')
+PROBS = [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+  ('ours', 'theirs', 'code'),
+  [
+    (PROBS, PROBS, 0),
+    (PROBS, [0.5, 0.2503], 1),
+    (PROBS, [0.5, None], 1),
+    # Behind a number that is right, NaN is the lesser of the two for `max`.
+    (PROBS, [0.5, NAN], 1),
+    ([0.5, NAN], PROBS, 1),
+  ],
+)
+def test_other_probabilities_fail(
+  arguments, tmp_path, monkeypatch, ours, theirs, code
+):
+  def start(module, job, folder):
+    probs = theirs if module.endswith('_torch') else ours
+    # A prompt that is right stands before.
+    return measurement(
+      job_lib.Cot(prompt, [], 0, 'marker', of_prompt)
+      for prompt, of_prompt in enumerate((PROBS, probs))
     )
+
+  monkeypatch.setattr(job_lib, 'start', start)
+  found, rows = measured(tmp_path, arguments, 'prediction')
+  assert found == code
+  worst = rows['check_max_difference_prediction']['ours']
+  assert (worst > bench.MAX_DIFFERENCE) == bool(code)
+
+
+RIGHT = {'first_loss': 3.0, 'last_loss': 2.0, 'num_trained': 10}
+STILL = RIGHT | {'last_loss': 3.0}
+
+
+@pytest.mark.parametrize(
+  ('ours', 'theirs', 'problem'),
+  [
+    (RIGHT, RIGHT, ''),
+    (RIGHT | {'first_loss': 3.001}, RIGHT, 'first_loss of full_prompts'),
+    (RIGHT | {'last_loss': 2.001}, RIGHT, 'last_loss of full_prompts'),
+    (RIGHT | {'last_loss': NAN}, RIGHT, 'last_loss of full_prompts'),
+    (RIGHT, RIGHT | {'last_loss': NAN}, 'last_loss of full_prompts'),
+    (RIGHT | {'num_trained': 9}, RIGHT, 'trained weights of full_prompts'),
+    (STILL, STILL, 'losses of full_prompts'),
+  ],
+)
+def test_other_training_fails(
+  arguments, tmp_path, monkeypatch, capsys, ours, theirs, problem
+):
+  def start(module, job, folder):
+    is_wrong = job.seed and not job.lora_rank and job.num_targets < job.length
+    details = theirs if module.endswith('_torch') else ours
+    return measurement(**(details if is_wrong else RIGHT))
+
+  monkeypatch.setattr(job_lib, 'start', start)
+  # The first pair is right: what is wrong is in second place.
+  code, _ = measured(tmp_path, [*arguments, '--pairs=2'], 'training')
+  assert code == bool(problem)
+  lines = capsys.readouterr().err.splitlines()
+  assert any(f'error: {problem}' in line for line in lines) == bool(problem)
+
+
+def test_both_sides_begin_with_the_same_adapters(
+  arguments, tmp_path, monkeypatch
+):
+  calls = []
+
+  def start(module, job, folder):
+    calls.append((module, job.kind, bool(job.lora_rank), job.adapter))
+    return measurement(**RIGHT)
+
+  monkeypatch.setattr(job_lib, 'start', start)
+  assert measured(tmp_path, arguments, 'training')[0] == 0
+  full, lora = (
+    [call for call in calls if call[2] == is_lora] for is_lora in (False, True)
+  )
+  assert {adapter for *_, adapter in full} == {''}
+  assert [call[:2] for call in lora[:3]] == [
+    ('training_jax', 'start'),
+    ('training_torch', 'train'),
+    ('training_jax', 'train'),
+  ]
+  assert len({adapter for *_, adapter in lora[:3]}) == 1 and lora[0][3]

@@ -35,6 +35,7 @@ def test_a_table_by_hand(tmp_path):
   # 16 / 20 over 4 / 11 of a second; log 2.2 over log 4.
   assert slots_growth == (
     '- `tokens_per_sec`: 4 times the slots take 2.2 times as long (power 0.57).'
+    ' The rate is highest at 16.'
   )
   assert data_table.splitlines()[2:] == [
     '| 1,000 | 500 | ▇▇▇▇▇▇▇▇▇▇ |  |  |',
@@ -42,10 +43,23 @@ def test_a_table_by_hand(tmp_path):
   ]
   assert data_growth == (
     '- `read_rows_per_sec`: 3 times the rows take 3 times as long (power 1.00).'
+    ' The rate is highest at 1,000.'
   )
   results.write_results(tmp_path / 'curves.json', rows)
   page = tables.updated(f'{tables.BEGIN}{tables.END}', tmp_path)
   assert '**curves.json**: chip; jax 1.\n\n`slots`:\n\n| slots |' in page
+
+
+def test_a_bend_is_told():
+  rates = {1: 10.0, 4: 40.0, 2: 20.0, 8: 20.0}
+  rows = [row(f'tokens_per_sec.batch.{n}', rate) for n, rate in rates.items()]
+  *_, growth = curve_tables.sections(rows)
+  # 8 / 20 over 1 / 10 of a second, and over 4 / 40.
+  assert growth == (
+    '- `tokens_per_sec`: 8 times the rows of an update take 4 times as long'
+    ' (power 0.67); from 4 to 8, 2 times take 4 times as long (power 2.00).'
+    ' The rate is highest at 4.'
+  )
 
 
 def test_the_other_side_has_a_column():

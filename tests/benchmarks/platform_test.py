@@ -26,13 +26,13 @@ FIGURES = {'tokens_per_sec': lambda m: m.tokens_per_sec}
 
 
 DETAILS = (
-  'first_loss compile_secs start_up_secs load_secs export_secs'
+  'first_loss num_trained compile_secs start_up_secs load_secs export_secs'
   ' save_state_secs restore_state_secs'
 ).split()
 
 
 def measurement(module):
-  details = dict.fromkeys(DETAILS, 1.0)
+  details = {**dict.fromkeys(DETAILS, 1.0), 'last_loss': 0.5}
   versions = {'machine': 'chip, host', module: '1'}
   cots = [job.Cot(0, [], 0, 'marker', [0.5, 0.5])]
   return job.Measurement(2.0, 10, 1.0, 100, versions, cots, details)
@@ -45,7 +45,8 @@ def started(monkeypatch):
 
   def start(module, asked, folder):
     calls.append((module, asked))
-    (folder / f'{len(calls):02d}.measured.json').touch()
+    name = f'{len(calls):02d}_{module}_{asked.kind}.measured.json'
+    (folder / name).touch()
     return measurement(module)
 
   monkeypatch.setattr(job, 'start', start)
@@ -55,16 +56,20 @@ def started(monkeypatch):
 @pytest.mark.parametrize(
   ('platform', 'modules', 'theirs'),
   [
-    ('cpu', ['files_torch', 'files_jax'] * 2, 5.0),
-    ('cuda', ['files_torch', 'files_jax'] * 2, 5.0),
-    ('tpu', ['files_jax'] * 2, None),
+    ('cpu', ['files_torch', 'files_jax'], 5.0),
+    ('cuda', ['files_torch', 'files_jax'], 5.0),
+    ('tpu', ['files_jax'], None),
   ],
 )
 def test_on_a_tpu_ours_is_alone(started, tmp_path, platform, modules, theirs):
   runner = pairs.Pairs(tmp_path / 'files.json', tmp_path / 'jobs')
   asked = job.Job(kind='files', model='', platform=platform)
   found = runner.run('files', asked, 2, FIGURES)
-  assert [module for module, _ in started] == modules
+  # The second pair begins with the other side.
+  assert [module for module, _ in started] == [*modules, *modules[::-1]]
+  last = f'{len(modules) + 1:02d}_files_jax_files'
+  assert runner.last_answer().endswith(f'/{last}.measured.json')
+  assert [made.seed for _, made in started] == sorted([0, 1] * len(modules))
   assert all(made.platform == platform for _, made in started)
   assert [other is None for _, other in found] == [theirs is None] * 2
   (row,) = results.read_results(tmp_path / 'files.json')
@@ -151,7 +156,9 @@ def test_a_process_gets_its_platform(monkeypatch, tmp_path, platform):
   monkeypatch.setattr(subprocess, 'run', run)
   asked = job.Job(kind='files', model='', platform=platform)
   found = job.start('files_jax', asked, tmp_path)
-  assert found == measurement('jax')
+  assert found == job.dataclasses.replace(
+    measurement('jax'), other_cpus=found.other_cpus
+  )
   assert side_torch.device(asked) == ('cuda' if platform == 'cuda' else 'cpu')
 
 
@@ -198,7 +205,8 @@ def test_what_starts_the_sides_takes_no_accelerator_from_them(
   monkeypatch.setattr(jax.config, 'update', lambda *pair: asked.append(pair))
   monkeypatch.setattr(options, 'model_folder', lambda args: str(tmp_path))
   # Before the tokenizer is looked for, which is not there.
-  args = options.parse_bench(['--data=no.json'], ('training',))
+  arguments = ['--data=no.json', f'--results={tmp_path}']
+  args = options.parse_bench(arguments, ('training',))
   with pytest.raises(tract_types.InputError):
     options.training_jobs(args)
   assert asked == [('jax_platforms', 'cpu')]

@@ -80,12 +80,20 @@ def test_pytorch_reads_the_same_scores_and_stands_in_the_report(
     for key in ('example_id', 'seed', 'score', 'cots', 'finish_reasons'):
       assert other[key] == mine[key]
 
-  others = f'--config.evaluation.others=pytorch/rows={theirs}'
-  assert main_lib.main(['--task=evaluate', *command, others]) == 0
+  others = [
+    f'--config.evaluation.others=pytorch/rows={theirs}',
+    "--config.predictors=('rail', 'decode')",
+  ]
+  assert main_lib.main(['--task=evaluate', *command, *others]) == 0
   report = json.loads((tmp_path / 'run/report/metrics.json').read_text())
   assert num_equal > 2
-  found = {row['method'] for row in report['rows']}
-  assert found == {'zero_shot', 'pytorch'}
+  found = {(row['method'], row['predictor']) for row in report['rows']}
+  # What PyTorch would decode was not asked.
+  assert found == {
+    ('zero_shot', 'rail'),
+    ('zero_shot', 'decode'),
+    ('pytorch', 'rail'),
+  }
 
 
 @pytest.mark.parametrize('with_cot', [False, True])
@@ -101,6 +109,48 @@ def test_tokens_are_those_of_a_target(folder, with_cot):
   assert [*prompt, *found] == whole.tolist()
 
 
+ROW = {
+  'example_id': '1',
+  'seed': 0,
+  'score': 1.0,
+  'prediction': 1.0,
+  'distributions': [[1.0, 0, 0, 0, 0]],
+  'decoded': [1.0],
+  'cots': ['It is. So the overall score is'],
+  'finish_reasons': ['marker'],
+  'invalid_reason': None,
+}
+
+
+@pytest.mark.parametrize(
+  ('seeds', 'asked', 'found', 'problem'),
+  [
+    ((3,), [], [3], ''),
+    ((0, 3), ['--seed=3'], [3], ''),
+    ((0, 3), [], [], 'has rows of seeds 0, 3, and the model is that of one'),
+    ((0, 3), ['--seed=1'], [], 'has seeds 0, 3, not 1'),
+  ],
+)
+def test_a_model_reads_the_rows_of_one_seed(
+  command, tmp_path, folder, capsys, seeds, asked, found, problem
+):
+  rows = tmp_path / 'predictions.jsonl'
+  rows.write_text(''.join(json.dumps(ROW | {'seed': s}) + '\n' for s in seeds))
+  theirs = tmp_path / 'theirs.jsonl'
+  arguments = [
+    f'--model={folder}',
+    f'--benchmark={tmp_path / "rows.jsonl"}',
+    f'--predictions={rows}',
+    f'--out={theirs}',
+  ]
+  assert rescore.main([*arguments, *asked]) == (2 if problem else 0)
+  assert problem in capsys.readouterr().err
+  if not problem:
+    assert [(row['seed'], row['decoded']) for row in read(theirs)] == [
+      (seed, []) for seed in found
+    ]
+
+
 @pytest.mark.parametrize(
   ('changes', 'more', 'message'),
   [
@@ -113,18 +163,7 @@ def test_what_cannot_be_read_is_refused(
   command, tmp_path, folder, capsys, changes, more, message
 ):
   rows = tmp_path / 'predictions.jsonl'
-  row = {
-    'example_id': '1',
-    'seed': 0,
-    'score': 1.0,
-    'prediction': 1.0,
-    'distributions': [[1.0, 0, 0, 0, 0]],
-    'decoded': [1.0],
-    'cots': ['It is. So the overall score is'],
-    'finish_reasons': ['marker'],
-    'invalid_reason': None,
-  }
-  rows.write_text(json.dumps(row | changes) + '\n')
+  rows.write_text(json.dumps(ROW | changes) + '\n')
   arguments = [
     f'--model={folder}',
     f'--benchmark={tmp_path / "rows.jsonl"}',

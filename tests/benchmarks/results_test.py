@@ -1,5 +1,6 @@
 """Rows of results, by hand."""
 
+import dataclasses
 import json
 
 import pytest
@@ -72,6 +73,27 @@ def test_a_file_keeps_rows_of_other_machines(tmp_path):
     ('chip, host', 9.0, None),
   ]
   assert results.by_machine(rows) == {'h': rows[:1], 'chip, host': rows[1:]}
+
+
+def test_a_row_of_before_stays_as_it_is(tmp_path):
+  path = tmp_path / 'training.json'
+  results.write_results(path, [results.checked('a', 1.0, 3, VERSIONS)])
+  before = json.loads(path.read_text())
+  new = dataclasses.replace(
+    results.checked('b', 2.0, 3, VERSIONS),
+    work={'length': 512},
+    commit='abc',
+    other_cpus=0.25,
+  )
+  results.write_results(path, [new])
+  found = json.loads(path.read_text())
+  assert found[:1] == before
+  assert {key: found[1][key] for key in found[1].keys() - before[0].keys()} == {
+    'work': {'length': 512},
+    'commit': 'abc',
+    'other_cpus': 0.25,
+  }
+  assert results.read_results(path)[1] == new
 
 
 def test_the_table_shows_units_of_any_size():

@@ -43,7 +43,7 @@ def arguments(folder, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def job(arguments):
-  return options.sampling_job(options.parse(arguments))
+  return options.sampling_job(options.parse([*arguments, '--results=a']))
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +63,13 @@ def test_a_job_has_the_prompts_of_these_lengths(job):
 
 def test_too_few_prompts(arguments):
   with pytest.raises(types.InputError, match='2 prompts have 13 to 60 tokens'):
-    options.sampling_job(options.parse([*arguments, '--num-prompts=3']))
+    asked = [*arguments, '--num-prompts=3', '--results=a']
+    options.sampling_job(options.parse(asked))
 
 
-def test_a_model_that_is_not_there(arguments, capsys):
-  assert sampling.main([*arguments, '--model=no-such-model']) == 2
+def test_a_model_that_is_not_there(arguments, tmp_path, capsys):
+  asked = ['--model=no-such-model', f'--results={tmp_path / "a.json"}']
+  assert sampling.main([*arguments, *asked]) == 2
   assert 'no-such-model' in capsys.readouterr().err
 
 
@@ -163,6 +165,38 @@ def test_right_samples_pass_the_checks(job, tmp_path):
   found = checks_torch.greedy(checked)
   assert found.details == {'num_equal': 2, 'num_ties': 0, 'num_differing': 0}
   assert not found.lines
+
+
+@pytest.mark.parametrize('wrong', [1e-3, float('nan')])
+def test_a_wrong_second_cot_fails_the_check(job, tmp_path, wrong):
+  checked = _greedy_cots(job, tmp_path / 'ours.json')
+  right = job_lib.read_measurement(checked.ours)
+  # Four CoTs of each prompt, of which the second is wrong.
+  cots = [
+    dataclasses.replace(cot, score_probs=[p + add for p in cot.score_probs])
+    for cot in sorted(right.cots, key=lambda cot: cot.prompt)
+    for add in (0.0, wrong, 0.0, 0.0)
+  ]
+  _write(tmp_path / 'ours.json', dataclasses.replace(right, cots=cots))
+  # A fourth of them, the number of prompts; of some seed the wrong one, too.
+  largest = [
+    checks_torch.check(
+      dataclasses.replace(checked, max_checks=2, seed=seed)
+    ).details
+    for seed in range(6)
+  ]
+  assert {found['num_rows'] for found in largest} == {2}
+  assert max(found['max_difference'] for found in largest) > 5e-4
+
+
+def test_checked_cots_are_of_every_place(job):
+  cots = [job_lib.Cot(i // 4, [i % 4], 0, '', []) for i in range(256)]
+  found = checks_torch.chosen(cots, job)
+  assert len(found) == job.max_checks == 64
+  assert {cot.tokens[0] for cot in found} == {0, 1, 2, 3}
+  assert found == checks_torch.chosen(cots, job)
+  assert found != checks_torch.chosen(cots, dataclasses.replace(job, seed=1))
+  assert checks_torch.chosen(cots[:9], job) == cots[:9]
 
 
 def test_wrong_samples_fail_the_checks(job, tmp_path):

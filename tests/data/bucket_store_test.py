@@ -8,7 +8,7 @@ import pytest
 
 from tests.pipeline import fake_gcs
 from tract_jax import types
-from tract_jax.data import orbax_store
+from tract_jax.data import fetched_store, orbax_store
 
 FOLDER = 'gs://bucket/run/checkpoints'
 
@@ -33,6 +33,13 @@ def values(step: int) -> dict:
 def contents(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
   files = (path for path in folder.rglob('*') if path.is_file())
   return {path: path.read_bytes() for path in files}
+
+
+def flip_a_bit(step: pathlib.Path) -> None:
+  for path in (step / 'state').rglob('d/*'):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def save(*steps: int, max_to_keep: int | None = None) -> None:
@@ -96,9 +103,39 @@ def test_what_another_host_wrote_is_seen(bucket, local):
 
 def test_a_changed_bit_is_found(local):
   save(1)
-  for path in (local / '1/state').rglob('d/*'):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+  flip_a_bit(local / '1')
   with pytest.raises(orbax_store.DamagedError, match='step 1.*damaged'):
     assert_loads(1)
+
+
+def test_all_finished_steps_are_fetched_at_once(bucket, local):
+  save(1, 2, 10, 3)
+  (local / '3/commit_success.txt').unlink()
+  with fetched_store.opened(FOLDER) as store:
+    num_reads = len(bucket.reads)
+    assert store.steps() == [1, 2, 10]
+    for step in store.steps():
+      arrays, metadata = store.load(step)
+      np.testing.assert_array_equal(arrays['w'], values(step)['w'])
+      assert metadata == {'step': step}
+    with pytest.raises(types.InputError, match=f'^{FOLDER}: .* no step 3$'):
+      store.load(3)
+    assert len(bucket.reads) == num_reads
+  assert not store.folder.exists()
+
+
+def test_a_fetched_step_that_is_damaged_is_named_by_its_address(local):
+  save(1)
+  flip_a_bit(local / '1')
+  with fetched_store.opened(FOLDER) as store:
+    with pytest.raises(orbax_store.DamagedError, match=f'^{FOLDER}: step 1'):
+      store.load(1)
+
+
+def test_nothing_is_fetched_of_a_folder_that_is_not_there(bucket):
+  with fetched_store.opened(FOLDER) as store:
+    assert store.steps() == []
+  bucket.status = 403
+  with pytest.raises(types.InputError, match=f'^{FOLDER}: cannot be read: '):
+    with fetched_store.opened(FOLDER):
+      pytest.fail('it was opened')

@@ -240,6 +240,13 @@ def test_pods_have_no_rights_and_time_to_save(cluster):
   assert home in mounts
 
 
+def test_pods_have_the_keys_of_a_secret_where_there_is_one(cluster):
+  made = yaml.safe_load(manifest(cluster))
+  pod = only(made['spec']['replicatedJobs'])['template']['spec']['template']
+  source = only(only(pod['spec']['containers'])['envFrom'])
+  assert source == {'secretRef': {'name': 'tract-jax-env', 'optional': True}}
+
+
 def test_dry_run_prints_the_manifest_that_is_sent(cluster, tmp_path):
   sent = manifest(cluster)
   printed = cluster.run('jobset.sh', '--dry-run', 'create', *ARGUMENTS)

@@ -106,6 +106,20 @@ def test_further_packages_by_choice(sky):
   assert '--env=EXTRAS=wandb' in call
 
 
+def test_secrets_are_named_and_never_shown(sky, tmp_path):
+  path = tmp_path / 'secrets.env'
+  path.write_text('HF_TOKEN=hf_s3cr3t\n')
+  path.chmod(0o600)
+  sky.env['ENV_FILE'] = str(path)
+  (call,) = sky.dry_run('sky.sh', 'create', *ARGUMENTS)
+  assert f'--secret-file={path}' in call
+  assert 's3cr3t' not in ' '.join(call)
+  path.chmod(0o644)
+  done = sky.run('sky.sh', 'create', *ARGUMENTS)
+  assert (done.returncode, 'chmod 600' in done.stderr) == (2, True)
+  assert not sky.calls()
+
+
 def test_capacity_on_demand_by_choice(sky):
   sky.env['ON_DEMAND'] = '1'
   sky.run('sky.sh', 'create', *ARGUMENTS)

@@ -15,8 +15,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / 'launch').glob('*.sh'))
 _TOOLS = (
-  *('bash', 'cat', 'dirname', 'grep', 'nohup', 'pkill', 'rm', 'sed', 'setsid'),
-  *('sleep', 'stat', 'tail', 'tar', 'touch', 'tr'),
+  *('bash', 'cat', 'dirname', 'grep', 'gzip', 'ls', 'nohup', 'pkill', 'rm'),
+  *('sed', 'setsid', 'sleep', 'stat', 'tail', 'tar', 'touch', 'tr'),
 )
 
 _PROGRAM = """#!{python} -IS
@@ -35,13 +35,47 @@ for number, (words, answers) in enumerate(
     count = folder / f'count{{number}}'
     seen = int(count.read_text()) if count.exists() else 0
     count.write_text(str(seen + 1))
-    code, output = answers[min(seen, len(answers) - 1)]
+    code, output, *said = answers[min(seen, len(answers) - 1)]
     sys.stdout.write(output)
+    sys.stderr.writelines(said)
     sys.exit(code)
 """
 
-# (exit code, standard output)
-Answer = tuple[int, str]
+# (exit code, standard output[, standard error])
+Answer = tuple[int, str] | tuple[int, str, str]
+
+# What gcloud says of what is not there; without a network, twice, as each time
+# the address is another; and without a login.
+ABSENT = (
+  1,
+  '',
+  'ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource '
+  "'projects/mine/locations/us-west4-a/queuedResources/judge' was not found. "
+  'This command is authenticated as me@mine.org which is the active account '
+  'specified by the [core/account] property\n',
+)
+SILENT, SILENT_AGAIN = (
+  (
+    1,
+    '',
+    'ERROR: gcloud crashed (ConnectionError): Max retries exceeded (Caused by '
+    f"NewConnectionError('<HTTPSConnection object at {address}>'))\n",
+  )
+  for address in ('0x7f3a90c1d2e0', '0x7f11b86f4c10')
+)
+LOGGED_OUT = (
+  1,
+  '',
+  'ERROR: (gcloud.compute.tpus.queued-resources.describe) There was a problem '
+  'refreshing your current auth tokens: Reauthentication failed. cannot prompt '
+  'during non-interactive execution.\nPlease run:\n\n  $ gcloud auth login\n',
+)
+FORBIDDEN = (
+  1,
+  '',
+  'ERROR: (gcloud.compute.tpus.queued-resources.describe) PERMISSION_DENIED: '
+  "Permission 'tpu.queuedResources.get' denied\n",
+)
 
 
 class StandIns:

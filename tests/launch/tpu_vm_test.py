@@ -9,7 +9,7 @@ from tests.launch import stand_ins
 
 TPUS = ['gcloud', 'compute', 'tpus']
 WHERE = ['--zone=us-west4-a', '--project=mine', '--quiet']
-ABSENT = (1, '')
+ALIVE = ['ServerAliveInterval=30', 'ServerAliveCountMax=4']
 
 
 @pytest.fixture
@@ -23,88 +23,15 @@ def gcloud(tmp_path):
   return made
 
 
-def states(*answers):
-  return {'queued-resources describe': [*answers, (0, 'ACTIVE\n')]}
-
-
-def of_request(call):
-  return call[4] if call[:4] == [*TPUS, 'queued-resources'] else None
-
-
-def test_create_asks_once_and_waits(gcloud):
-  waiting = (0, 'WAITING_FOR_RESOURCES\n')
-  gcloud.answer(states(ABSENT, waiting, waiting, (0, 'PROVISIONING\n')))
-  done = gcloud.run('tpu_vm.sh', 'create')
-  assert done.returncode == 0, done.stderr
-  assert [of_request(call) for call in gcloud.calls()] == [
-    'describe',
-    'create',
-    *['describe'] * 4,
-  ]
-  assert gcloud.calls()[1] == [
-    *TPUS,
-    'queued-resources',
-    'create',
-    'judge',
-    '--node-id=judge',
-    '--accelerator-type=v5litepod-16',
-    '--runtime-version=v2-alpha-tpuv5-lite',
-    *WHERE,
-  ]
-  # Each state once, however often it was asked for.
-  assert done.stderr.count('WAITING_FOR_RESOURCES') == 1
-  assert 'judge: ACTIVE' in done.stderr
-
-
-def test_create_takes_its_variables(gcloud):
-  gcloud.answer(states(ABSENT))
-  gcloud.env |= {
-    'SPOT': '1',
-    'ACCELERATOR_TYPE': 'v6e-16',
-    'RUNTIME_VERSION': 'v2-alpha-tpuv6e',
-    'SERVICE_ACCOUNT': 'judge@mine.iam.gserviceaccount.com',
-  }
-  gcloud.run('tpu_vm.sh', 'create')
-  asked = gcloud.calls()[1]
-  assert {
-    '--spot',
-    '--accelerator-type=v6e-16',
-    '--runtime-version=v2-alpha-tpuv6e',
-    '--service-account=judge@mine.iam.gserviceaccount.com',
-  } <= set(asked)
-
-
-def test_a_slice_that_is_there_is_not_asked_for_again(gcloud):
-  gcloud.answer(states())
-  assert gcloud.run('tpu_vm.sh', 'create').returncode == 0
-  assert {of_request(call) for call in gcloud.calls()} == {'describe'}
-
-
-def test_a_slice_that_was_taken_away_is_deleted_first(gcloud):
-  gcloud.answer(states((0, 'SUSPENDED\n')))
-  assert gcloud.run('tpu_vm.sh', 'create').returncode == 0
-  assert [of_request(call) for call in gcloud.calls()] == [
-    'describe',
-    'delete',
-    'create',
-    'describe',
-  ]
-
-
-def test_a_request_that_fails_is_an_error(gcloud):
-  gcloud.answer(states(ABSENT, (0, 'FAILED\n')))
-  done = gcloud.run('tpu_vm.sh', 'create')
-  assert done.returncode == 1
-  assert 'judge: no slice came' in done.stderr
-
-
 def test_setup_brings_code_to_all_hosts_and_then_packages(gcloud):
   assert gcloud.run('tpu_vm.sh', 'setup').returncode == 0
   _, archive, scp, ssh = gcloud.calls()
   assert archive[:2] == ['git', 'archive'] and archive[-1] == 'HEAD'
   assert scp == [
     *[*TPUS, 'tpu-vm', 'scp', 'build/tract_jax.tar.gz', 'judge:'],
-    *['--worker=all', *WHERE],
+    '--worker=all',
+    *[f'--scp-flag=-o{option}' for option in ALIVE],
+    *WHERE,
   ]
   assert ssh[:6] == [*TPUS, 'tpu-vm', 'ssh', 'judge']
   assert '--worker=all' in ssh
@@ -112,6 +39,116 @@ def test_setup_brings_code_to_all_hosts_and_then_packages(gcloud):
   gcloud.env['EXTRAS'] = 'wandb'
   *_, ssh = gcloud.dry_run('tpu_vm.sh', 'setup')
   assert 'launch/worker.sh setup wandb; }' in ssh[7]
+
+
+def test_connections_take_flags_and_notice_when_they_are_gone(gcloud):
+  gcloud.env |= {
+    'TRACK': 'alpha',
+    'SSH_FLAGS': '--tunnel-through-iap --ssh-key-file=key',
+  }
+  gcloud.run('tpu_vm.sh', 'setup')
+  gcloud.run('tpu_vm.sh', 'logs')
+  _, _, scp, ssh, logs = gcloud.calls()
+  for call, verb in ((scp, 'scp'), (ssh, 'ssh'), (logs, 'ssh')):
+    assert call[:6] == ['gcloud', 'alpha', *TPUS[1:], 'tpu-vm', verb]
+    assert {
+      *[f'--{verb}-flag=-o{option}' for option in ALIVE],
+      '--tunnel-through-iap',
+      '--ssh-key-file=key',
+    } <= set(call)
+
+
+def test_setup_replaces_the_code_of_before_and_nothing_else(gcloud, tmp_path):
+  home = tmp_path / 'home'
+  stays = (
+    '.venv/bin/python',
+    'data/rows.json',
+    'models/m',
+    'run.log',
+    'runs/r',
+  )
+  goes = ('tract_jax/gone.py', 'configs/gone.py', 'launch/gone.sh')
+  for name in (*stays, *goes, 'launch/worker.sh'):
+    path = home / 'tract_jax' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('touch tract_jax/was_set_up\n')
+  (home / 'tract_jax.env').write_text('HF_TOKEN=hf_before\n')
+  # As git and scp bring it: of this commit's tree.
+  subprocess.run(
+    ['tar', '-czf', 'tract_jax.tar.gz', 'tract_jax/launch/worker.sh'],
+    cwd=home,
+    check=True,
+  )
+  gcloud.run('tpu_vm.sh', 'setup')
+  *_, ssh = gcloud.calls()
+  (command,) = [a for a in ssh if a.startswith('--command=')]
+  # Whether a run goes on: yes, then no.
+  gcloud.add(tmp_path / 'bin' / 'pgrep')
+  gcloud.answer({'pgrep': [(0, '7\n'), (1, '')]})
+
+  def host():
+    words = ['bash', '-c', command.removeprefix('--command=')]
+    subprocess.run(words, cwd=home, env=gcloud.env, check=True)
+
+  host()
+  assert (home / 'tract_jax' / goes[0]).exists()
+  assert not (home / 'tract_jax' / 'was_set_up').exists()
+  host()
+  assert all((home / 'tract_jax' / name).exists() for name in stays)
+  assert not any((home / 'tract_jax' / name).exists() for name in goes)
+  assert (home / 'tract_jax' / 'was_set_up').exists()
+  # Without ENV_FILE no secret of before stays.
+  assert not (home / 'tract_jax.env').exists()
+
+
+@pytest.fixture
+def secrets(gcloud, tmp_path):
+  """A file of secrets that is in order."""
+  path = tmp_path / 'secrets.env'
+  path.write_text('# mine\n\nHF_TOKEN=hf_s3cr3t\nWANDB_API_KEY=a b$c=')
+  path.chmod(0o600)
+  gcloud.env['ENV_FILE'] = str(path)
+  return path
+
+
+def test_secrets_are_brought_and_never_shown(gcloud, secrets):
+  done = gcloud.run('tpu_vm.sh', 'setup')
+  assert done.returncode == 0, done.stderr
+  *_, scp, ssh = gcloud.calls()
+  assert scp[4:8] == [
+    'scp',
+    str(secrets),
+    'judge:tract_jax.env',
+    '--worker=all',
+  ]
+  assert 'tract_jax.env' not in ' '.join(ssh)
+  printed = gcloud.run('tpu_vm.sh', '--dry-run', 'setup')
+  assert str(secrets) in printed.stdout
+  texts = [done.stdout, done.stderr, printed.stdout, printed.stderr]
+  texts += [' '.join(call) for call in gcloud.calls()]
+  assert not any('s3cr3t' in text or 'a b$c' in text for text in texts)
+
+
+@pytest.mark.parametrize(
+  'line', ['hf_s3cr3t', 'A B=hf_s3cr3t', 'A=hf_s3cr3t\r']
+)
+def test_other_lines_among_secrets_are_refused_unseen(gcloud, secrets, line):
+  secrets.write_text(f'A=b\n{line}\n')
+  done = gcloud.run('tpu_vm.sh', 'setup')
+  assert done.returncode == 2
+  assert 'has a line that is not KEY=VALUE' in done.stderr
+  assert 's3cr3t' not in done.stdout + done.stderr
+  assert not gcloud.calls()
+
+
+def test_secrets_that_others_may_read_are_refused(gcloud, secrets):
+  secrets.chmod(0o640)
+  done = gcloud.run('tpu_vm.sh', 'setup')
+  assert done.returncode == 2
+  assert 'others may read it: chmod 600' in done.stderr
+  secrets.unlink()
+  assert 'cannot be read' in gcloud.run('tpu_vm.sh', 'setup').stderr
+  assert not gcloud.calls()
 
 
 def remote_command(call):
@@ -153,46 +190,6 @@ def test_what_is_asked_of_hosts(gcloud, command, worker, remote):
 
 
 @pytest.mark.parametrize(
-  ('request_state', 'slice_state', 'code'),
-  [
-    ('ACTIVE', 'READY', 0),
-    ('ACTIVE', 'REPAIRING', 0),
-    ('', 'READY', 0),
-    # gcloud could not be asked: nothing is known of it.
-    ('', '', 4),
-    ('ACTIVE', 'PREEMPTED', 3),
-    ('ACTIVE', 'TERMINATED', 3),
-    ('SUSPENDING', 'READY', 3),
-    ('SUSPENDED', '', 3),
-    ('FAILED', '', 3),
-  ],
-)
-def test_check_knows_a_slice_that_was_taken_away(
-  gcloud, request_state, slice_state, code
-):
-  gcloud.answer(
-    {
-      'queued-resources describe': [(0, f'{request_state}\n')],
-      'tpu-vm describe': [(0 if slice_state else 1, f'{slice_state}\n')],
-    }
-  )
-  assert gcloud.run('tpu_vm.sh', 'check').returncode == code
-
-
-def test_delete_tries_again(gcloud):
-  gcloud.answer({'delete': [(1, ''), (1, ''), (0, '')]})
-  assert gcloud.run('tpu_vm.sh', 'delete').returncode == 0
-  assert (
-    gcloud.calls()
-    == [[*TPUS, 'queued-resources', 'delete', 'judge', '--force', *WHERE]] * 3
-  )
-  gcloud.answer({'delete': [(1, '')]})
-  done = gcloud.run('tpu_vm.sh', 'delete')
-  assert done.returncode == 1
-  assert 'could not be deleted' in done.stderr
-
-
-@pytest.mark.parametrize(
   'command',
   [
     ('create',),
@@ -206,7 +203,13 @@ def test_delete_tries_again(gcloud):
   ids=lambda command: command[0],
 )
 def test_dry_run_prints_the_calls_that_are_made(gcloud, command):
-  gcloud.answer(states(ABSENT) | {'tpu-vm describe': [(0, 'READY\n')]})
+  absent = [stand_ins.ABSENT] if command[0] == 'create' else []
+  gcloud.answer(
+    {
+      'queued-resources describe': [*absent, (0, 'ACTIVE\n')],
+      'tpu-vm describe': [(0, 'READY\n')],
+    }
+  )
   printed = gcloud.dry_run('tpu_vm.sh', *command)
   assert gcloud.run('tpu_vm.sh', *command).returncode == 0
   assert printed == gcloud.calls()

@@ -9,7 +9,9 @@ import pytest
 from tests.launch import stand_ins
 
 ARGUMENTS = ('--config=configs/mistral.py', '--workdir=gs://bucket/run')
+COMMIT = '0123456789' * 4
 BEGIN = ['describe', 'create', 'describe']
+REQUEST = ['queued-resources', 'create']
 SETUP = ['scp', 'setup']
 CHECK = ['describe', 'describe slice']
 
@@ -21,19 +23,20 @@ def gcloud(tmp_path):
   return made
 
 
+def described(states, usual):
+  """What describe answers: '' is no answer, and then the usual state."""
+  special = {'': stand_ins.SILENT, 'ABSENT': stand_ins.ABSENT}
+  return [special.get(s, (0, f'{s}\n')) for s in (*states, usual)]
+
+
 def answer(gcloud, *codes, requests=(), slices=(), **others):
   """Exit codes of the runs, and states that are answered before the usual."""
   gcloud.answer(
     {
+      'git rev-parse': [(0, f'{COMMIT}\n')],
       'worker.sh run': [(code, '') for code in codes],
-      'queued-resources describe': [
-        *[(0 if state else 1, f'{state}\n') for state in ('', *requests)],
-        (0, 'ACTIVE\n'),
-      ],
-      'tpu-vm describe': [
-        *[(0, f'{state}\n') for state in slices],
-        (0, 'READY\n'),
-      ],
+      'queued-resources describe': described(('ABSENT', *requests), 'ACTIVE'),
+      'tpu-vm describe': described(slices, 'READY'),
       **others,
     }
   )
@@ -66,14 +69,19 @@ def test_a_run_from_nothing_to_its_end(gcloud):
   done = until_done(gcloud)
   assert done.returncode == 0, done.stderr
   assert steps(gcloud) == [*BEGIN, *SETUP, 'run', 'delete']
-  assert '--spot' in gcloud.calls()[1]
+  (asked,) = [c for c in gcloud.calls() if c[3:5] == REQUEST]
+  assert '--spot' in asked
 
 
 def test_dry_run_prints_the_calls_that_are_made(gcloud):
   answer(gcloud, 0)
   printed = gcloud.dry_run('until_done.sh', *ARGUMENTS)
   assert until_done(gcloud).returncode == 0
-  assert printed == gcloud.calls()
+  # All but what git would answer.
+  assert printed == [
+    ['HEAD' if word == COMMIT else word for word in call]
+    for call in gcloud.calls()
+  ]
 
 
 @pytest.mark.parametrize('code', [75, 137, 255])
@@ -109,7 +117,7 @@ def test_a_slice_that_was_taken_away_is_made_anew(
     code,
     0,
     # Before, while it is waited for, after; then there is none again.
-    requests=('ACTIVE', request_state, ''),
+    requests=('ACTIVE', request_state, 'ABSENT'),
     slices=(slice_state,),
   )
   done = until_done(gcloud)
@@ -179,7 +187,8 @@ def test_without_a_network_nothing_is_given_up(gcloud, code):
     *['scp', *CHECK] * 6,
     *[*SETUP, 'run', 'delete'],
   ]
-  assert done.stderr.count('gcloud does not answer for it') == 7
+  # Said once, though it was asked seven times.
+  assert done.stderr.count('gcloud does not answer for it') == 1
 
 
 def test_a_run_that_may_go_on_is_not_given_up_for_a_setup(gcloud):
@@ -202,6 +211,136 @@ def test_a_setup_that_keeps_failing_costs_no_slice(gcloud):
   answer(gcloud, 0, **{'tpu-vm scp': [(255, '')]})
   assert until_done(gcloud).returncode == 1
   assert steps(gcloud) == [*BEGIN, *['scp', *CHECK] * 3, 'delete']
+
+
+def test_hosts_that_were_never_reached_are_given_up(gcloud):
+  answer(gcloud, 0, **{'worker.sh setup': [(255, '')]})
+  assert until_done(gcloud).returncode == 1
+  assert steps(gcloud) == [*BEGIN, *[*SETUP, *CHECK] * 3, 'delete']
+
+
+def test_hosts_of_a_new_slice_that_are_never_reached_are_given_up(gcloud):
+  # Those of the one before were, and their run might have gone on unseen.
+  answer(
+    gcloud,
+    255,
+    requests=('ACTIVE', 'ACTIVE', 'SUSPENDED', 'ABSENT'),
+    **{'worker.sh setup': [(0, ''), (255, '')]},
+  )
+  assert until_done(gcloud).returncode == 1
+  assert steps(gcloud) == [
+    *[*BEGIN, *SETUP, 'run', *CHECK, *SETUP, *CHECK, 'delete'],
+    *[*BEGIN, *[*SETUP, *CHECK] * 3, 'delete'],
+  ]
+
+
+def test_a_slice_that_does_not_come_is_asked_for_again(gcloud):
+  # Spot capacity that is taken away while it is being made.
+  answer(gcloud, 0, requests=('FAILED', 'FAILED', 'ABSENT'))
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert steps(gcloud) == [
+    *['describe', 'create', 'describe'],
+    *['describe', 'delete', 'describe', 'create', 'describe'],
+    *[*SETUP, 'run', 'delete'],
+  ]
+  assert done.stderr.count('no slice came') == 1
+
+
+def test_a_slice_that_never_comes_is_given_up(gcloud):
+  never = ('FAILED', 'FAILED', 'ABSENT')
+  answer(gcloud, 0, requests=never * 3)
+  done = until_done(gcloud)
+  assert done.returncode == 1
+  assert 'error: create: given up' in done.stderr
+  assert steps(gcloud).count('create') == 3
+  assert 'scp' not in steps(gcloud)
+
+
+def test_an_error_of_create_is_tried_again(gcloud):
+  # Right after the slice of before was deleted, too.
+  answer(
+    gcloud,
+    75,
+    0,
+    requests=(
+      *['ABSENT', 'ACTIVE'],
+      *['SUSPENDED', 'ABSENT', 'ABSENT', 'ABSENT', 'ACTIVE'],
+    ),
+    **{
+      'queued-resources create': [(1, ''), (0, ''), (1, ''), (1, ''), (0, '')]
+    },
+  )
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert steps(gcloud) == [
+    *['describe', 'create', *BEGIN, *SETUP, 'run', *CHECK, 'delete'],
+    *[*['describe', 'create'] * 2, *BEGIN, *SETUP, 'run', 'delete'],
+  ]
+
+
+def test_wrong_flags_are_not_tried_again(gcloud):
+  answer(gcloud, 0, **{'queued-resources create': [(2, '')]})
+  assert until_done(gcloud).returncode == 2
+  assert steps(gcloud) == ['describe', 'create']
+
+
+def test_a_slice_that_could_not_be_seen_at_first_is_joined(gcloud):
+  answer(gcloud, 0)
+  gcloud.answer({'queued-resources describe': described(['', ''], 'ACTIVE')})
+  assert until_done(gcloud).returncode == 0
+  assert 'create' not in steps(gcloud)
+
+
+@pytest.mark.parametrize('state', ['ABSENT', 'DELETING'])
+def test_a_slice_that_somebody_deletes_is_not_made_anew(gcloud, state):
+  answer(gcloud, 255, requests=('ACTIVE', *[state] * 9), slices=['ABSENT'] * 9)
+  done = until_done(gcloud)
+  assert done.returncode == 255
+  assert 'judge: somebody deleted it' in done.stderr
+  assert steps(gcloud) == [*BEGIN, *SETUP, 'run', *CHECK]
+
+
+def test_a_request_that_somebody_deletes_is_not_made_anew(gcloud):
+  answer(gcloud, 0, requests=('WAITING_FOR_RESOURCES', 'ABSENT'))
+  assert until_done(gcloud).returncode == 5
+  assert steps(gcloud).count('create') == 1
+
+
+def test_a_lost_login_is_told_once_and_waited_for(gcloud):
+  out = [stand_ins.LOGGED_OUT] * 5
+  active = [(0, 'ACTIVE\n')]
+  answer(
+    gcloud,
+    *(1, 0),
+    **{
+      'queued-resources describe': [*active, *out, *active],
+      'tpu-vm describe': [*out, (0, 'READY\n')],
+      'tpu-vm scp': [(0, ''), *[(1, '')] * 4, (0, '')],
+    },
+  )
+  done = until_done(gcloud)
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.count('NOT LOGGED IN: run gcloud auth login') == 1
+
+
+def test_every_restart_has_the_commit_of_the_first(gcloud):
+  answer(gcloud, 75, 75, 0)
+  gcloud.env['REVISION'] = 'main'
+  assert until_done(gcloud).returncode == 0
+  git = [call for call in gcloud.calls() if call[0] == 'git']
+  assert git[0] == ['git', 'rev-parse', '--verify', 'main']
+  assert [call[-1] for call in git[1:]] == [COMMIT] * 3
+
+
+def test_secrets_that_others_may_read_cost_nothing(gcloud, tmp_path):
+  path = tmp_path / 'secrets.env'
+  path.write_text('HF_TOKEN=hf_s3cr3t\n')
+  path.chmod(0o644)
+  gcloud.env['ENV_FILE'] = str(path)
+  done = until_done(gcloud)
+  assert (done.returncode, 'chmod 600' in done.stderr) == (2, True)
+  assert not gcloud.calls()
 
 
 def test_keep_keeps_the_slice(gcloud):

@@ -78,6 +78,25 @@ def test_run_joins_what_runs_and_outlives_the_connection(host):
   assert log.read_text().count('<-m>') == 1
 
 
+def test_secrets_reach_the_program_as_they_are_written(host):
+  path = host.project.parent / 'tract_jax.env'
+  program = host.project / '.venv' / 'bin' / 'python'
+  program.write_text(
+    '#!/usr/bin/env bash\necho "<$HF_TOKEN><$WANDB_API_KEY>"\n'
+  )
+  assert host.run('worker.sh', 'run').stdout == '<><>\n'
+  path.write_text(
+    '# mine\n\nHF_TOKEN=$(touch ran) `touch ran` "q" \\ a=b\n'
+    'X[$(touch ran)]=hidden\ntouch ran\nWANDB_API_KEY=last'
+  )
+  done = host.run('worker.sh', 'run')
+  assert done.stdout == '<$(touch ran) `touch ran` "q" \\ a=b><last>\n'
+  assert not done.stderr
+  assert not (host.project / 'ran').exists()
+  printed = host.run('worker.sh', '--dry-run', 'run', '--config=a')
+  assert printed.stdout == '.venv/bin/python -m tract_jax.main --config=a\n'
+
+
 def test_stop_lets_it_save(host):
   process = start(host, '--config=a')
   wait_for_start(host)

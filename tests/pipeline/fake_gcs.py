@@ -186,7 +186,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def do_DELETE(self):  # noqa: N802
     try:
       self.server.delete(self.file)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
       self._error(404, f'No such object: {self.bucket}/{self.name}')
     else:
       self._answer(204)
@@ -260,8 +260,12 @@ def serve(root, patch):
   os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
   gcsfs = pytest.importorskip('gcsfs')
   server = Server(root)
-  thread = threading.Thread(target=server.serve_forever, daemon=True)
+  thread = threading.Thread(
+    target=server.serve_forever, args=(0.01,), daemon=True
+  )
   thread.start()
+  # Nobody is asked for credentials for some seconds.
+  patch.setenv('NO_GCE_CHECK', 'true')
   patch.setenv('STORAGE_EMULATOR_HOST', server.url)
   patch.setenv('TENSORSTORE_GCS_HTTP_URL', server.url)
   gcsfs.GCSFileSystem.clear_instance_cache()

@@ -119,7 +119,9 @@ def serve(folder, cache, patch, kind='models'):
     kind: "models" or "datasets".
   """
   server = Server(folder, kind)
-  threading.Thread(target=server.serve_forever, daemon=True).start()
+  threading.Thread(
+    target=server.serve_forever, args=(0.01,), daemon=True
+  ).start()
   url = f'http://127.0.0.1:{server.server_port}'
   patch.setattr(constants, 'ENDPOINT', url)
   patch.setattr(

@@ -191,17 +191,23 @@ def test_one_is_killed_in_each_phase_and_the_rest_is_done(both, tmp_path):
 @pytest.mark.timeout(900)
 def test_a_bucket_is_a_workdir_of_several(both, tmp_path, monkeypatch):
   folder = tmp_path / 'bucket' / 'run'
-  folder.mkdir(parents=True)
+  run = {'workdir': 'gs://bucket/run', 'task': 'train', **LONG}
+  run['train.checkpoint_every'] = 8
   with fake_gcs.serve(tmp_path, monkeypatch):
-    processes = start('gs://bucket/run', 2, 1, **LONG)
-    harness.wait_for(folder / PHASES['stage 2'][0], *processes)
+    processes = start(num_processes=2, **run)
+    saved = folder / PHASES['stage 2'][0] / 'commit_success.txt'
+    harness.wait_for(saved, *processes)
     processes[1].send_signal(signal.SIGKILL)
     harness.finish_all(processes, None)
     assert not (folder / PHASES['stage 2'][1]).exists()
     # It would be watched for a minute.
     (folder / '.lock').unlink(missing_ok=True)
-    harness.finish_all(start('gs://bucket/run', 2, 1, **LONG))
-  assert harness.results(folder) == harness.results(both)
+    output, _ = harness.finish_all(start(num_processes=2, **run))
+  assert 'tract stage 2 seed 0: continues from step' in output
+  for stage in harness.STAGES:
+    assert harness.losses(folder, stage) == harness.losses(both, stage)
+  texts = 'tract/self_cot/seed0/self_cots.jsonl'
+  assert (folder / texts).read_bytes() == (both / texts).read_bytes()
 
 
 @pytest.mark.slow

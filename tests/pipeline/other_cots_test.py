@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.pipeline import other_systems_test
+from tests.pipeline import other_systems_report_test, other_systems_test
 
 # From the first CoT the second row is wrong by 1; from both none is.
 PROBS = [
@@ -41,13 +41,43 @@ def test_all_count_where_no_texts_are_known(tmp_path, write):
   assert [row.distributions for row in found.rows] == PROBS
   (file,) = found.files
   assert file.num_cots == 2
-  content = other_systems_test.judged(tmp_path, path)
+  content = other_systems_report_test.judged(tmp_path, path)
   rows = {
     r['num_cots']: r for r in content['rows'] if r['method'] == 'their.tract'
   }
   assert {n: r['rmse'] for n, r in rows.items()} == {1: 0.5, 2: 0.0}
   # Nothing is known of texts: no words is not what they have.
   assert [c['method'] for c in content['cot_texts']] == ['tract']
+
+
+@pytest.mark.parametrize('lacking', [[0], [1], [0, 1]])
+def test_decode_is_no_predictor_where_decoded_scores_lack(tmp_path, lacking):
+  paths = [
+    other_systems_test.write(
+      tmp_path,
+      other_systems_test.ours(
+        seed, **({'decoded': []} if seed in lacking else {})
+      ),
+      f'{seed}.jsonl',
+    )
+    for seed in (0, 1)
+  ]
+  found = other_systems_test.read(*paths)[0].rows
+  assert {row.seed for row in found if not row.decoded} == set(lacking)
+  content = other_systems_test.judged(
+    tmp_path, *paths, predictors=('decode', 'rail')
+  )
+  rows = [r for r in content['rows'] if r['method'] == 'their.tract']
+  assert {r['predictor'] for r in rows} == {'rail'}
+  assert {r['seed'] for r in rows} == {0, 1}
+
+
+def test_decoded_scores_may_lack_in_all_rows_of_a_file_alone(tmp_path):
+  rows = other_systems_test.ours()
+  rows[2] = dataclasses.replace(rows[2], decoded=[])
+  path = other_systems_test.write(tmp_path, rows)
+  (line,) = other_systems_test.problems(path)
+  assert line == f'{path}: line 3: decoded: of 0 CoTs, not of 2'
 
 
 def test_rows_without_cot_have_one_place_and_no_text(tmp_path):
@@ -107,7 +137,7 @@ def test_seeds_of_other_numbers_than_ours(tmp_path):
     )
     for seed in (42, 43, 44)
   ]
-  content = other_systems_test.judged(tmp_path, *paths)
+  content = other_systems_report_test.judged(tmp_path, *paths)
   (difference,) = content['differences']
   assert difference['reason'] is None
   one = next(

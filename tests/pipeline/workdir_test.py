@@ -79,7 +79,7 @@ def test_bucket_that_orbax_may_not_ask_about_is_told_at_once(
   with fake_gcs.serve(tmp_path, monkeypatch) as server:
     server.status_of_buckets = 403
     with pytest.raises(types.InputError, match='storage.buckets.get'):
-      with workdir.use(epath.Path('gs://bucket/run')):
+      with workdir.use(epath.Path('gs://forbidden/run')):
         pytest.fail('it was used')
     assert not any(path.is_file() for path in tmp_path.rglob('*'))
 

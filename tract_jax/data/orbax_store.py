@@ -1,7 +1,7 @@
 """A folder of numbered steps, saved and loaded with Orbax.
 
-Every call of Orbax stands in this file. A step is a tree of arrays and a JSON
-object. What this adds to Orbax:
+Every call of Orbax stands in this file and orbax_saving. A step is a tree of
+arrays and a JSON object. What this adds to Orbax:
 
 - Each leaf has a checksum, made before it is saved and compared after it is
   loaded: Orbax loads an array with a flipped bit without a word.
@@ -14,10 +14,9 @@ that a step depends neither on the classes of the tree (optax's change) nor on
 how many devices or processes wrote it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import functools
-import itertools
 import json
 from typing import Any, Self, TypeVar
 
@@ -25,18 +24,25 @@ from etils import epath
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
-from orbax.checkpoint._src.futures import synchronization
+from orbax.checkpoint._src.path import atomicity_types, gcs_utils
 
 from tract_jax import types
-from tract_jax.data import checksum, disk, leaf_names, manifest, saving_process
+from tract_jax.data import (
+  checksum,
+  disk,
+  leaf_names,
+  manifest,
+  orbax_saving,
+  saving_process,
+)
 from tract_jax.models import remote_files
 
 _FORMAT = 1
 _NAMES = ocp.path.step.standard_name_format()
+# Of a bucket's finished steps; Orbax takes some 20 requests to look for it.
+_MARK = atomicity_types.COMMIT_SUCCESS_FILE
 _MAX_PROBLEMS = 8
-_MAX_CAUSE_CHARS = 400
 _Result = TypeVar('_Result')
-_OWN_NUMBERS = itertools.count()
 
 
 class DamagedError(types.InputError):
@@ -58,6 +64,7 @@ class Store:
     folder: epath.PathLike,
     max_to_keep: int | None = None,
     local: bool = False,
+    name: str = '',
   ):
     """Opens the folder; it is made with the first step.
 
@@ -68,18 +75,24 @@ class Store:
         steps of its own, and loads onto its own devices. Otherwise each call
         but `steps` and `metadata` must be made by all processes together, and
         global arrays are allowed.
+      name: what messages call the folder, where it stands for another.
     """
     path = epath.Path(folder)
     # Orbax takes absolute paths alone.
     self.folder = path if remote_files.is_remote(path) else path.resolve()
+    self._name = name or str(self.folder)
     # Orbax writes host arrays on process 0 alone, and compares all processes'
     # paths: one of several processes can save by itself only by another one.
     alone = local and jax.process_count() > 1
     self._helper = saving_process.SavingProcess() if alone else None
-    self._start = self._helper.start if self._helper else _save_async
-    self._numbering = _own_numbering if alone else contextlib.nullcontext
+    self._start = (
+      self._helper.start if self._helper else orbax_saving.save_async
+    )
+    self._numbering = (
+      orbax_saving.own_numbering if alone else contextlib.nullcontext
+    )
     self._max_to_keep = max_to_keep
-    self._context = _make_context(local)
+    self._context = orbax_saving.make_context(local)
     self._pending: tuple[int, Any] | None = None
     self._outdated: list[int] = []
 
@@ -93,6 +106,8 @@ class Store:
     """Numbers of the finished steps, ascending, as the folder has them now."""
 
     def find() -> list[int]:
+      if gcs_utils.is_gcs_path(self.folder):
+        return finished_steps(remote_files.names_below(self.folder))
       found = _NAMES.find_all(self.folder) if self.folder.exists() else ()
       return sorted(step.step for step in found)
 
@@ -120,7 +135,7 @@ class Store:
     self.wait()
     leaves = {k: _as_array(v) for k, v in leaf_names.flatten(arrays).items()}
     if self._exists(step):
-      raise types.InputError(f'{self.folder}: step {step} exists already')
+      raise types.InputError(f'{self._name}: step {step} exists already')
     if self._max_to_keep is not None:
       self._outdated = sorted([*self.steps(), step])[: -self._max_to_keep]
     record = {
@@ -194,7 +209,7 @@ class Store:
     for name, leaf in stored.items():
       if actual[name] != leaf:
         raise DamagedError(
-          f'{self.folder}: step {step}: leaf {name} is damaged: checksum'
+          f'{self._name}: step {step}: leaf {name} is damaged: checksum'
           f' {leaf["checksum"]} was saved, {actual[name]["checksum"]} is read'
         )
     if abstract is None:
@@ -218,6 +233,8 @@ class Store:
 
   def _exists(self, step: int) -> bool:
     """Whether a step is finished, without a look at all the others."""
+    if gcs_utils.is_gcs_path(self.folder):
+      return (self._path(step) / _MARK).exists()
     try:
       _NAMES.find_step(self.folder, step)
     except ValueError:
@@ -238,13 +255,13 @@ class Store:
       raise
     except Exception as error:
       room = '' if error_type is DamagedError else disk.free_space(self.folder)
-      problem = f'{self.folder}: {what}: {_cause(error)}{room}'
+      problem = f'{self._name}: {what}: {orbax_saving.cause(error)}{room}'
       raise error_type(problem) from error
 
   def _record(self, step: int) -> dict[str, Any]:
     """What `save` wrote beside the arrays, verified."""
     if not self._exists(step):
-      raise types.InputError(f'{self.folder}: there is no step {step}')
+      raise types.InputError(f'{self._name}: there is no step {step}')
 
     def read() -> tuple[dict[str, Any], Any, str]:
       record = dict(ocp.metadata(self._path(step)).custom_metadata or {})
@@ -256,12 +273,12 @@ class Store:
     )
     if saved != found:
       raise DamagedError(
-        f'{self.folder}: step {step}: metadata is damaged: digest {saved}'
+        f'{self._name}: step {step}: metadata is damaged: digest {saved}'
         f' was saved, {found} is read'
       )
     if record['format'] != _FORMAT:
       raise types.InputError(
-        f'{self.folder}: step {step}: format {record["format"]}, this program'
+        f'{self._name}: step {step}: format {record["format"]}, this program'
         f' reads {_FORMAT}'
       )
     return record
@@ -275,11 +292,11 @@ class Store:
       old, new = _signature(stored, name), _signature(targets, name)
       if old != new:
         lines.append(
-          f'{self.folder}: step {step}: leaf {name}: stored {old}, wanted {new}'
+          f'{self._name}: step {step}: leaf {name}: stored {old}, wanted {new}'
         )
     if len(lines) > _MAX_PROBLEMS:
       more = len(lines) - _MAX_PROBLEMS
-      lines[_MAX_PROBLEMS:] = [f'{self.folder}: and {more} more leaves differ']
+      lines[_MAX_PROBLEMS:] = [f'{self._name}: and {more} more leaves differ']
     if lines:
       raise types.InputError('\n'.join(lines))
 
@@ -302,77 +319,24 @@ class Store:
     return {name: loaded.get(name) for name in targets}
 
 
-def _make_context(local: bool) -> ocp.Context:
-  """Orbax's options."""
-  context = ocp.Context()
-  # Weights and moments hardly compress, and small steps are saved faster.
-  context.array.saving.use_compression = False
-  # If the folder cannot be made, then saving threads that wait for it would
-  # hold up the exit of the program for five minutes.
-  context.asynchronous.create_directories_asynchronously = False
-  if local:
-    process = jax.process_index()
-    context.multiprocessing.primary_host = process
-    context.multiprocessing.active_processes = {process}
-    context.multiprocessing.barrier_sync_key_prefix = f'process{process}'
-  return context
-
-
-@contextlib.contextmanager
-def _own_numbering() -> Iterator[None]:
-  """Numbers what one of several processes does by itself apart.
-
-  Orbax counts its operations in each process, and processes meet at barriers
-  that are named by these numbers: those that not all do must not be among them.
-  """
-  ids = synchronization.OperationIdGenerator
-  of_all = ids._operation_id_counter, ids._operation_id
-  ids._operation_id_counter = _OWN_NUMBERS
-  try:
-    yield
-  finally:
-    ids._operation_id_counter, ids._operation_id = of_all
-
-
-def _save_async(
-  path: epath.Path, leaves: dict[str, Any], record: dict[str, Any]
-) -> Any:
-  """Starts to save here; `result()` of what it returns ends it."""
-  return ocp.save_async(path, leaves, **_options(path, record))
-
-
-def problem_of_save(
-  path: epath.Path, leaves: dict[str, Any], record: dict[str, Any]
-) -> str:
-  """Saves a step as `Store.save` does, for a process that cannot.
+def finished_steps(names: Iterable[str]) -> list[int]:
+  """Steps in a bucket that are finished, ascending.
 
   Args:
-    path: of the step.
-    leaves: {name: numpy array}.
-    record: what stands beside them.
-
-  Returns:
-    What went wrong; empty if nothing did.
+    names: of all files below their folder.
   """
-  try:
-    with _make_context(local=False):
-      ocp.save(path, leaves, **_options(path, record))
-  except Exception as error:
-    return _cause(error)
-  return ''
+  parts = (name.split('/') for name in names)
+  return sorted(
+    int(step) for step, *rest in parts if step.isdecimal() and rest == [_MARK]
+  )
 
 
-def _options(path: epath.Path, record: dict[str, Any]) -> dict[str, Any]:
-  # In buckets, which rename nothing, unfinished steps have their final names.
-  return {'custom_metadata': record, 'overwrite': remote_files.is_remote(path)}
+def check_bucket(folder: epath.PathLike) -> None:
+  """Raises what Orbax does when it first deletes a step, where it may not.
 
-
-def _cause(error: BaseException) -> str:
-  """The first line of the error that started it all; Orbax wraps the rest."""
-  while error.__cause__ is not None:
-    error = error.__cause__
-  lines = str(error).strip().splitlines() or ['no message']
-  return f'{type(error).__name__}: {lines[0][:_MAX_CAUSE_CHARS]}'
+  Before that it asks what kind of bucket it is (storage.buckets.get).
+  """
+  gcs_utils.is_hierarchical_namespace_enabled(folder)
 
 
 def _signature(leaves: dict[str, Any], name: str) -> str:

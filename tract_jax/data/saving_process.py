@@ -98,7 +98,7 @@ def serve(pipe: connection.Connection) -> None:
 
   # The accelerator belongs to the process that is served.
   jax.config.update('jax_platforms', 'cpu')
-  from tract_jax.data import orbax_store
+  from tract_jax.data import orbax_saving
 
   jobs: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -112,7 +112,7 @@ def serve(pipe: connection.Connection) -> None:
   threading.Thread(target=receive, daemon=True).start()
   while True:
     path, leaves, record = jobs.get()
-    pipe.send(orbax_store.problem_of_save(epath.Path(path), leaves, record))
+    pipe.send(orbax_saving.problem_of_save(epath.Path(path), leaves, record))
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ from etils import epath
 import numpy as np
 
 from tract_jax import types
-from tract_jax.data import manifest, orbax_store
+from tract_jax.data import fetched_store, manifest, orbax_store
 
 SUMMARY = 'dataset.json'
 TEXTS = 'self_cots.jsonl'
@@ -200,7 +200,7 @@ def read_self_cots(
   folder = epath.Path(folder)
   rows: list[tuple[int, types.CotSample]] = []
   chunks = []
-  with orbax_store.Store(folder, local=True) as store:
+  with fetched_store.opened(folder) as store:
     steps = store.steps()
     if not steps:
       raise types.InputError(f'{folder}: there is no self-CoT dataset')

@@ -4,7 +4,7 @@ In: an address with a scheme that fsspec knows. Out: the names and sizes of the
 folder's files, and bytes of them by ranges. A file is written as a whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
 import logging
@@ -35,6 +35,35 @@ _COPY_BYTES = 2**24
 def is_remote(path: str | os.PathLike[str]) -> bool:
   """Whether a path is an address, such as gs://bucket/model."""
   return '://' in os.fspath(path)
+
+
+def names_below(address: epath.PathLike) -> list[str]:
+  """Names of all files below a remote folder, such as "a/b.txt".
+
+  Args:
+    address: such as gs://bucket/run; one that is not there has none.
+
+  Returns:
+    The names.
+  """
+  filesystem, folder = fsspec.core.url_to_fs(os.fspath(address))
+  return [name.removeprefix(f'{folder}/') for name in filesystem.find(folder)]
+
+
+def fetch(
+  address: epath.PathLike, names: Iterable[str], folder: pathlib.Path
+) -> None:
+  """Copies files of a remote folder, many at a time.
+
+  Args:
+    address: such as gs://bucket/run.
+    names: of the files, as `names_below` gives them.
+    folder: they are written below it, under the same names.
+  """
+  filesystem, top = fsspec.core.url_to_fs(os.fspath(address))
+  pairs = [(f'{top}/{name}', str(folder / name)) for name in names]
+  if pairs:
+    filesystem.get(*map(list, zip(*pairs, strict=True)))
 
 
 def put(local: pathlib.Path, address: epath.Path) -> None:

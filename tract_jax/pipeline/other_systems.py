@@ -230,14 +230,16 @@ def _as_ours(row: types.Prediction, example: types.Example) -> types.Prediction:
 def _problems_of_cots(rows: Sequence[types.Prediction]) -> Iterator[str]:
   """All rows have the same number of CoTs, with all that belongs to one.
 
-  Texts may be missing in all rows together, numbers of tokens in any.
+  Texts may be missing in all rows together, and so may decoded scores; numbers
+  of tokens in any.
   """
   wanted = len(rows[0].distributions)
   if not wanted:
     yield 'line 1: distributions: has no CoT, nor the place of one'
     return
-  needed = ['distributions', 'decoded', 'finish_reasons']
-  needed += ['cots'] if any(row.cots for row in rows) else []
+  needed = ['distributions', 'finish_reasons']
+  for name in ('decoded', 'cots'):
+    needed += [name] if any(getattr(row, name) for row in rows) else []
   for number, row in enumerate(rows, 1):
     names = [*needed, 'cot_tokens'] if row.cot_tokens else needed
     for name in names:

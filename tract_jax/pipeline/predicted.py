@@ -250,8 +250,8 @@ def _asked(
     most = config.num_cots if known.with_cot else 0
     return known.predictor, list(names), most, config.seeds
   names['rail'] = None
-  if not any(row.decoded for row in rows):
-    names.pop('decode', None)  # Its file does not tell what it decodes.
+  if not all(row.decoded for row in rows):
+    names.pop('decode', None)  # A file does not tell what it decodes.
   seeds = sorted({row.seed for row in rows})
   return 'rail', list(names), other_systems.num_cots(rows), seeds
 
@@ -307,7 +307,7 @@ def _seed(grid, method, benchmark, seed, rows, num_cots: int) -> _Seed:
   ]
   decoded = [
     [math.nan if d is None else d for d in row.decoded[:num_cots]]
-    or [math.nan] * num_cots  # The release's rows have none.
+    or [math.nan] * num_cots  # Another system's rows may have none.
     for row in of_seed
   ]
   shape = len(of_seed), num_cots

@@ -52,8 +52,7 @@ def use(
   try:
     folder.mkdir(parents=True, exist_ok=True)
     probe.write_bytes(bytes(_PROBE_BYTES))
-    # Of a bucket Orbax asks more than its files: what kind it is.
-    orbax_store.Store(folder).steps()
+    orbax_store.check_bucket(folder)
     probe.unlink(missing_ok=True)
   except Exception as error:  # A bucket's library raises errors of its own.
     with contextlib.suppress(Exception):
