@@ -7,7 +7,7 @@ the CPU, or on a GPU where `device` is "cuda".
 Axes: B rows, L length, V vocabulary, Y score grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 
 import numpy as np
@@ -139,32 +139,59 @@ class Trainer:
     num_warmup_steps: int,
     num_steps: int,
     clip_norm: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    micro_batch_size: int = 0,
   ):
     self._model = model
     self._objective = objective
     self._clip_norm = clip_norm
+    self._micro_batch_size = micro_batch_size
     self._params = [p for p in model.parameters() if p.requires_grad]
     self._optimizer = torch.optim.AdamW(
-      self._params, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
+      self._params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
     )
     self._schedule = transformers.get_cosine_schedule_with_warmup(
       self._optimizer, num_warmup_steps, num_steps
     )
 
   def step(self, batch: Batch) -> Figures:
-    """One update."""
+    """One update, of means over the whole batch, however it is split."""
     objective = self._objective
-    ce, score_mse = loss_parts(self._model, batch, objective)
-    if not objective.ce_weight:
-      ce = torch.zeros_like(ce)
-    loss = objective.ce_weight * ce + objective.score_weight * score_mse
-    loss.backward()
+    totals = [0.0, 0.0, 0.0]
+    for part, ce_share, score_share in self._parts(batch):
+      ce, score_mse = loss_parts(self._model, part, objective)
+      ce, score_mse = ce * ce_share, score_mse * score_share
+      if not objective.ce_weight:
+        ce = torch.zeros_like(ce)
+      loss = objective.ce_weight * ce + objective.score_weight * score_mse
+      loss.backward()
+      found = (float(x.detach()) for x in (loss, ce, score_mse))
+      totals = [a + b for a, b in zip(totals, found, strict=True)]
     norm = torch.nn.utils.clip_grad_norm_(self._params, self._clip_norm)
     self._optimizer.step()
     self._schedule.step()
     self._optimizer.zero_grad()
-    numbers = (float(x.detach()) for x in (loss, ce, score_mse, norm))
+    numbers = (*totals, float(norm))
     return Figures(*numbers)
+
+  def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float, float]]:
+    """Rows of one pass, and their shares of all target tokens and scores."""
+    ce_mask = batch.cot_mask
+    if self._objective.ce_includes_score:
+      ce_mask = ce_mask | batch.score_mask
+    size = self._micro_batch_size or len(batch.inputs)
+    for start in range(0, len(batch.inputs), size):
+      rows = slice(start, start + size)
+      part = Batch(**{k: array[rows] for k, array in vars(batch).items()})
+      # The last batch of a training may have rows of nothing but padding.
+      if part.score_mask.any():
+        yield (
+          part,
+          float(ce_mask[rows].sum() / ce_mask.sum()),
+          float(part.score_mask.sum() / batch.score_mask.sum()),
+        )
 
 
 def adapter(model: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ import numpy as np
 from tract_jax import types
 from tract_jax.data import manifest, row_files
 from tract_jax.objectives import predictors
-from tract_jax.pipeline import hosts, prediction_rows, progress, sample
+from tract_jax.pipeline import build, hosts, prediction_rows, progress, sample
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.training import loop
 
@@ -82,7 +82,7 @@ def predict_examples(
   else:
     samples = _bare(sampler, params, examples)
   return [
-    _prediction(sampler.setup, method, seed, example, of_example)
+    prediction_of(sampler.setup, method, seed, example, of_example)
     for example, of_example in zip(examples, samples, strict=True)
   ]
 
@@ -129,10 +129,10 @@ def predict(
   lines = progress.SampleProgress(run.label)
   for number, samples in _stream(sampler, params, run, chunks, lines):
     predictions = [
-      _prediction(sampler.setup, run.method, run.seed, example, of_example)
+      prediction_of(sampler.setup, run.method, run.seed, example, of_example)
       for example, of_example in zip(chunks[number], samples, strict=True)
     ]
-    text = with_digest(''.join(map(_to_line, predictions)))
+    text = with_digest(''.join(map(to_line, predictions)))
     manifest.write_text_atomic(_chunk_path(run, missing[number]), text)
     lines.on_rows(len(predictions))
   num_there = sum(_chunk_path(run, start).exists() for start in starts)
@@ -313,8 +313,25 @@ def _stream(
     on_rows(len(chunk), 0)
 
 
-def _prediction(setup, method, seed, example, samples) -> types.Prediction:
-  """One row: distributions, texts, and the method's own prediction."""
+def prediction_of(
+  setup: build.Setup,
+  method: methods_lib.Method,
+  seed: int,
+  example: types.Example,
+  samples: Sequence[types.CotSample],
+) -> types.Prediction:
+  """One row: distributions, texts, and the method's own prediction.
+
+  Args:
+    setup: gives the grid and the tokenizer.
+    method: says the predictor.
+    seed: of the run.
+    example: the benchmark's row.
+    samples: [C] of this example; one without tokens for a method without CoT.
+
+  Returns:
+    The row.
+  """
   probs = np.stack([s.score_probs for s in samples])
   decoded = [
     setup.grid.values[s.greedy_index] if s.greedy_index >= 0 else None
@@ -359,7 +376,8 @@ def _invalid_reason(samples) -> str:
   return failed[0] if failed else 'greedy decoding writes no score'
 
 
-def _to_line(prediction: types.Prediction) -> str:
+def to_line(prediction: types.Prediction) -> str:
+  """A row as a prediction file has it, with the end of its line."""
   fields = dataclasses.asdict(prediction)
   return json.dumps(fields, ensure_ascii=False, allow_nan=False) + '\n'
 
