@@ -42,7 +42,8 @@ def work(job: job_lib.Job) -> dict[str, Any]:
 def commit() -> str:
   """The commit that is measured, with "+" for changes; "" without git."""
   head = _git('rev-parse', '--short=12', 'HEAD')
-  changes = _git('status', '--porcelain', '--untracked-files=no')
+  # The benchmarks themselves write results and tables.
+  changes = _git(*('status', '--porcelain', '--', ':/*.py', ':/requirements'))
   return head + '+' * bool(changes)
 
 

@@ -40,8 +40,8 @@ need_workdir() { # need_workdir ARGUMENT...: of tract_jax.main
 need_env_file() { # ENV_FILE may be unset; its lines are not shown
   [[ ${ENV_FILE:-} ]] || return 0
   [[ -r $ENV_FILE ]] || fail "ENV_FILE=$ENV_FILE: cannot be read"
-  [[ $(ls -lnd "$ENV_FILE") == -r?-------* ]] ||
-    fail "ENV_FILE=$ENV_FILE: others may read it: chmod 600"
+  [[ $(ls -lnd "$ENV_FILE") == -rw-------* ]] ||
+    fail "ENV_FILE=$ENV_FILE: is not of mode 600: chmod 600"
   ! grep -Eqv '^(#.*|[A-Za-z_][A-Za-z0-9_]*=[^[:cntrl:]]*)?$' "$ENV_FILE" ||
     fail "ENV_FILE=$ENV_FILE: has a line that is not KEY=VALUE"
 }

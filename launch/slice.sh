@@ -56,6 +56,8 @@ create() { # whatever it begins with: asks only where there is no request
         delete # it is of a slice that is gone
         continue
         ;;
+      DELETING) ;;
+      ?*) assumed=ACTIVE ;; # from now on
     esac
     ! refused || fail "$TPU_NAME: gcloud refuses it" 1
     pause

@@ -24,6 +24,7 @@ in_root = main_test.in_root
   [
     (types.InputError('a: bad\nb: bad'), 2, ['error: a: bad', 'error: b: bad']),
     (loop.NonFiniteError('step 3: not finite'), 1, ['error: step 3: not']),
+    (types.UnreachableError('gs://b: no'), 75, ['error: gs://b: no; the same']),
     (loop.Interrupted('stopped'), 75, ['stopped; the same command continues']),
   ],
 )

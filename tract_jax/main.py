@@ -181,6 +181,9 @@ def _execute(task: str, folder: epath.Path, config) -> int:
     if isinstance(error, loop.NonFiniteError):
       _tell(f'error: {error}')
       return 1
+    if isinstance(error, types.UnreachableError):
+      _tell(f'error: {error}; the same command continues')
+      return interruption.SIGTERM_EXIT
     if not interrupted:
       raise
     reason = str(error) or 'stopped at once'

@@ -38,6 +38,10 @@ class InputError(ValueError):
   """
 
 
+class UnreachableError(Exception):
+  """A bucket gives no answer, or none to us; exit code 75: it may later."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ScoreGrid:
   """The finite list of scores a judge may give, ascending, with their text.

@@ -178,6 +178,10 @@ class Run:
     rows = read_data.encode_for_stage(
       self._setup, self._data.train, stage.cot_source, cots, label
     )
+    if manifest.read_manifest(epath.Path(folder)) is not None:
+      raise types.InputError(
+        f'{folder}: is of a run of tract_jax; choose another --workdir'
+      )
     start = self._start(seed)
     with _timed(label):
       training.train(

@@ -2,6 +2,7 @@
 
 import json
 
+from etils import epath
 import numpy as np
 import pytest
 
@@ -138,6 +139,14 @@ def test_a_file_of_another_program_is_not_overwritten(tmp_path, capsys):
   assert f'{path}: is there, and not of this' in capsys.readouterr().err
   assert path.read_text() == 'mine\n'
   assert manifest.read_manifest(path.parent) is None
+
+
+def test_nothing_is_written_beside_a_stage_of_ours(tmp_path, capsys):
+  folder = tmp_path / 'raft' / 'stage1' / 'seed0'
+  manifest.write_manifest(epath.Path(folder), 'stage', {}, finished=False)
+  assert do(tmp_path, SETTINGS | {'methods': '("raft",)'}) == 2
+  assert f'{folder}: is of a run of tract_jax' in capsys.readouterr().err
+  assert [path.name for path in folder.iterdir()] == ['manifest.json']
 
 
 @pytest.mark.parametrize(

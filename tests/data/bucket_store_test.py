@@ -1,6 +1,7 @@
 """Steps in a bucket: where nothing is renamed, and others write as well."""
 
 import pathlib
+import shutil
 
 from etils import epath
 import numpy as np
@@ -66,6 +67,15 @@ def test_steps_are_saved_listed_and_loaded(local):
 def test_outdated_steps_are_deleted(local):
   save(1, 2, 3, max_to_keep=2)
   assert {path.name for path in local.iterdir()} == {'2', '3'}
+
+
+def test_what_is_left_of_outdated_steps_is_deleted_and_nothing_newer(local):
+  save(1, 2)
+  for step in (1, 9):
+    shutil.copytree(local / '2', local / str(step), dirs_exist_ok=True)
+    (local / str(step) / 'commit_success.txt').unlink()
+  save(3, 4, max_to_keep=2)
+  assert {path.name for path in local.iterdir()} == {'3', '4', '9'}
 
 
 def test_a_step_that_was_killed_amid_its_save_is_saved_again(local):
@@ -136,6 +146,29 @@ def test_nothing_is_fetched_of_a_folder_that_is_not_there(bucket):
   with fetched_store.opened(FOLDER) as store:
     assert store.steps() == []
   bucket.status = 403
-  with pytest.raises(types.InputError, match=f'^{FOLDER}: cannot be read: '):
+  with pytest.raises(types.UnreachableError, match=f'^{FOLDER}: '):
     with fetched_store.opened(FOLDER):
       pytest.fail('it was opened')
+
+
+def test_a_bucket_that_lets_nobody_in_has_no_damaged_steps(bucket):
+  save(1)
+  with orbax_store.Store(FOLDER) as store:
+    bucket.status = 403
+    for ask in (
+      store.steps,
+      lambda: store.load(1),
+      lambda: store.metadata(1),
+      lambda: store.save(2, values(2), {}),
+    ):
+      with pytest.raises(types.UnreachableError, match=f'^{FOLDER}: .*Forbid'):
+        ask()
+    monkeypatch_exists(store)
+    with pytest.raises(types.UnreachableError, match=f'^{FOLDER}: .*orbidden'):
+      store.load(1)
+    bucket.status = 200
+
+
+def monkeypatch_exists(store: orbax_store.Store) -> None:
+  """It was there; and then the bucket was closed."""
+  store._exists = lambda step: True

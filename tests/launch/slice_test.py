@@ -127,9 +127,10 @@ def test_create_ends_where_gcloud_refuses(gcloud):
   assert 'judge: gcloud refuses it' in done.stderr
 
 
-def test_create_ends_when_somebody_deletes_the_request(gcloud):
+@pytest.mark.parametrize('first', [[ABSENT], []], ids=['own', 'joined'])
+def test_create_ends_when_somebody_deletes_the_request(gcloud, first):
   waiting = (0, 'WAITING_FOR_RESOURCES\n')
-  gcloud.answer(states(ABSENT, waiting, ABSENT))
+  gcloud.answer(states(*first, waiting, ABSENT))
   done = gcloud.run('tpu_vm.sh', 'create')
   assert done.returncode == 5
   assert 'judge: somebody deleted it' in done.stderr

@@ -141,11 +141,13 @@ def test_other_lines_among_secrets_are_refused_unseen(gcloud, secrets, line):
   assert not gcloud.calls()
 
 
-def test_secrets_that_others_may_read_are_refused(gcloud, secrets):
-  secrets.chmod(0o640)
+# What the hosts could not write anew is refused, too.
+@pytest.mark.parametrize('mode', [0o640, 0o400])
+def test_secrets_that_others_may_read_are_refused(gcloud, secrets, mode):
+  secrets.chmod(mode)
   done = gcloud.run('tpu_vm.sh', 'setup')
   assert done.returncode == 2
-  assert 'others may read it: chmod 600' in done.stderr
+  assert 'is not of mode 600: chmod 600' in done.stderr
   secrets.unlink()
   assert 'cannot be read' in gcloud.run('tpu_vm.sh', 'setup').stderr
   assert not gcloud.calls()

@@ -256,8 +256,6 @@ def serve(root, patch):
     root: folder of folders.
     patch: pytest's monkeypatch.
   """
-  # Its support of zonal buckets asks Google itself what kind a bucket is.
-  os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
   gcsfs = pytest.importorskip('gcsfs')
   server = Server(root)
   thread = threading.Thread(

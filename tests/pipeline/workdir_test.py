@@ -73,6 +73,28 @@ def test_bucket_that_cannot_be_written_is_told_at_once(
   assert reason in str(refused.value)
 
 
+@pytest.mark.parametrize(
+  'error',
+  [ConnectionResetError('reset'), ValueError('UNAVAILABLE: HTTP 503')],
+)
+def test_bucket_that_does_not_answer_is_no_mistake(monkeypatch, error):
+  def refuse(unused_scheme):
+    raise error
+
+  monkeypatch.setattr(backend.fsspec_backend, '_get_filesystem', refuse)
+  with pytest.raises(
+    types.UnreachableError, match='^workdir gs://bucket/run: '
+  ):
+    with workdir.use(epath.Path('gs://bucket/run')):
+      pytest.fail('it was used')
+
+
+def test_other_remote_places_are_refused():
+  with pytest.raises(types.InputError, match='give a local folder, or gs://'):
+    with workdir.use(epath.Path('s3://bucket/run')):
+      pytest.fail('it was used')
+
+
 def test_bucket_that_orbax_may_not_ask_about_is_told_at_once(
   tmp_path, monkeypatch
 ):

@@ -11,7 +11,6 @@ import tempfile
 
 from etils import epath
 
-from tract_jax import types
 from tract_jax.data import orbax_store
 from tract_jax.models import remote_files
 
@@ -28,20 +27,17 @@ def opened(folder: epath.PathLike) -> Iterator[orbax_store.Store]:
     The store; messages name `folder`, not the copy.
 
   Raises:
-    types.InputError: the bucket cannot be read.
+    types.UnreachableError: the bucket gives no answer.
   """
   if not remote_files.is_remote(folder):
     with orbax_store.Store(folder, local=True) as store:
       yield store
     return
   with tempfile.TemporaryDirectory() as scratch:
-    try:
-      names = remote_files.names_below(folder)
-      steps = {str(step) for step in orbax_store.finished_steps(names)}
-      wanted = (name for name in names if name.partition('/')[0] in steps)
-      remote_files.fetch(folder, wanted, pathlib.Path(scratch))
-    except OSError as error:
-      raise types.InputError(f'{folder}: cannot be read: {error}') from error
+    names = remote_files.names_below(folder)
+    steps = {str(step) for step in orbax_store.finished_steps(names)}
+    wanted = (name for name in names if name.partition('/')[0] in steps)
+    remote_files.fetch(folder, wanted, pathlib.Path(scratch))
     copy = orbax_store.Store(scratch, local=True, name=str(folder))
     with copy as store:
       yield store

@@ -294,6 +294,15 @@ def foreign(folder: epath.PathLike, lines: list[str]) -> list[str]:
   ]
 
 
+# In JSON a lone surrogate's \udXXX is also its escape: the text survives.
+_TEXT: dict[str, Any] = {
+  'mode': 'w',
+  'encoding': 'utf-8',
+  'errors': 'backslashreplace',
+  'newline': '\n',
+}
+
+
 @contextlib.contextmanager
 def open_atomic(path: epath.PathLike) -> Iterator[IO[str]]:
   """Opens a text file that appears under its name only when it is whole.
@@ -314,24 +323,14 @@ def open_atomic(path: epath.PathLike) -> Iterator[IO[str]]:
   if remote_files.is_remote(path):
     with tempfile.TemporaryDirectory() as scratch:
       local = pathlib.Path(scratch, path.name)
-      with open_atomic(local) as file:
-        yield file
       with disk.writing(path):
+        with open(local, **_TEXT) as file:
+          yield file
         remote_files.put(local, path)
     return
   temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
   try:
-    # In JSON a lone surrogate's \udXXX is also its escape: the text survives.
-    with (
-      disk.writing(path),
-      open(
-        temporary,
-        'w',
-        encoding='utf-8',
-        errors='backslashreplace',
-        newline='\n',
-      ) as file,
-    ):
+    with disk.writing(path), open(temporary, **_TEXT) as file:
       yield file
       file.flush()
       os.fsync(file.fileno())

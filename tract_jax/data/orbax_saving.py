@@ -19,9 +19,12 @@ _MAX_CAUSE_CHARS = 400
 _OWN_NUMBERS = itertools.count()
 
 
-def make_context(local: bool) -> ocp.Context:
-  """Orbax's options."""
+def make_context(folder: epath.PathLike, local: bool) -> ocp.Context:
+  """Orbax's options for steps in a folder."""
   context = ocp.Context()
+  # Each host would ask by itself whether there is a step to be overwritten, and
+  # wait for ever for those that had another answer.
+  context.file.skip_sync_file_validations = remote_files.is_remote(folder)
   # Weights and moments hardly compress, and small steps are saved faster.
   context.array.saving.use_compression = False
   # If the folder cannot be made, then saving threads that wait for it would
@@ -72,17 +75,23 @@ def problem_of_save(
     What went wrong; empty if nothing did.
   """
   try:
-    with make_context(local=False):
+    with make_context(path.parent, local=False):
       ocp.save(path, leaves, **_options(path, record))
   except Exception as error:
     return cause(error)
   return ''
 
 
-def cause(error: BaseException) -> str:
-  """The first line of the error that started it all; Orbax wraps the rest."""
+def root(error: BaseException) -> BaseException:
+  """The error that started it all; Orbax wraps it in others."""
   while error.__cause__ is not None:
     error = error.__cause__
+  return error
+
+
+def cause(error: BaseException) -> str:
+  """The first line of the error that started it all."""
+  error = root(error)
   lines = str(error).strip().splitlines() or ['no message']
   return f'{type(error).__name__}: {lines[0][:_MAX_CAUSE_CHARS]}'
 

@@ -92,7 +92,7 @@ class Store:
       orbax_saving.own_numbering if alone else contextlib.nullcontext
     )
     self._max_to_keep = max_to_keep
-    self._context = orbax_saving.make_context(local)
+    self._context = orbax_saving.make_context(self.folder, local)
     self._pending: tuple[int, Any] | None = None
     self._outdated: list[int] = []
 
@@ -106,7 +106,7 @@ class Store:
     """Numbers of the finished steps, ascending, as the folder has them now."""
 
     def find() -> list[int]:
-      if gcs_utils.is_gcs_path(self.folder):
+      if remote_files.is_remote(self.folder):
         return finished_steps(remote_files.names_below(self.folder))
       found = _NAMES.find_all(self.folder) if self.folder.exists() else ()
       return sorted(step.step for step in found)
@@ -137,7 +137,8 @@ class Store:
     if self._exists(step):
       raise types.InputError(f'{self._name}: step {step} exists already')
     if self._max_to_keep is not None:
-      self._outdated = sorted([*self.steps(), step])[: -self._max_to_keep]
+      oldest = sorted([*self.steps(), step])[-self._max_to_keep :][0]
+      self._outdated = [old for old in self._numbers() if old < oldest]
     record = {
       'format': _FORMAT,
       'leaves': checksum.leaf_records(leaves),
@@ -231,10 +232,19 @@ class Store:
   def _path(self, step: int) -> epath.Path:
     return self.folder / _NAMES.build_name(step)
 
+  def _numbers(self) -> list[int]:
+    """As `steps`, with those in a bucket that are half saved or deleted."""
+    if not remote_files.is_remote(self.folder):
+      return self.steps()
+    names = remote_files.names_below(self.folder)
+    parts = {name.partition('/')[0] for name in names}
+    return sorted(int(part) for part in parts if part.isdecimal())
+
   def _exists(self, step: int) -> bool:
     """Whether a step is finished, without a look at all the others."""
-    if gcs_utils.is_gcs_path(self.folder):
-      return (self._path(step) / _MARK).exists()
+    if remote_files.is_remote(self.folder):
+      with remote_files.answering(self._name):
+        return (self._path(step) / _MARK).exists()
     try:
       _NAMES.find_step(self.folder, step)
     except ValueError:
@@ -253,9 +263,15 @@ class Store:
         return call()
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise
+    except types.UnreachableError:
+      raise
     except Exception as error:
+      cause = orbax_saving.cause(error)
+      is_remote = remote_files.is_remote(self.folder)
+      if is_remote and remote_files.has_no_answer(orbax_saving.root(error)):
+        raise types.UnreachableError(f'{self._name}: {cause}') from error
       room = '' if error_type is DamagedError else disk.free_space(self.folder)
-      problem = f'{self._name}: {what}: {orbax_saving.cause(error)}{room}'
+      problem = f'{self._name}: {what}: {cause}{room}'
       raise error_type(problem) from error
 
   def _record(self, step: int) -> dict[str, Any]:

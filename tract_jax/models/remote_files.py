@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 import pathlib
-import shutil
+import re
 from typing import Any
 
 from etils import epath
@@ -18,6 +18,9 @@ import fsspec
 
 from tract_jax import types
 
+# What gcsfs asks by gRPC about zonal and hierarchical buckets costs up to a
+# minute where it gets no answer, and flat ones are what is tested.
+os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
 # gcsfs would keep what it once listed for good, and see neither the files of
 # other hosts nor those that TensorStore writes for this one.
 fsspec.config.conf.setdefault('gs', {})['use_listings_cache'] = False
@@ -29,12 +32,71 @@ _LIBRARIES = {
   'az': 'adlfs',
 }
 _MAX_REASON_CHARS = 300
-_COPY_BYTES = 2**24
+# As TensorStore and the names of others' errors say it; first the refusals.
+_REFUSED = re.compile(r'Forbidden|PERMISSION_DENIED:|UNAUTHENTICATED:')
+_UNANSWERED = re.compile(
+  'UNAVAILABLE:|DEADLINE_EXCEEDED:|RESOURCE_EXHAUSTED:|HttpError|Client.*Error|'
+  'ServerDisconnectedError|TransportError|RefreshError'
+)
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
   """Whether a path is an address, such as gs://bucket/model."""
   return '://' in os.fspath(path)
+
+
+def is_refused(error: BaseException) -> bool:
+  """Whether a remote place does not let us in."""
+  return _code(error) in (401, 403) or bool(_REFUSED.search(str(error)))
+
+
+def is_unanswered(error: BaseException) -> bool:
+  """Whether a remote place did not answer, which tells nothing of its files."""
+  code, text = _code(error), f'{type(error).__name__}: {error}'
+  return (
+    isinstance(error, ConnectionError | TimeoutError)
+    or code in (408, 429)
+    or code >= 500
+    or (not code and bool(_UNANSWERED.search(text)))
+  )
+
+
+def has_no_answer(error: BaseException) -> bool:
+  """Whether it is one of both, of which neither tells of what lies there."""
+  return is_refused(error) or is_unanswered(error)
+
+
+def _code(error: BaseException) -> int:
+  """The HTTP status of an error; 0 where it has none."""
+  code = str(getattr(error, 'code', None) or getattr(error, 'status', ''))
+  return int(code) if code.isdecimal() else 0
+
+
+@contextlib.contextmanager
+def answering(place: epath.PathLike) -> Iterator[None]:
+  """Tells apart what a remote place does not answer.
+
+  Args:
+    place: what the block reads or writes.
+
+  Yields:
+    Nothing.
+
+  Raises:
+    types.UnreachableError: in place of errors that tell of no answer.
+  """
+  try:
+    yield
+  except Exception as error:
+    if has_no_answer(error):
+      raise types.UnreachableError(f'{place}: {_reason(error)}') from error
+    raise
+
+
+def _reason(error: BaseException) -> str:
+  """An error of any library in a line."""
+  reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+  return reason[:_MAX_REASON_CHARS]
 
 
 def names_below(address: epath.PathLike) -> list[str]:
@@ -45,9 +107,14 @@ def names_below(address: epath.PathLike) -> list[str]:
 
   Returns:
     The names.
+
+  Raises:
+    types.UnreachableError: there is no answer.
   """
   filesystem, folder = fsspec.core.url_to_fs(os.fspath(address))
-  return [name.removeprefix(f'{folder}/') for name in filesystem.find(folder)]
+  with answering(address):
+    names = filesystem.find(folder)
+  return [name.removeprefix(f'{folder}/') for name in names]
 
 
 def fetch(
@@ -59,14 +126,18 @@ def fetch(
     address: such as gs://bucket/run.
     names: of the files, as `names_below` gives them.
     folder: they are written below it, under the same names.
+
+  Raises:
+    types.UnreachableError: there is no answer.
   """
   filesystem, top = fsspec.core.url_to_fs(os.fspath(address))
   pairs = [(f'{top}/{name}', str(folder / name)) for name in names]
   if pairs:
-    filesystem.get(*map(list, zip(*pairs, strict=True)))
+    with answering(address):
+      filesystem.get(*map(list, zip(*pairs, strict=True)))
 
 
-def put(local: pathlib.Path, address: epath.Path) -> None:
+def put(local: pathlib.Path, address: epath.PathLike) -> None:
   """Copies a local file; an object of a bucket appears when all of it came.
 
   Args:
@@ -74,10 +145,12 @@ def put(local: pathlib.Path, address: epath.Path) -> None:
     address: its new place, such as gs://bucket/run/report.html.
 
   Raises:
+    types.UnreachableError: there is no answer.
     OSError: it cannot be written.
   """
-  with local.open('rb') as source, address.open('wb') as target:
-    shutil.copyfileobj(source, target, _COPY_BYTES)
+  filesystem, place = fsspec.core.url_to_fs(os.fspath(address))
+  with answering(address):
+    filesystem.put_file(str(local), place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +235,6 @@ def _reporting(place: str) -> Iterator[None]:
     ) from error
   # Each library has errors of its own: of HTTP, of credentials, of the network.
   except Exception as error:
-    reason = ' '.join(f'{type(error).__name__}: {error}'.split())
     raise types.InputError(
-      f'{place}: cannot be read ({reason[:_MAX_REASON_CHARS]})'
+      f'{place}: cannot be read ({_reason(error)})'
     ) from error

@@ -47,7 +47,10 @@ def use(
   Raises:
     types.InputError: it cannot be written, or another run, or another process
       of the same host's number, is in it.
+    types.UnreachableError: it is in a bucket that does not answer.
   """
+  if remote_files.is_remote(folder) and not str(folder).startswith('gs://'):
+    raise types.InputError(f'workdir {folder}: give a local folder, or gs://')
   probe = folder / f'.probe{host.index}'
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +60,8 @@ def use(
   except Exception as error:  # A bucket's library raises errors of its own.
     with contextlib.suppress(Exception):
       probe.unlink(missing_ok=True)
+    if remote_files.is_remote(folder) and remote_files.is_unanswered(error):
+      raise types.UnreachableError(f'workdir {folder}: {error}') from error
     raise types.InputError(
       f'workdir {folder}: {error}{disk.free_space(folder)}'
     ) from error
