@@ -8,8 +8,6 @@ import subprocess
 import sys
 
 from etils import epath
-from etils.epath import backend
-from fsspec.implementations import memory
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from tests.models import hf_weights_test
+from tests.pipeline import fake_gcs
 from tract_jax import types
 from tract_jax.models import (
   hf_config,
@@ -284,36 +283,21 @@ def test_stopped_amid_shards_is_not_taken_for_whole(tmp_path, monkeypatch):
     hf_weights.load_params(tmp_path, abstract)
 
 
-class Bucket(memory.MemoryFileSystem):
-  """Objects of gs:// paths, held in memory."""
-
-  protocol = 'gs'
-  store: dict = {}
-  pseudo_dirs = ['']
-
-  @classmethod
-  def _strip_protocol(cls, path):
-    return super()._strip_protocol(path.removeprefix('gs://'))
-
-
 def test_folder_in_a_bucket(tmp_path, monkeypatch):
-  monkeypatch.setattr(
-    backend.fsspec_backend, '_get_filesystem', lambda name: Bucket()
-  )
   params, tensors = random_params()
   folder = epath.Path('gs://bucket/export')
-  for _ in range(2):
-    names = hf_export.write_weights(
-      folder, params, dtype=jnp.float32, max_shard_bytes=20_000
-    )
-  hf_export.write_json(folder / 'config.json', {'a': 1})
-  assert json.loads((folder / 'config.json').read_text()) == {'a': 1}
-  assert sorted(p.name for p in folder.iterdir()) == sorted(
+  with fake_gcs.serve(tmp_path, monkeypatch):
+    for _ in range(2):
+      names = hf_export.write_weights(
+        folder, params, dtype=jnp.float32, max_shard_bytes=20_000
+      )
+    hf_export.write_json(folder / 'config.json', {'a': 1})
+  served = tmp_path / 'bucket' / 'export'
+  assert json.loads((served / 'config.json').read_text()) == {'a': 1}
+  assert sorted(p.name for p in served.iterdir()) == sorted(
     [*names, 'config.json']
   )
-  for name in names:
-    (tmp_path / name).write_bytes((folder / name).read_bytes())
-  assert_same_bits(tensors_of(tmp_path), tensors)
+  assert_same_bits(tensors_of(served), tensors)
 
 
 def test_written_file_has_transposed_views_right_and_others_may_read_it(

@@ -5,10 +5,9 @@ import threading
 import time
 
 from etils import epath
-from etils.epath import backend
 import pytest
 
-from tests.models import hf_export_test
+from tests.pipeline import fake_gcs
 from tract_jax import types
 from tract_jax.parallel import distributed
 from tract_jax.pipeline import bucket_lock, workdir
@@ -65,12 +64,9 @@ def test_a_renewal_that_fails_does_not_end_the_next(tmp_path):
       time.sleep(0.01)
 
 
-def test_workdir_in_a_bucket_is_locked_by_one_run_or_by_each_host(monkeypatch):
-  monkeypatch.setattr(
-    backend.fsspec_backend,
-    '_get_filesystem',
-    lambda name: hf_export_test.Bucket(),
-  )
+def test_workdir_in_a_bucket_is_locked_by_one_run_or_by_each_host(
+  tmp_path, monkeypatch
+):
   taken = []
 
   @contextlib.contextmanager
@@ -80,12 +76,13 @@ def test_workdir_in_a_bucket_is_locked_by_one_run_or_by_each_host(monkeypatch):
 
   monkeypatch.setattr(bucket_lock, 'held', held)
   folder = epath.Path('gs://bucket/run')
-  for host in (
-    distributed.ONLY_HOST,
-    distributed.Host(0, 2, joined=True),
-    distributed.Host(1, 2, joined=True),
-    distributed.Host(1, 3),
-  ):
-    with workdir.use(folder, host):
-      pass
+  with fake_gcs.serve(tmp_path, monkeypatch):
+    for host in (
+      distributed.ONLY_HOST,
+      distributed.Host(0, 2, joined=True),
+      distributed.Host(1, 2, joined=True),
+      distributed.Host(1, 3),
+    ):
+      with workdir.use(folder, host):
+        pass
   assert taken == ['.lock', '.lock', '.lock_host2of3']

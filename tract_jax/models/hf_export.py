@@ -273,9 +273,11 @@ def _tensors(params: types.PyTree) -> Iterator[tuple[str, _Tensor]]:
 def _prepare(folder: epath.Path, names: Sequence[str]) -> None:
   """Makes the folder, and sees that nothing in it passes for what comes."""
   folder.mkdir(parents=True, exist_ok=True)
+  # A bucket has no empty folders.
+  there = folder.iterdir() if folder.exists() else ()
   foreign = sorted(
     path.name
-    for path in folder.iterdir()
+    for path in there
     if _WEIGHT_FILE.fullmatch(path.name) and path.name not in names
   )
   if foreign:
