@@ -1,5 +1,7 @@
 """What errors of remote places tell: of the place, or of what lies there."""
 
+import gc
+
 import aiohttp
 from google.api_core import exceptions as google_errors
 from google.auth import exceptions as auth_errors
@@ -67,6 +69,28 @@ def test_answers_that_tell_of_the_files(error):
   with pytest.raises(type(error)):
     with remote_files.answering('gs://b/x'):
       raise error
+
+
+# gcsfs sends 5 MiB at a time.
+@pytest.mark.parametrize('num_bytes', [2**20, 11 * 2**20])
+def test_a_file_that_is_stopped_half_way_leaves_the_old_one(
+  tmp_path, monkeypatch, num_bytes
+):
+  def stopped(source, target, unused_size):
+    while source.tell() < num_bytes:
+      target.write(source.read(2**20))
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(remote_files.shutil, 'copyfileobj', stopped)
+  (tmp_path / 'new').write_bytes(bytes(12 * 2**20))
+  with fake_gcs.serve(tmp_path / 'served', monkeypatch) as server:
+    old = server.root / 'bucket' / 'a'
+    server.write(old, b'old')
+    with pytest.raises(KeyboardInterrupt):
+      remote_files.put(tmp_path / 'new', 'gs://bucket/a')
+    gc.collect()
+    assert old.read_bytes() == b'old'
+    assert not server.uploads
 
 
 def test_files_go_there_and_come_back(tmp_path, monkeypatch):

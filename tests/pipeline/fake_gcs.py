@@ -184,6 +184,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self._answer(status, content, headers)
 
   def do_DELETE(self):  # noqa: N802
+    if key := self.query.get('upload_id'):
+      self.server.uploads.pop(key)
+      self._answer(499)
+      return
     try:
       self.server.delete(self.file)
     except (FileNotFoundError, IsADirectoryError):

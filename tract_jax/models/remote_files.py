@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 from typing import Any
 
 from etils import epath
@@ -32,6 +33,7 @@ _LIBRARIES = {
   'az': 'adlfs',
 }
 _MAX_REASON_CHARS = 300
+_COPY_BYTES = 2**24
 # As TensorStore and the names of others' errors say it; first the refusals.
 _REFUSED = re.compile(r'Forbidden|PERMISSION_DENIED:|UNAUTHENTICATED:')
 _UNANSWERED = re.compile(
@@ -148,9 +150,17 @@ def put(local: pathlib.Path, address: epath.PathLike) -> None:
     types.UnreachableError: there is no answer.
     OSError: it cannot be written.
   """
-  filesystem, place = fsspec.core.url_to_fs(os.fspath(address))
-  with answering(address):
-    filesystem.put_file(str(local), place)
+  with answering(address), local.open('rb') as source:
+    target = epath.Path(address).open('wb')
+    try:
+      shutil.copyfileobj(source, target, _COPY_BYTES)
+    except BaseException:
+      # To close it would make a whole file of what came.
+      target.closed = True
+      with contextlib.suppress(Exception):
+        target.discard()
+      raise
+    target.close()
 
 
 @dataclasses.dataclass(frozen=True)
