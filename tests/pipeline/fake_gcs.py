@@ -39,6 +39,9 @@ class Server(http.server.ThreadingHTTPServer):
     status_of_buckets: the same of requests about a bucket itself.
   """
 
+  # Many files come at once; what does not fit waits for seconds.
+  request_queue_size = 1024
+
   def __init__(self, root: pathlib.Path):
     super().__init__(('127.0.0.1', 0), _Handler)
     self.root = root

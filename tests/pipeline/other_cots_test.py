@@ -64,7 +64,7 @@ def test_decode_is_no_predictor_where_decoded_scores_lack(tmp_path, lacking):
   ]
   found = other_systems_test.read(*paths)[0].rows
   assert {row.seed for row in found if not row.decoded} == set(lacking)
-  content = other_systems_test.judged(
+  content = other_systems_report_test.judged(
     tmp_path, *paths, predictors=('decode', 'rail')
   )
   rows = [r for r in content['rows'] if r['method'] == 'their.tract']
