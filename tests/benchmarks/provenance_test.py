@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import job as job_lib
 from benchmarks import options, pairs, provenance, results
+from tests.benchmarks import bench_test
 
 SAMPLING = job_lib.SamplingJob(
   kind='sample',
@@ -39,18 +40,8 @@ def test_work_has_what_decides_it():
     'generate_rows': 8,
     'score_rows': 4,
   }
-  job = job_lib.TrainingJob(
-    kind='train',
-    model='judge',
-    num_rows=2,
-    length=6,
-    num_targets=4,
-    lora_rank=0,
-    num_steps=1,
-    vocab_size=50,
-    score_ids=[7, 9],
-    score_values=[1.0, 2.0],
-    settings={'model.remat': 'dots'},
+  job = dataclasses.replace(
+    bench_test.JOB, model='judge', settings={'model.remat': 'dots'}
   )
   assert provenance.work(job) == {
     'kind': 'train',

@@ -9,7 +9,7 @@ import pytest
 
 from tests.pipeline import fake_gcs
 from tract_jax import types
-from tract_jax.data import fetched_store, orbax_store
+from tract_jax.data import fetched_store, orbax_saving, orbax_store
 
 FOLDER = 'gs://bucket/run/checkpoints'
 
@@ -102,6 +102,7 @@ def test_what_another_host_wrote_is_seen(bucket, local):
   with orbax_store.Store(FOLDER) as store:
     assert store.steps() == [1]
     mark = epath.Path(FOLDER, 'mark')
+    assert mark not in list(mark.parent.iterdir())
     assert not mark.exists()
     for path, content in contents(local / '1').items():
       bucket.write(local / '2' / path.relative_to(local / '1'), content)
@@ -172,3 +173,11 @@ def test_a_bucket_that_lets_nobody_in_has_no_damaged_steps(bucket):
 def monkeypatch_exists(store: orbax_store.Store) -> None:
   """It was there; and then the bucket was closed."""
   store._exists = lambda step: True
+
+
+@pytest.mark.parametrize('folder', [FOLDER, '/run/checkpoints'])
+def test_in_a_bucket_no_host_looks_by_itself_what_is_overwritten(folder):
+  # One that looks when another deletes already would wait for all others.
+  context = orbax_saving.make_context(folder, local=False)
+  is_bucket = folder == FOLDER
+  assert context.file.skip_sync_file_validations == is_bucket

@@ -1,6 +1,8 @@
 """What errors of remote places tell: of the place, or of what lies there."""
 
 import gc
+import subprocess
+import sys
 
 import aiohttp
 from google.api_core import exceptions as google_errors
@@ -109,3 +111,13 @@ def test_files_go_there_and_come_back(tmp_path, monkeypatch):
     server.status = 403
     with pytest.raises(types.UnreachableError, match='^gs://bucket/run: OSErr'):
       remote_files.names_below('gs://bucket/run')
+
+
+def test_buckets_are_taken_for_flat_ones():
+  # Whoever imports gcsfs first: it looks once.
+  code = 'from tract_jax.models import remote_files; import gcsfs;'
+  code += 'print(gcsfs.GCSFileSystem.__module__)'
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert done.stdout == 'gcsfs.core\n'
