@@ -47,8 +47,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.data = {}
   config.train = {'checkpoint_every': 500}
   config.sampling = {
-    # As many as a host of four v5e chips has memory for.
-    'slots': 64,
     'chunk_size': 1024,
     # The chips of a host share the weights, which no step then gathers.
     'mesh': {'fsdp': 1, 'tensor': -1},

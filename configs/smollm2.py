@@ -36,6 +36,6 @@ def get_config() -> ml_collections.ConfigDict:
     'log_every': 1,
     'checkpoint_every': 5,
   }
-  config.sampling = {'max_new_tokens': 256, 'slots': 16, 'chunk_size': 16}
+  config.sampling = {'max_new_tokens': 256, 'chunk_size': 16}
   config.evaluation = {'gap_examples': 8}
   return config

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from tract_jax import types
 
-_TILE = 16
+TILE = 16
 
 
 def masked_sum(values: types.Array, mask: types.Array) -> types.Array:
@@ -62,7 +62,7 @@ def tiled_rows(rows: types.Array) -> types.Array:
   Returns:
     [16 n, ...], of which the first B are `rows`.
   """
-  missing = -rows.shape[0] % _TILE
+  missing = -rows.shape[0] % TILE
   if not missing:
     return rows
   return jnp.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))

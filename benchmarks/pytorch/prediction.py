@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import job as job_lib
 from benchmarks import sampling_torch
-from tract_jax import types
+from tract_jax import numerics, types
 from tract_jax.pipeline import build, read_data
 
 
@@ -139,7 +139,7 @@ class Reader:
     ]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: list[list[tuple[list[int], str]]] = [[] for _ in prompts]
-    size = max(1, sampling.slots // num_cots)
+    size = max(1, self._rows_together() // num_cots)
     for batch in sampling_torch.chunks(order, size):
       cots = self._side.generate(
         [prompts[i] for i in batch],
@@ -152,6 +152,10 @@ class Reader:
         reason = 'end_token' if len(cot) < limits[i] else 'length'
         found[i].append((cot[: limits[i]], reason))
     return [cot for of_prompt in found for cot in of_prompt]
+
+  def _rows_together(self) -> int:
+    """As ours has on a CPU, where the configuration leaves it open."""
+    return self._setup.config.sampling.slots or numerics.TILE
 
   def _ended(
     self, cot: list[int], reason: str, room: int
@@ -175,9 +179,7 @@ class Reader:
     greedy = np.full(len(sequences), -1)
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     index_of = {token: i for i, token in enumerate(score_ids)}
-    for batch in sampling_torch.chunks(
-      order, self._setup.config.sampling.slots
-    ):
+    for batch in sampling_torch.chunks(order, self._rows_together()):
       logits = self._side.last_logits([sequences[i] for i in batch])
       of_scores = logits.softmax(dim=-1)[:, list(score_ids)]
       probs[batch] = of_scores.cpu().numpy()

@@ -140,7 +140,7 @@ def test_values_of_another_type_are_named():
     ('sampling.max_retries', -1),
     ('sampling.unfinished', 'keep'),
     ('sampling.num_self_cots', 0),
-    ('sampling.slots', 0),
+    ('sampling.slots', -1),
     ('sampling.mesh.tensor', -2),
     ('mesh.data', 0),
     ('hosts.heartbeat_secs', 0),

@@ -141,7 +141,7 @@ def test_model_of_a_known_name_needs_no_file():
   assert setup.tokenizer.vocab_size == 32000
   size = sum(x.size for x in jax.tree.leaves(setup.model.stored))
   assert 7.24e9 < size < 7.28e9
-  weights = plan_programs.device_bytes(setup.model.abstract)
+  weights = base_weights.device_bytes(setup.model.abstract)
   # The adapters' second halves are not split.
   assert weights == pytest.approx(7.24e9 * 2 / 8, rel=0.04)
 

@@ -81,6 +81,7 @@ def sampled(num_done, **changes):
     'prefill_secs': 1.5,
     'decode_tokens': 500,
     'decode_secs': 4.0,
+    'num_slots': 8,
     'slot_steps': 800,
     'num_retries': 0,
     'finish_reasons': {'marker': num_done - 1, 'length': 1, 'too_long': 0},
@@ -103,7 +104,8 @@ def test_sampling_lines_tell_speeds_slots_endings_and_time_left(
   assert [line.split()[1] for line in out] == ['10/40', '10/40', '40/40']
   assert out[0] == (
     'self-CoTs: 10/40 CoTs  prefill 2,000 tokens/s  decode 125 tokens/s  '
-    'slots 62% in use  ended by length 1, marker 9  6 tried again  32 s left'
+    '62% of 8 slots in use  ended by length 1, marker 9  6 tried again  '
+    '32 s left'
   )
   assert 'tried again' not in out[2]
 

@@ -9,6 +9,8 @@ import dataclasses
 import math
 import re
 
+import jax
+
 _GIB = 2**30
 _NAME = re.compile(r'(\w+):(\d+(?:x\d+){1,2})')
 
@@ -67,6 +69,22 @@ def of_device(device_kind: str) -> Chip | None:
   """The numbers of `name_of_device`."""
   name = name_of_device(device_kind)
   return CHIPS[name] if name else None
+
+
+def memory_bytes(device: jax.Device) -> int | None:
+  """What programs may use of a device's memory.
+
+  Args:
+    device: of this machine, or one to compile for.
+
+  Returns:
+    Bytes; None where the memory is not the device's own, as a CPU's.
+  """
+  chip = of_device(device.device_kind)
+  if chip:
+    return chip.memory_bytes
+  stats = device.memory_stats() or {}
+  return stats.get('bytes_limit')
 
 
 def mfu(flops: float, secs: float, chip: Chip) -> float:

@@ -24,6 +24,7 @@ from tract_jax.models import (
   remote_files,
   transformer,
 )
+from tract_jax.parallel import partition
 from tract_jax.pipeline import base_model, progress
 
 # (path of a leaf, the leaf as it is stored) -> the leaf as it is used.
@@ -133,6 +134,37 @@ def cot_params(
   if not kind or model.quantization:
     return params
   return jax.jit(functools.partial(quantization.quantize, kind=kind))(params)
+
+
+def cot_shapes(model: base_model.BaseModel, kind: str) -> types.PyTree:
+  """Shapes and shardings of what `cot_params` gives.
+
+  Args:
+    model: of the run, on the mesh to sample on.
+    kind: config.sampling.weights.
+
+  Returns:
+    Tree of jax.ShapeDtypeStruct.
+  """
+  params = for_sampling(model, model.abstract)
+  if not kind or model.quantization:
+    return params
+  shapes = quantization.abstract(params, kind)
+  axes = quantization.logical_axes(model.fns.logical_axes, shapes)
+  shardings = partition.tree_shardings(model.mesh, axes, shapes)
+  return jax.tree.map(
+    lambda x, sharding: x.update(sharding=sharding), shapes, shardings
+  )
+
+
+def device_bytes(tree: types.PyTree) -> int:
+  """Bytes of each device's part of a tree of shapes with shardings."""
+  return quantization.num_bytes(
+    jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype),
+      tree,
+    )
+  )
 
 
 def load_memory(model: base_model.BaseModel) -> hf_weights.LoadMemory | None:

@@ -29,6 +29,7 @@ from tract_jax.pipeline import (
   model_source,
   progress,
   row_settings,
+  slot_count,
 )
 from tract_jax.pipeline import loss_fn as loss_fn_lib
 from tract_jax.pipeline import methods as methods_lib
@@ -314,11 +315,8 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     cot_format,
     lambda text: tokenizer.encode(text)[0].tolist(),
     tokenizer.decode,
-    slots=config.sampling.slots,
-    max_length=min(
-      config.data.max_length + config.sampling.max_new_tokens,
-      setup.model.config.longest_row,
-    ),
+    slots=slot_count.num_slots(config, setup.model),
+    max_length=slot_count.longest_row(config, setup.model),
     steps_per_call=config.sampling.steps_per_call,
     length_multiple=config.data.length_multiple,
     prefill_tokens=config.sampling.prefill_tokens,

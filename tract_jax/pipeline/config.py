@@ -195,9 +195,9 @@ _SAMPLING: dict[str, Any] = {
   # CoTs are written and their scores read: "" (as they are) or "int8".
   'weights': '',
   'kv_cache': '',
-  # CoTs decoded together, each with its share of the cache, in tiles of 16 (on
-  # TPUs take a multiple of it), and examples of one chunk on disk.
-  'slots': 16,
+  # CoTs decoded together, each with its share of the cache, in tiles of 16; 0:
+  # as many as fit on the chips, 16 on a CPU. And examples of one chunk on disk.
+  'slots': 0,
   'chunk_size': 64,
   # Tokens per slot between two looks at the text.
   'steps_per_call': 8,

@@ -263,7 +263,7 @@ _RULES = {
   'sampling.num_self_cots': _AT_LEAST_1,
   'sampling.weights': _one_of('', 'int8'),
   'sampling.kv_cache': _one_of('', 'int8'),
-  'sampling.slots': _AT_LEAST_1,
+  'sampling.slots': _NOT_NEGATIVE,
   'sampling.chunk_size': _AT_LEAST_1,
   'sampling.steps_per_call': _AT_LEAST_1,
   'sampling.prefill_tokens': _AT_LEAST_1,

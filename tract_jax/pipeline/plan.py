@@ -34,6 +34,7 @@ from tract_jax.pipeline import (
   plan_report,
   plan_trials,
   progress,
+  slot_count,
 )
 from tract_jax.pipeline import methods as methods_lib
 
@@ -152,10 +153,15 @@ class _Planner:
     if not methods_lib.any_with_cot([method]):
       return []
 
+    def on_host(config):
+      return build.for_sampling(self._make_setup(config), self._host)
+
     def program(place, config):
-      setup = self._make_setup(config)
-      setup = build.for_sampling(setup, self._host)
-      return plan_programs.sampling(setup)[place]
+      return plan_programs.sampling(on_host(config))[place]
+
+    # Where they do not fit, half of them are tried.
+    slots = slot_count.num_slots(self.config, on_host(self.config).model)
+    self.config = plan_trials.changed(self.config, {'sampling.slots': slots})
 
     return [
       self._outcome(

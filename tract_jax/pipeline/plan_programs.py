@@ -27,7 +27,6 @@ from tract_jax.models import (
   known_models,
   kv_cache,
   lora,
-  quantization,
 )
 from tract_jax.parallel import partition, row_placement
 from tract_jax.pipeline import (
@@ -36,6 +35,7 @@ from tract_jax.pipeline import (
   build,
   finetune,
   model_source,
+  slot_count,
 )
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import objective as objective_lib
@@ -219,7 +219,7 @@ def sampling(setup: build.Setup) -> list[Program]:
   """
   config, model = setup.config, setup.model
   engine = build.make_engine(setup, with_cot=True)
-  params = _cot_params(model, config.sampling.weights)
+  params = base_weights.cot_shapes(model, config.sampling.weights)
   state, control = _slots(setup, engine, params)
   length = engine.buckets.length(config.plan.prompt_tokens)
   num_prompts = engine.buckets.num_rows(length)
@@ -239,12 +239,12 @@ def sampling(setup: build.Setup) -> list[Program]:
     num_tokens=num_prompts * length,
     ideal_flops=num_prompts * row.total,
     pair_flops=num_prompts * _pair_flops(model, length),
-    resident_bytes=device_bytes(state),
+    resident_bytes=base_weights.device_bytes(state),
   )
   num_slots, cache_length = len(control.starts), state.cache.length
   filled = config.plan.prompt_tokens + config.plan.cot_tokens
   token = flops.token_flops(model.config, filled)
-  entry_bytes = device_bytes(state.cache) / cache_length
+  entry_bytes = base_weights.device_bytes(state.cache) / cache_length
   decode = Program(
     name='decode',
     fn=engine.fns.decode_steps,
@@ -256,7 +256,7 @@ def sampling(setup: build.Setup) -> list[Program]:
     ideal_flops=num_slots * token.total,
     pair_flops=0.0,
     num_steps=config.sampling.steps_per_call,
-    ideal_bytes=device_bytes(params) + entry_bytes * filled,
+    ideal_bytes=base_weights.device_bytes(params) + entry_bytes * filled,
     # Prompts that were read and wait for a slot.
     resident_bytes=entry_bytes / num_slots * num_prompts * length,
     dynamic_trips=-(
@@ -280,34 +280,17 @@ def examples_per_row(config: ml_collections.ConfigDict) -> int:
   return max(1, row_length(config) // tokens)
 
 
-def device_bytes(tree: types.PyTree) -> float:
-  """Bytes of each device's part of a tree of shapes with shardings."""
-  return float(
-    quantization.num_bytes(
-      jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-          x.sharding.shard_shape(x.shape), x.dtype
-        ),
-        tree,
-      )
-    )
-  )
-
-
 def _slots(
   setup: build.Setup, engine: engine_lib.Engine, params: types.PyTree
 ) -> tuple[decode_loop.DecodeState, decode_loop.Control]:
   """Shapes of the slots, and of what the host asks of them."""
   config, model = setup.config, setup.model
-  longest = min(
-    config.data.max_length + config.sampling.max_new_tokens,
-    model.config.longest_row,
-  )
   rows = partition.batch_sharding(model.mesh)
   control = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
     engine.make_tracker().control,
   )
+  longest = slot_count.longest_row(config, model)
   num_slots, cache_length = len(control.starts), engine.cache_length(longest)
   state = jax.eval_shape(
     lambda p: engine.fns.empty_state(p, num_slots, cache_length), params
@@ -326,23 +309,6 @@ def _pair_flops(model: base_model.BaseModel, length: int) -> float:
   pairs = flops.num_pairs(length, model.config.sliding_window)
   width = model.config.num_heads * model.config.head_dim
   return 2.0 * pairs * width / model.mesh.size
-
-
-def _cot_params(model: base_model.BaseModel, kind: str) -> types.PyTree:
-  """Shapes of what base_weights.cot_params gives."""
-  params = base_weights.for_sampling(model, model.abstract)
-  if not kind or model.quantization:
-    return params
-  shapes = quantization.abstract(params, kind)
-  axes = quantization.logical_axes(model.fns.logical_axes, shapes)
-  shardings = partition.tree_shardings(model.mesh, axes, shapes)
-  return jax.tree.map(
-    lambda x, sharding: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
-  )
 
 
 def _batch(

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from tract_jax import numerics
 from tract_jax.parallel import mesh as mesh_lib
 from tract_jax.pipeline import config as config_lib
 
@@ -16,7 +17,6 @@ from tract_jax.pipeline import config as config_lib
 MAX_TRIALS = 6
 
 _LORA_RANK = 8
-_FEWEST_SLOTS = 16
 
 Changes = dict[str, Any]
 
@@ -112,7 +112,7 @@ def lighter_sampling(config: ml_collections.ConfigDict) -> Iterator[Changes]:
     sizes = {'data': 1, 'fsdp': 1, 'tensor': -1}
     yield {f'sampling.mesh.{axis}': n for axis, n in sizes.items()}
   slots, tokens = config.sampling.slots, config.sampling.prefill_tokens
-  while slots // 2 >= _FEWEST_SLOTS:
+  while slots // 2 >= numerics.TILE:
     slots, tokens = slots // 2, max(tokens // 2, 1)
     yield {'sampling.slots': slots, 'sampling.prefill_tokens': tokens}
   is_8_bits = {

@@ -303,6 +303,7 @@ def _stream(
       seed=run.seed,
       purpose=PURPOSE,
       on_progress=lines.on_progress,
+      num_examples=len(run.examples),
     )
     return
   on_rows = progress.row_progress(run.label, sum(map(len, chunks)))

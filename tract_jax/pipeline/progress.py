@@ -179,7 +179,7 @@ class SampleProgress:
       f'{self._label}: {now.num_done}/{now.num_total} CoTs',
       f'prefill {_rate(now.prefill_tokens, now.prefill_secs)} tokens/s',
       f'decode {_rate(now.decode_tokens, now.decode_secs)} tokens/s',
-      f'slots {_slot_use(now):.0%} in use',
+      f'{_slot_use(now):.0%} of {now.num_slots} slots in use',
       f'ended by {endings(now.finish_reasons)}',
     ]
     if now.num_retries:

@@ -103,6 +103,7 @@ class Sampler:
     purpose: str,
     on_progress: Callable[[engine_lib.Progress], None] = lambda _: None,
     max_length: int | None = None,
+    num_examples: int | None = None,
   ) -> Iterator[tuple[int, list[list[types.CotSample]]]]:
     """CoTs of chunks of examples, in one stream: no slot waits for a chunk.
 
@@ -114,6 +115,9 @@ class Sampler:
       purpose: keeps the randomness of different uses apart.
       on_progress: is told how far the sampling is.
       max_length: as for `cots`.
+      num_examples: of the whole work, what was done before and what others do
+        included: it goes on in as many slots as it began with. None: of the
+        chunks.
 
     Yields:
       (number of the chunk, [its examples][num_cots] samples), as soon as the
@@ -142,6 +146,7 @@ class Sampler:
       purpose,
       on_progress=on_call,
       max_length=max_length,
+      num_in_all=num_examples and num_examples * num_cots,
     )
     sizes = [len(chunk) * num_cots for chunk in chunks]
     for number, samples in _whole(stream, sizes):

@@ -161,6 +161,7 @@ def _sample(sampler, params, examples, writer, own, seed, label):
     on_progress=lines.on_progress,
     # What stage 2 could not train on for its length is cut off here.
     max_length=config.data.max_length,
+    num_examples=len(examples),
   )
   for number, of_rows in stream:
     chunk = own[number]

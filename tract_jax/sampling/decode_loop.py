@@ -152,6 +152,21 @@ def make_prefill(
   return prefill
 
 
+def cache_length(longest: int, most: int, block: int) -> int:
+  """Entries of a cache that is read in blocks.
+
+  Args:
+    longest: tokens of the longest row that it is to hold.
+    most: tokens that any row may have.
+    block: `ModelFns.cache_block`.
+
+  Returns:
+    T, a multiple of the block; of a smaller one where no row fills it.
+  """
+  multiple = min(block, 1 << (most - 1).bit_length())
+  return -(-longest // multiple) * multiple
+
+
 def make_empty_state(
   prefill: Callable[..., DecodeState],
 ) -> Callable[..., DecodeState]:

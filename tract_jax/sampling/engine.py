@@ -26,10 +26,11 @@ import itertools
 import jax
 import numpy as np
 
-from tract_jax import types
+from tract_jax import numerics, types
 from tract_jax.parallel import row_placement
 from tract_jax.sampling import (
   cot_end,
+  decode_loop,
   prompt_queue,
   score_reading,
   slot_pool,
@@ -68,8 +69,8 @@ class Engine:
     encode_text: tokens of a text in the middle of a line, no special ones.
     decode_text: text of a token list; a longer list's text begins with it,
       but for an unfinished character.
-    slots: CoTs that are written together. Each takes its share of the cache;
-      up to 16 take the same time.
+    slots: CoTs that are written together, at most: fewer CoTs get fewer. Each
+      takes its share of the cache; up to 16 take the same time.
     max_length: most tokens of prompt, CoT, fixed words and score together.
     steps_per_call: tokens per row between two looks at the text. More wastes
       steps after a CoT's end, fewer costs more calls.
@@ -198,6 +199,7 @@ class Engine:
     *,
     on_progress: Callable[[Progress], None] | None = None,
     max_length: int | None = None,
+    num_in_all: int | None = None,
   ) -> Iterator[tuple[int, types.CotSample]]:
     """Samples a CoT for each request and reads its score distribution.
 
@@ -211,6 +213,7 @@ class Engine:
       on_progress: is told the progress after each call of the device.
       max_length: most tokens of prompt, CoT, fixed words and score together,
         where it is to be less than the engine's.
+      num_in_all: CoTs for which slots are made, where these are what is left.
 
     Yields:
       (number of the request, its sample), each as soon as it is finished.
@@ -232,21 +235,20 @@ class Engine:
       yield i, requests_lib.too_long(requests[i], num_scores)
     if (limits < 1).all():
       return
-    pool = self._pool(params, requests, lengths, limits, seed, purpose)
-    num_retries = 0
+    slots = self._slots_for(num_in_all or len(requests))
+    pool = self._pool(params, requests, lengths, limits, seed, purpose, slots)
     while pool.has_work:
       pool.refill()
       finished = []
       for attempt, outcome in pool.decode():
         if self._is_retried(attempt, outcome):
           pool.retry(attempt)
-          num_retries += 1
           continue
         reasons[outcome.finish_reason] += 1
         sample = _sample(requests[attempt.index], attempt, outcome)
         finished.append((attempt.index, sample))
       if on_progress:
-        on_progress(pool.progress(num_retries, reasons))
+        on_progress(pool.progress(reasons))
       yield from finished
 
   def _is_retried(
@@ -309,8 +311,15 @@ class Engine:
       for start in range(0, len(numbers), size):
         yield numbers[start : start + size]
 
+  def _slots_for(self, num_cots: int) -> int:
+    """Slots that so many CoTs can use, as one of a few numbers."""
+    num_slots = numerics.TILE * self.buckets.row_multiple
+    while num_slots < num_cots:
+      num_slots *= 2
+    return min(num_slots, self._num_slots)
+
   def _pool(
-    self, params, requests, lengths, limits, seed, purpose
+    self, params, requests, lengths, limits, seed, purpose, num_slots
   ) -> slot_pool.SlotPool:
     """Slots with just the room that the longest request needs."""
     num_added = len(self._format.lead_ids) + self._format.longest_score
@@ -330,17 +339,19 @@ class Engine:
         and self._unfinished == 'complete'
       ),
       buckets=self.buckets,
-      tracker=self.make_tracker(),
-      num_slots=self._num_slots,
+      tracker=self.make_tracker(num_slots),
+      num_slots=num_slots,
       cache_length=self.cache_length(longest),
       placement=self._placement,
     )
 
-  def make_tracker(self) -> slot_tracker.SlotTracker:
-    """Empty slots, as many as are computed together."""
+  def make_tracker(
+    self, num_slots: int | None = None
+  ) -> slot_tracker.SlotTracker:
+    """Empty slots, as many as are computed together for so many, or for all."""
     multiple = self.buckets.row_multiple
     return slot_tracker.SlotTracker(
-      num_slots=-(-self._num_slots // multiple) * multiple,
+      num_slots=-(-(num_slots or self._num_slots) // multiple) * multiple,
       max_new_tokens=self._max_new_tokens,
       cot_format=self._format,
       marker_filter=self._filter,
@@ -350,8 +361,9 @@ class Engine:
 
   def cache_length(self, longest: int) -> int:
     """Entries of a cache that is to hold rows of so many tokens."""
-    multiple = min(self._cache_block, 1 << (self._max_length - 1).bit_length())
-    return -(-longest // multiple) * multiple
+    return decode_loop.cache_length(
+      longest, self._max_length, self._cache_block
+    )
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -33,6 +33,7 @@ class Progress:
       time that it took, compilation included.
     decode_tokens, decode_secs: tokens that were written, also for CoTs that
       failed, and the time that it took, compilation included.
+    num_slots: that are written in together.
     slot_steps: decoding steps, counted for each slot.
     num_retries: attempts that failed and were made again.
     finish_reasons: of the finished samples, how many ended for which reason.
@@ -44,6 +45,7 @@ class Progress:
   prefill_secs: float
   decode_tokens: int
   decode_secs: float
+  num_slots: int
   slot_steps: int
   num_retries: int
   finish_reasons: dict[str, int]

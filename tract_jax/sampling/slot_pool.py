@@ -130,6 +130,7 @@ class Counts:
   decode_tokens: int = 0
   decode_secs: float = 0.0
   slot_steps: int = 0
+  num_retries: int = 0
 
 
 class SlotPool:
@@ -200,24 +201,24 @@ class SlotPool:
     return bool(self._working or self._ready or self._queue)
 
   def progress(
-    self, num_retries: int, reasons: collections.Counter[str]
+    self, reasons: collections.Counter[str]
   ) -> requests_lib.Progress:
     """How far the pool is.
 
     Args:
-      num_retries: attempts that were made again.
       reasons: of the finished samples.
     """
     return requests_lib.Progress(
       num_done=reasons.total(),
       num_total=len(self._requests),
-      num_retries=num_retries,
+      num_slots=self._num_slots,
       finish_reasons=dict(reasons),
       **vars(self.counts),
     )
 
   def retry(self, attempt: Attempt) -> None:
     """Puts a failed attempt's next one at the head of the queue."""
+    self.counts.num_retries += 1
     again = Attempt(attempt.index, attempt.num_retries + 1)
     length = len(self._requests[attempt.index].prompt_ids)
     self._queue.add_first(again, length)
