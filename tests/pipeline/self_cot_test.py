@@ -73,9 +73,21 @@ class Engine:
     self.order = order
     self.on_request = on_request
     self.asked = []
+    self.in_all = []
 
-  def stream(self, params, requests, seed, purpose, *, on_progress, max_length):
+  def stream(
+    self,
+    params,
+    requests,
+    seed,
+    purpose,
+    *,
+    on_progress,
+    max_length,
+    num_in_all,
+  ):
     assert max_length == self.setup.config.data.max_length
+    self.in_all.append(num_in_all)
     self.asked += [(r.example_id, r.cot_index) for r in requests]
     # Finished out of order, but not before those that came long before.
     jitter = np.random.default_rng(self.order).uniform(0, 6, len(requests))
@@ -86,7 +98,16 @@ class Engine:
       reasons['marker'] += 1
       on_progress(
         engine_lib.Progress(
-          done + 1, len(requests), 100, 0.5, 40, 2.0, 50, 1, reasons
+          num_done=done + 1,
+          num_total=len(requests),
+          prefill_tokens=100,
+          prefill_secs=0.5,
+          decode_tokens=40,
+          decode_secs=2.0,
+          num_slots=4,
+          slot_steps=50,
+          num_retries=1,
+          finish_reasons=reasons,
         )
       )
       yield int(i), found
@@ -208,6 +229,8 @@ def test_stopped_within_a_chunk_goes_on_and_ends_the_same(
   assert len(engine.asked) == NUM_ROWS * NUM_COTS - finished
   assert {n: (tmp_path / n).stat().st_mtime_ns for n in done} == stamps
   assert files(tmp_path) == files(whole)
+  # Nor are there fewer slots for it, which would change its products' order.
+  assert engine.in_all == [NUM_ROWS * NUM_COTS]
 
 
 def test_hosts_do_their_own_chunks_and_the_last_one_finishes(
