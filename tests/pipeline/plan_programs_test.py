@@ -126,6 +126,9 @@ def test_8_bit_weights_are_planned_as_such(programs):
   dtypes = {x.dtype for x in jax.tree.leaves(small.args[0])}
   assert np.dtype(np.int8) in dtypes
   assert small.ideal_bytes < decode.ideal_bytes
+  # They are made of whole ones, which stay.
+  whole = base_weights.device_bytes(decode.args[0])
+  assert small.resident_bytes == decode.resident_bytes + whole
   assert all(x.sharding for x in jax.tree.leaves(small.args[0]))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -91,7 +92,7 @@ def test_lighter_training_ends_with_adapters():
   assert not list(plan_trials.lighter_training(small, 16))
 
 
-def test_lighter_sampling_ends_with_8_bits():
+def test_lighter_sampling_ends_with_a_cache_in_8_bits():
   config = make_config(sampling__slots=64, sampling__prefill_tokens=1024)
   axes = {'data': 1, 'fsdp': 1, 'tensor': -1}
   assert list(plan_trials.lighter_sampling(config)) == [
@@ -99,11 +100,10 @@ def test_lighter_sampling_ends_with_8_bits():
     {'sampling.slots': 32, 'sampling.prefill_tokens': 512},
     {'sampling.slots': 16, 'sampling.prefill_tokens': 256},
     {'sampling.kv_cache': 'int8'},
-    {'sampling.weights': 'int8'},
   ]
-  config.model.base_quantization = 'nf4'
+  config.sampling.kv_cache = 'int8'
   trials = list(plan_trials.lighter_sampling(config))
-  assert 'sampling.weights' not in trials[-1]
+  assert 'sampling.kv_cache' not in trials[-1]
 
 
 def test_changes_do_not_touch_what_they_are_made_from():
@@ -177,6 +177,7 @@ def test_table_says_what_was_planned_and_what_does_not_fit():
   assert 'train_stage1: RESOURCE_EXHAUSTED' in text
   assert 'train_stage1: fits with config.a.b=2: 4.00 GiB' in text
   assert 'would fit' in text
+  assert re.search(r'^rows +16 +16$', text, re.MULTILINE)
   assert '100,000 rows, total: 1.0 hours' in text
   assert 'not seen:' in text
   nothing = plan_report.Outcome(refused(), (({'a.b': 2}, refused()),))

@@ -1,6 +1,5 @@
 """The stream of self-CoTs: chunks, hosts, stops, counts and copies."""
 
-import hashlib
 import json
 import pathlib
 import shutil
@@ -13,6 +12,7 @@ from etils import epath
 import numpy as np
 import pytest
 
+from tests.pipeline.fake_engine import Engine
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.data import self_cot as self_cot_data
@@ -27,8 +27,6 @@ from tract_jax.pipeline import (
 )
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import run as run_lib
-from tract_jax.sampling import engine as engine_lib
-from tract_jax.text import score_tokens
 from tract_jax.training import loop
 
 PROVENANCE = {'sampler': 'a'}
@@ -63,73 +61,6 @@ def setup():
 @pytest.fixture(scope='module')
 def data(setup):
   return read_data.read_data(setup)
-
-
-class Engine:
-  """Stands for the engine: CoTs by their request, in an order of its own."""
-
-  def __init__(self, setup, order=0, on_request=lambda i: None):
-    self.setup = setup
-    self.order = order
-    self.on_request = on_request
-    self.asked = []
-    self.in_all = []
-
-  def stream(
-    self,
-    params,
-    requests,
-    seed,
-    purpose,
-    *,
-    on_progress,
-    max_length,
-    num_in_all,
-  ):
-    assert max_length == self.setup.config.data.max_length
-    self.in_all.append(num_in_all)
-    self.asked += [(r.example_id, r.cot_index) for r in requests]
-    # Finished out of order, but not before those that came long before.
-    jitter = np.random.default_rng(self.order).uniform(0, 6, len(requests))
-    reasons = {'marker': 0}
-    for done, i in enumerate(np.argsort(np.arange(len(requests)) + jitter)):
-      self.on_request(done)
-      found = self.sample(params, requests[i], seed, purpose)
-      reasons['marker'] += 1
-      on_progress(
-        engine_lib.Progress(
-          num_done=done + 1,
-          num_total=len(requests),
-          prefill_tokens=100,
-          prefill_secs=0.5,
-          decode_tokens=40,
-          decode_secs=2.0,
-          num_slots=4,
-          slot_steps=50,
-          num_retries=1,
-          finish_reasons=reasons,
-        )
-      )
-      yield int(i), found
-
-  def sample(self, params, request, seed, purpose):
-    name = [params, request.example_id, request.cot_index, seed, purpose]
-    draw = hashlib.sha256(json.dumps(name).encode()).digest()
-    words = ['good', 'bad', 'red', 'blue'][: 1 + draw[0] % 3]
-    target = score_tokens.encode_target(
-      self.setup.tokenizer, ' '.join(words), '1', self.setup.cot_scores.marker
-    )
-    is_given_up = draw[1] % 4 == 0
-    return types.CotSample(
-      example_id=request.example_id,
-      cot_index=request.cot_index,
-      tokens=target.ids[:-1],
-      num_sampled_tokens=len(target.ids) - 1,
-      finish_reason='length' if is_given_up else 'marker',
-      score_probs=np.full(5, np.nan if is_given_up else 0.2, np.float32),
-      greedy_index=-1 if is_given_up else draw[2] % 5,
-      num_retries=draw[3] % 2,
-    )
 
 
 def sampler_of(engine, should_stop=lambda: False):

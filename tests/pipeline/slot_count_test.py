@@ -42,9 +42,11 @@ def needed(config, model, num_slots):
   _, decode = plan_programs.sampling(setup)
   params, state, _ = decode.args
   assert decode.num_rows == num_slots
-  return base_weights.device_bytes(params), base_weights.device_bytes(
-    state.cache
-  )
+  weights = base_weights.device_bytes(params)
+  if config.sampling.weights:
+    # Those that are read stay beside those in 8 bits.
+    weights += base_weights.device_bytes(setup.model.abstract)
+  return weights, base_weights.device_bytes(state.cache)
 
 
 def test_asked_slots_are_taken(memory):

@@ -157,6 +157,22 @@ def cot_shapes(model: base_model.BaseModel, kind: str) -> types.PyTree:
   )
 
 
+def bytes_beside(model: base_model.BaseModel, kind: str) -> int:
+  """Bytes of each device of weights that lie beside those of `cot_params`.
+
+  Args:
+    model: of the run, on the mesh to sample on.
+    kind: config.sampling.weights.
+
+  Returns:
+    Where new ones in 8 bits are made, those of the ones that they are made of,
+    which stay for what is not CoTs; else 0.
+  """
+  if not kind or model.quantization:
+    return 0
+  return device_bytes(for_sampling(model, model.abstract))
+
+
 def device_bytes(tree: types.PyTree) -> int:
   """Bytes of each device's part of a tree of shapes with shardings."""
   return quantization.num_bytes(

@@ -220,6 +220,7 @@ def sampling(setup: build.Setup) -> list[Program]:
   config, model = setup.config, setup.model
   engine = build.make_engine(setup, with_cot=True)
   params = base_weights.cot_shapes(model, config.sampling.weights)
+  beside = base_weights.bytes_beside(model, config.sampling.weights)
   state, control = _slots(setup, engine, params)
   length = engine.buckets.length(config.plan.prompt_tokens)
   num_prompts = engine.buckets.num_rows(length)
@@ -228,7 +229,6 @@ def sampling(setup: build.Setup) -> list[Program]:
     jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
     for shape in ((num_prompts, length), (num_prompts,))
   )
-  row = flops.row_flops(model.config, length, 0)
   prefill = Program(
     name='prefill',
     fn=engine.fns.prefill,
@@ -237,9 +237,9 @@ def sampling(setup: build.Setup) -> list[Program]:
     num_devices=model.mesh.size,
     num_rows=num_prompts,
     num_tokens=num_prompts * length,
-    ideal_flops=num_prompts * row.total,
+    ideal_flops=num_prompts * flops.row_flops(model.config, length, 0).total,
     pair_flops=num_prompts * _pair_flops(model, length),
-    resident_bytes=base_weights.device_bytes(state),
+    resident_bytes=base_weights.device_bytes(state) + beside,
   )
   num_slots, cache_length = len(control.starts), state.cache.length
   filled = config.plan.prompt_tokens + config.plan.cot_tokens
@@ -258,7 +258,7 @@ def sampling(setup: build.Setup) -> list[Program]:
     num_steps=config.sampling.steps_per_call,
     ideal_bytes=base_weights.device_bytes(params) + entry_bytes * filled,
     # Prompts that were read and wait for a slot.
-    resident_bytes=entry_bytes / num_slots * num_prompts * length,
+    resident_bytes=entry_bytes / num_slots * num_prompts * length + beside,
     dynamic_trips=-(
       -filled // kv_cache.block_length(cache_length, model.fns.cache_block)
     ),

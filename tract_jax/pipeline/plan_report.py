@@ -277,6 +277,7 @@ def _table(outcomes: Sequence[Outcome], chip: chips.Chip) -> Iterator[str]:
 
   headings = ''.join(f'{name:>{_WIDTH}}' for name, _ in columns)
   yield ' ' * _LABEL_WIDTH + headings
+  yield row('rows', lambda f: f'{f.num_rows:,}')
   yield row('fits', lambda f: 'yes' if f.fits else 'no')
   yield row('peak GiB', lambda f: _gib(f.peak_bytes))
   yield row('  beside it GiB', lambda f: _gib(f.resident_bytes))

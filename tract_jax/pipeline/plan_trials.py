@@ -99,8 +99,8 @@ def lighter_sampling(config: ml_collections.ConfigDict) -> Iterator[Changes]:
   """Changes that make the sampler's programs smaller, one after another.
 
   Weights split by heads and hidden units over all chips of a host; then half
-  the slots, and prompts read at a time; then the cache in 8 bits, and the
-  weights.
+  the slots, and prompts read at a time; then the cache in 8 bits. (Weights in 8
+  bits take more memory: they lie beside those that they are made of.)
 
   Args:
     config: of `asked`.
@@ -115,15 +115,8 @@ def lighter_sampling(config: ml_collections.ConfigDict) -> Iterator[Changes]:
   while slots // 2 >= numerics.TILE:
     slots, tokens = slots // 2, max(tokens // 2, 1)
     yield {'sampling.slots': slots, 'sampling.prefill_tokens': tokens}
-  is_8_bits = {
-    'sampling.kv_cache': config.sampling.kv_cache,
-    'sampling.weights': (
-      config.sampling.weights or config.model.base_quantization
-    ),
-  }
-  for key, kind in is_8_bits.items():
-    if not kind:
-      yield {key: 'int8'}
+  if not config.sampling.kv_cache:
+    yield {'sampling.kv_cache': 'int8'}
 
 
 def _whole_rows(config: ml_collections.ConfigDict, num_chips: int) -> Changes:

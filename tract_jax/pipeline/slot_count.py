@@ -1,7 +1,7 @@
 """How many CoTs are written together, and how long the longest may be.
 
     memory of a chip, but for a tenth
-      - the weights with which CoTs are written
+      - the weights, and their copy in 8 bits where CoTs are written with one
       - the cache of prompts that were read and wait for a slot
       -> as many slots as there is room for, each for the longest row
 
@@ -68,7 +68,9 @@ def num_slots(
   # Of one slot in each part.
   slot = _cache_bytes(config, model, weights, num_parts, longest)
   waiting = max(1, config.sampling.prefill_tokens // (longest * num_parts))
-  room = _USED * memory - base_weights.device_bytes(weights) - waiting * slot
+  held = base_weights.device_bytes(weights)
+  held += base_weights.bytes_beside(model, config.sampling.weights)
+  room = _USED * memory - held - waiting * slot
   tiles = min(room // slot, _MOST // num_parts) // numerics.TILE
   return max(1, int(tiles)) * numerics.TILE * num_parts
 
