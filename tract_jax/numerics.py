@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from tract_jax import types
 
+# Rows of `tiled_rows`.
 TILE = 16
 
 

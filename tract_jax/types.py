@@ -250,7 +250,7 @@ class Int8Entries:
   """Keys or values in 8 bits: entry = codes * scales.
 
   Attributes:
-    codes: [layers, B, K, T, H] int8.
+    codes: [layers, B, K, T, W] int8.
     scales: [layers, B, K, T] float32.
   """
 
@@ -264,9 +264,9 @@ class KVCache:
   """Keys and values of the tokens seen so far.
 
   Attributes:
-    keys, values: [layers, B, K, T, H], as floats or Int8Entries; entries at or
-      past a row's length are garbage and never attended to, so a row is rewound
-      by its length alone.
+    keys, values: [layers, B, K, T, W], as floats or Int8Entries, a head of H
+      numbers and zeros; entries at or past a row's length are garbage and never
+      attended to, so a row is rewound by its length alone.
     lengths: [B] int32, tokens seen per row.
   """
 
@@ -278,6 +278,11 @@ class KVCache:
   def length(self) -> int:
     """T, the tokens that each row has room for."""
     return jax.tree.leaves(self.keys)[0].shape[3]
+
+  @property
+  def width(self) -> int:
+    """W, the room for each head of a token."""
+    return jax.tree.leaves(self.keys)[0].shape[4]
 
 
 class ModelFns(NamedTuple):

@@ -129,6 +129,7 @@ def _over_cache(new, cached, lengths, window, block):
       *new,
       read_block=read_block,
       block=block,
+      width=cached[0].shape[-1],
       starts=lengths,
       depths=np.zeros(1, np.int32),
       sees_own=np.ones((1, 1), bool),

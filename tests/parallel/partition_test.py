@@ -166,6 +166,21 @@ def test_array_without_names_raises(mesh):
     partition.tree_shardings(mesh, {'a': None}, {'a': _abstract(2)})
 
 
+def test_cached_heads_that_do_not_divide_are_on_every_device():
+  mesh = mesh_lib.make_mesh(data=2, fsdp=1, tensor=4)
+  names = None, 'rows', 'cached_heads'
+  for heads, on_one in ((8, 2), (3, 3)):
+    shape = (5, 8, heads, 16, 2)
+    found = partition.array_sharding(mesh, names, shape)
+    assert found.shard_shape(shape) == (5, 4, on_one, 16, 2)
+    entries = jax.ShapeDtypeStruct(shape, np.int16, sharding=found)
+    whole = jax.ShapeDtypeStruct(
+      (3,), np.int8, sharding=partition.named_sharding(mesh, ())
+    )
+    num_bytes = partition.device_bytes([entries, whole])
+    assert num_bytes == 5 * 4 * on_one * 16 * 2 * 2 + 3
+
+
 def test_batches_are_split_by_rows(mesh):
   sharding = partition.batch_sharding(mesh)
   assert sharding.shard_shape((8, 10)) == (2, 10)

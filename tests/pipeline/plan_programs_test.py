@@ -6,6 +6,7 @@ import pytest
 
 from tests.pipeline import build_test, fake_gcs
 from tract_jax import types
+from tract_jax.parallel import partition
 from tract_jax.pipeline import base_weights, build, plan_programs, plan_trials
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
@@ -127,7 +128,7 @@ def test_8_bit_weights_are_planned_as_such(programs):
   assert np.dtype(np.int8) in dtypes
   assert small.ideal_bytes < decode.ideal_bytes
   # They are made of whole ones, which stay.
-  whole = base_weights.device_bytes(decode.args[0])
+  whole = partition.device_bytes(decode.args[0])
   assert small.resident_bytes == decode.resident_bytes + whole
   assert all(x.sharding for x in jax.tree.leaves(small.args[0]))
 
@@ -144,7 +145,7 @@ def test_model_of_a_known_name_needs_no_file():
   assert setup.tokenizer.vocab_size == 32000
   size = sum(x.size for x in jax.tree.leaves(setup.model.stored))
   assert 7.24e9 < size < 7.28e9
-  weights = base_weights.device_bytes(setup.model.abstract)
+  weights = partition.device_bytes(setup.model.abstract)
   # The adapters' second halves are not split.
   assert weights == pytest.approx(7.24e9 * 2 / 8, rel=0.04)
 

@@ -93,17 +93,20 @@ def test_lighter_training_ends_with_adapters():
 
 
 def test_lighter_sampling_ends_with_a_cache_in_8_bits():
-  config = make_config(sampling__slots=64, sampling__prefill_tokens=1024)
+  config = make_config(sampling__prefill_tokens=1024)
   axes = {'data': 1, 'fsdp': 1, 'tensor': -1}
-  assert list(plan_trials.lighter_sampling(config)) == [
+  # The half of 80 is no multiple of 16.
+  trials = [
     {f'sampling.mesh.{axis}': size for axis, size in axes.items()},
     {'sampling.slots': 32, 'sampling.prefill_tokens': 512},
     {'sampling.slots': 16, 'sampling.prefill_tokens': 256},
     {'sampling.kv_cache': 'int8'},
   ]
+  assert list(plan_trials.lighter_sampling(config, 80)) == trials
   config.sampling.kv_cache = 'int8'
-  trials = list(plan_trials.lighter_sampling(config))
-  assert 'sampling.kv_cache' not in trials[-1]
+  config.sampling.weights = 'int8'
+  whole = {'sampling.weights': ''}
+  assert list(plan_trials.lighter_sampling(config, 80)) == [whole, *trials[:-1]]
 
 
 def test_changes_do_not_touch_what_they_are_made_from():

@@ -245,6 +245,8 @@ def test_stopped_amid_the_stream_keeps_whole_chunks_alone(
 
   class Recorder(sample.Sampler):
     def chunks(self, params, chunks, *more, **options):
+      # It goes on in as many slots as it began with.
+      assert options['num_examples'] == len(examples)
       asked.extend(e.example_id for chunk in chunks for e in chunk)
       return super().chunks(params, chunks, *more, **options)
 

@@ -179,6 +179,7 @@ def test_hosts_do_their_own_chunks_and_the_last_one_finishes(
   write(tmp_path, engines[0], data, process_index=0, process_count=2)
   assert files(tmp_path) == files(whole)
   assert not set(engines[0].asked) & set(engines[1].asked)
+  assert engines[0].in_all == engines[1].in_all == [NUM_ROWS * NUM_COTS]
   assert len(engines[0].asked + engines[1].asked) == NUM_ROWS * NUM_COTS
 
 

@@ -1,20 +1,25 @@
 """As many slots as the chips have memory for."""
 
+import dataclasses
 import types as python_types
 
 import jax
 import pytest
 
 from tests.pipeline.plan_programs_test import make_config, make_setup
-from tract_jax.parallel import chips
-from tract_jax.pipeline import base_weights, build, plan_programs, slot_count
+from tract_jax import types
+from tract_jax.parallel import chips, partition
+from tract_jax.pipeline import build, plan_programs, plan_trials, slot_count
 
 
 def on_four(**changes):
-  """(configuration, model) to sample on four devices, none of them said."""
+  """A setup to sample with on four devices, where no slots are asked for."""
   config = make_config(**{'sampling__slots': 0, **changes})
-  setup = build.for_sampling(make_setup(config), jax.devices()[:4])
-  return config, setup.model
+  return build.for_sampling(make_setup(config), jax.devices()[:4])
+
+
+def slots_of(setup):
+  return slot_count.num_slots(setup.config, setup.model, setup.cot_scores)
 
 
 @pytest.fixture
@@ -27,38 +32,33 @@ def memory(monkeypatch):
   return give
 
 
-def needed(config, model, num_slots):
-  """Bytes on a device of the weights and of so many slots, as a run has them.
+def needed(setup, num_slots):
+  """Bytes on a device of weights, of their copy, and of so many slots' cache.
 
   Not of `slot_count`, but of the programs of a plan with that many slots.
   """
-  config = make_config(
-    sampling__slots=num_slots,
-    sampling__kv_cache=config.sampling.kv_cache,
-    sampling__weights=config.sampling.weights,
-    sampling__mesh=config.sampling.mesh,
-  )
-  setup = build.for_sampling(make_setup(config), jax.devices()[:4])
-  _, decode = plan_programs.sampling(setup)
+  config = plan_trials.changed(setup.config, {'sampling.slots': num_slots})
+  planned = build.for_sampling(make_setup(config), jax.devices()[:4])
+  _, decode = plan_programs.sampling(planned)
   params, state, _ = decode.args
   assert decode.num_rows == num_slots
-  weights = base_weights.device_bytes(params)
+  weights = partition.device_bytes(params)
   if config.sampling.weights:
     # Those that are read stay beside those in 8 bits.
-    weights += base_weights.device_bytes(setup.model.abstract)
-  return weights, base_weights.device_bytes(state.cache)
+    weights += partition.device_bytes(planned.model.abstract)
+  return weights, partition.device_bytes(state.cache)
 
 
 def test_asked_slots_are_taken(memory):
   memory(2**20)
-  assert slot_count.num_slots(*on_four(sampling__slots=7)) == 7
+  assert slots_of(on_four(sampling__slots=7)) == 7
 
 
 def test_without_a_memory_of_its_own_a_device_has_16(memory):
   assert chips.memory_bytes(jax.devices()[0]) is None
-  assert slot_count.num_slots(*on_four()) == 16
+  assert slots_of(on_four()) == 16
   memory(None)
-  assert slot_count.num_slots(*on_four()) == 16
+  assert slots_of(on_four()) == 16
 
 
 @pytest.mark.parametrize(
@@ -69,41 +69,77 @@ def test_without_a_memory_of_its_own_a_device_has_16(memory):
     {'sampling__weights': 'int8'},
     {'sampling__mesh': {'data': 1, 'fsdp': 2, 'tensor': 2}},
     {'sampling__mesh': {'data': 4, 'fsdp': 1, 'tensor': 1}},
+    # Every device has the one head of keys and values.
+    {'model__num_heads': 4, 'model__num_kv_heads': 1},
+    {
+      'mapping': 'pmap',
+      'mesh': {'data': 8, 'fsdp': 1, 'tensor': 1},
+      'sampling__mesh': {'data': 4, 'fsdp': 1, 'tensor': 1},
+    },
   ],
 )
 def test_slots_fill_nine_tenths_of_the_memory(memory, changes):
-  config, model = on_four(**changes)
-  weights, cache = needed(config, model, 64)
+  setup = on_four(**changes)
+  weights, cache = needed(setup, 64)
   # Room for the weights, 200 slots and what waits.
   memory(round((weights + cache / 64 * 200) / 0.9))
-  num_slots = slot_count.num_slots(config, model)
-  weights, cache = needed(config, model, num_slots)
+  num_slots = slots_of(setup)
+  weights, cache = needed(setup, num_slots)
   memory_bytes = chips.memory_bytes(None)
   assert weights + cache < 0.9 * memory_bytes
-  # Another tile in each part of the mesh would not, beside prompts that wait:
-  # 1,024 tokens, of which the longest row has 120.
-  parts = 4 // config.sampling.mesh.tensor
+  # Another tile in each part of the mesh would not, beside prompts that wait
+  # (1,024 tokens, of which the longest row has 120) and the logits of all.
+  parts = 4 // setup.config.sampling.mesh.tensor
   waiting = 1024 // (120 * parts) * parts
-  more = cache * (num_slots + 16 * parts + waiting) / num_slots
-  assert weights + more > 0.9 * memory_bytes
+  cache_and_logits = cache / num_slots + setup.model.fns.vocab_size * 13 / parts
+  more = (num_slots + 16 * parts) * cache_and_logits
+  assert weights + more + waiting * cache / num_slots > 0.9 * memory_bytes
   assert num_slots % (16 * parts) == 0
-  assert build.make_engine(
-    build.for_sampling(make_setup(config), jax.devices()[:4]), with_cot=True
-  ).make_tracker().control.starts.shape == (num_slots,)
+  engine = build.make_engine(setup, with_cot=True)
+  assert engine.num_slots == num_slots
+  assert engine.make_tracker().control.starts.shape == (num_slots,)
 
 
-def test_never_fewer_than_a_tile_nor_more_than_a_host_looks_after(memory):
-  config, model = on_four()
+def test_logits_of_a_tree_of_scores_take_their_part(memory):
+  setup = on_four()
+  weights, cache = needed(setup, 64)
+  memory(round((weights + cache / 64 * 200) / 0.9))
+  plain = slots_of(setup)
+  tree = types.TokenTree((5,) * 200, (0,) * 200, ((5, 6),), ((0, 1),))
+  scores = dataclasses.replace(setup.cot_scores, tree=tree)
+  num_slots = slot_count.num_slots(setup.config, setup.model, scores)
+  of_tree = setup.model.fns.vocab_size * (1 + 4 * 2 * 200)
+  of_plain = setup.model.fns.vocab_size * 13
+  # Each of the two parts of the mesh has half of the slots.
+  per_slot = cache / 64
+  assert num_slots < plain
+  of_tree, of_plain = (per_slot + x / 2 for x in (of_tree, of_plain))
+  assert num_slots * of_tree < plain * of_plain
+
+
+def test_never_fewer_than_one_nor_more_than_a_host_looks_after(memory):
+  setup = on_four()
   memory(1)
-  assert slot_count.num_slots(config, model) == 16 * 2
+  assert slots_of(setup) == 2
   memory(2**40)
-  assert slot_count.num_slots(config, model) == 1024
+  assert slots_of(setup) == 1024
+
+
+def test_less_than_a_tile_is_what_fits(memory):
+  setup = on_four()
+  weights, cache = needed(setup, 64)
+  waiting = 1024 // 240
+  per_slot = cache / 64 * 2 + setup.model.fns.vocab_size * 13
+  room = waiting * cache / 64 * 2 + 5.5 * per_slot
+  memory(round((weights + room) / 0.9))
+  assert slots_of(setup) == 5 * 2
 
 
 def test_memory_of_a_chip_is_known_and_that_of_others_asked():
   tpu = python_types.SimpleNamespace(device_kind='TPU v6 lite')
   assert chips.memory_bytes(tpu) == int(31.25 * 2**30)
-  gpu = python_types.SimpleNamespace(
-    device_kind='NVIDIA H100', memory_stats=lambda: {'bytes_limit': 123}
-  )
-  assert chips.memory_bytes(gpu) == 123
+  for stats, known in (({'bytes_limit': 123}, 123), ({}, None), (None, None)):
+    gpu = python_types.SimpleNamespace(
+      device_kind='NVIDIA H100', memory_stats=lambda stats=stats: stats
+    )
+    assert chips.memory_bytes(gpu) == known

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tract_jax import types
+from tract_jax.models import kv_cache
 
 # The fewest queries handled together, and the most blocks of a row. Scores of
 # one block are [B, K, G, block, S]; only one block's exist at a time. More
@@ -128,6 +129,7 @@ def cached_attention(
   *,
   read_block: Callable[[types.Array], tuple[types.Array, types.Array]],
   block: int,
+  width: int,
   starts: types.Array,
   depths: np.ndarray,
   sees_own: np.ndarray,
@@ -138,8 +140,7 @@ def cached_attention(
   Runs over blocks of the cache, up to the end of the longest row, with the
   softmax of what was read so far (Milakov and Gimelshein, arXiv:1805.02867).
   So a result does not depend, bit for bit, on the room that the cache has, nor
-  on how long the other rows are: a block that a row does not see changes
-  nothing.
+  on how long the other rows are: a block that is not seen changes nothing.
 
   The new keys and values are not in the cache yet: they enter beside it, and
   all layers' are written at once after the layer loop (kv_cache.appended).
@@ -147,9 +148,10 @@ def cached_attention(
   Args:
     queries: [B, M, N, H].
     keys, values: [B, M, K, H] of the new tokens.
-    read_block: (place int32) -> keys, values [B, K, block, H] of one layer's
+    read_block: (place int32) -> keys, values [B, K, block, W] of one layer's
       cache, from that place on.
     block: entries that it gives; divides the cache's length.
+    width: W, at least H; zeros follow a head of H.
     starts: [B] int32; entries at or past them are not seen.
     depths: [M] or [1, M] int32, new token m stands at `starts` + depths[m].
     sees_own: [M, M] bool, whether new token i sees new token j.
@@ -159,54 +161,72 @@ def cached_attention(
     [B, M, N, H].
   """
   shape = queries.shape
-  queries = _grouped(queries, keys.shape[2])  # [B, K, G, M, H]
+  queries, keys, values = (
+    kv_cache.widened(x, width) for x in (queries, keys, values)
+  )
+  queries = _grouped(queries, keys.shape[2])  # [B, K, G, M, W]
+  attend = functools.partial(_with_block, shape[-1] ** -0.5, queries)
 
   def read(i, so_far):
     places = i * block + jnp.arange(block)[None, None]
-    seen = places < starts[:, None, None]
-    if window is not None:
-      ends = starts[:, None, None] + depths.reshape(1, -1, 1)
-      seen &= ends - places < window
-    some_keys, some_values = read_block(i * block)
-    return _with_block(so_far, queries, some_keys, some_values, seen)
+    seen = _seen(places, starts, depths, window)
+    return attend(*read_block(i * block), seen, so_far)
 
   # Before anything is read.
   empty = jnp.zeros(queries.shape[:-1] + (1,), jnp.float32)
   so_far = empty + _MASKED, empty, jnp.zeros(queries.shape, jnp.float32)
   own_keys, own_values = (jnp.swapaxes(x, 1, 2) for x in (keys, values))
-  so_far = _with_block(so_far, queries, own_keys, own_values, sees_own[None])
+  so_far = attend(own_keys, own_values, sees_own[None], so_far)
   first = 0 if window is None else jnp.maximum(starts.min() - window + 1, 0)
   stop = (starts.max() + block - 1) // block
   _, mass, output = jax.lax.fori_loop(first // block, stop, read, so_far)
-  output = jnp.moveaxis(output / mass, 3, 1)
+  output = jnp.moveaxis(output / mass, 3, 1)[..., : shape[-1]]
   return output.astype(values.dtype).reshape(shape)
 
 
+def _seen(
+  places: types.Array,
+  starts: types.Array,
+  depths: np.ndarray,
+  window: int | None,
+) -> types.Array:
+  """[B, M or 1, S] whether new tokens see the entries at `places` [1, 1, S].
+
+  The others are as for `cached_attention`.
+  """
+  starts = starts[:, None, None]
+  seen = places < starts
+  if window is None:
+    return seen
+  return seen & (starts + depths.reshape(1, -1, 1) - places < window)
+
+
 def _with_block(
-  so_far: tuple[types.Array, types.Array, types.Array],
+  scale: float,
   queries: types.Array,
   keys: types.Array,
   values: types.Array,
   seen: types.Array,
+  so_far: tuple[types.Array, types.Array, types.Array],
 ) -> tuple[types.Array, types.Array, types.Array]:
   """Attention over what was read so far and one more block.
 
   Args:
-    so_far: the largest score [B, K, G, M, 1], the sum of exp(score - largest),
-      and that of exp(score - largest) value [B, K, G, M, H]; float32.
-    queries: [B, K, G, M, H].
-    keys, values: [B, K, S, H] of the block.
+    scale: of scores.
+    queries: [B, K, G, M, W].
+    keys, values: [B, K, S, W] of the block.
     seen: [B, M, S] bool.
+    so_far: the largest score [B, K, G, M, 1], the sum of exp(score - largest),
+      and that of exp(score - largest) value [B, K, G, M, W]; float32.
 
   Returns:
-    The same three.
+    What was read so far, with the block: the same three.
   """
   largest, mass, output = so_far
   scores = jnp.einsum(
     'bkgmh,bksh->bkgms', queries, keys, preferred_element_type=jnp.float32
   )
-  scores *= queries.shape[-1] ** -0.5
-  scores = jnp.where(seen[:, None, None], scores, _MASKED)
+  scores = jnp.where(seen[:, None, None], scores * scale, _MASKED)
   new_largest = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
   probs = jnp.exp(scores - new_largest)
   shrunk = jnp.exp(largest - new_largest)

@@ -48,7 +48,7 @@ def read(
     dtype: of the result.
 
   Returns:
-    ([B, K, length, H], the same).
+    ([B, K, length, W], the same).
   """
 
   def block(leaf):
@@ -86,12 +86,20 @@ def encoded(entries: types.Array, kind: str) -> types.Array | types.Int8Entries:
   return types.Int8Entries(codes, scales)
 
 
+def widened(entries: types.Array, width: int) -> types.Array:
+  """[..., H] -> [..., W], zeros behind each head."""
+  padding = [(0, 0)] * entries.ndim
+  padding[-1] = (0, width - entries.shape[-1])
+  return jnp.pad(entries, padding)
+
+
 def from_prefill(
   keys: types.Array,
   values: types.Array,
   lengths: types.Array,
   cache_length: int,
   kind: str = '',
+  multiple: int = 1,
 ) -> types.KVCache:
   """A cache that holds prompts, with room for more.
 
@@ -100,6 +108,7 @@ def from_prefill(
     lengths: [B] int32, tokens of each prompt.
     cache_length: T, at least L.
     kind: of `KINDS`.
+    multiple: of which W, the width of a cached head, is one.
 
   Returns:
     The cache; what the padding left in it is past the rows' lengths.
@@ -116,9 +125,11 @@ def from_prefill(
     padding[3] = (0, room)
     return jnp.pad(leaf, padding)
 
+  width = -(-keys.shape[-1] // multiple) * multiple
+  keys, values = (encoded(widened(x, width), kind) for x in (keys, values))
   return types.KVCache(
-    keys=jax.tree.map(roomy, encoded(keys, kind)),
-    values=jax.tree.map(roomy, encoded(values, kind)),
+    keys=jax.tree.map(roomy, keys),
+    values=jax.tree.map(roomy, values),
     lengths=lengths.astype(jnp.int32),
   )
 
@@ -141,6 +152,7 @@ def appended(
     The cache, each row one longer.
   """
   kind = 'int8' if isinstance(cache.keys, types.Int8Entries) else ''
+  keys, values = (widened(x, cache.width) for x in (keys, values))
 
   def written(old, new):
     layers, rows, heads = jnp.indices(old.shape[:3], sparse=True)

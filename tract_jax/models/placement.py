@@ -32,6 +32,7 @@ class Placement:
     cache_block: entries of the cache that a new token's attention reads at a
       time, a power of two. Fewer leave out more of what is not seen. 128
       entries of 16 rows fit a CPU core's own cache.
+    cache_multiple: of which the width of a cached head is one.
   """
 
   row_attention: Callable[..., types.Array] = attention.causal_attention
@@ -40,6 +41,7 @@ class Placement:
   fuse_adapters: bool = False
   keep_heads: bool = False
   cache_block: int = 128
+  cache_multiple: int = 1
 
   def gathered(
     self, weights: types.PyTree, logical_axes: types.PyTree, x: types.Array

@@ -195,7 +195,12 @@ class _Model:
     last = jnp.maximum(lengths - 1, 0)
     x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
     cache = kv_cache.from_prefill(
-      keys, values, lengths, cache_length, self._cache_quantization
+      keys,
+      values,
+      lengths,
+      cache_length,
+      kind=self._cache_quantization,
+      multiple=self._placement.cache_multiple,
     )
     return self._frame(params).norm(x), cache
 
@@ -282,6 +287,7 @@ class _Model:
     attend = functools.partial(
       attention.cached_attention,
       block=block,
+      width=cache.width,
       starts=starts,
       depths=depths,
       sees_own=sees_own,

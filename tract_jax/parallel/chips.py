@@ -1,4 +1,4 @@
-"""TPU chips as numbers, and the names of their topologies.
+"""Memory of devices, TPU chips as numbers, and the names of their topologies.
 
 Peaks are the vendor's, for bfloat16. The clock turns the compiler's estimated
 cycles into seconds. Usable memory is less than the nominal: the rest belongs to

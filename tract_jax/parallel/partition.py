@@ -19,6 +19,7 @@ RULES: dict[str, tuple[str, ...]] = {
   # Batches and caches.
   'rows': ('data', 'fsdp'),
   'length': (),
+  'cached_heads': ('tensor',),
   # Weights.
   'vocab': ('tensor',),
   'embed': ('fsdp',),
@@ -36,8 +37,11 @@ RULES: dict[str, tuple[str, ...]] = {
 
 # Names whose dimension is copied to every device where its mesh axes do not
 # divide it: blocks are 64 times fewer than rows, so 9 of them may meet 2
-# devices where their 576 rows split evenly. Any other name is then an error.
-COPIED_IF_UNEVEN = frozenset({'embed_blocks', 'heads_blocks', 'mlp_blocks'})
+# devices where their 576 rows split evenly, and 3 cached heads 4 devices that
+# share the weights of all. Any other name is then an error.
+COPIED_IF_UNEVEN = frozenset(
+  {'cached_heads', 'embed_blocks', 'heads_blocks', 'mlp_blocks'}
+)
 
 # The name of each dimension of an array; None is a dimension without name,
 # which is never split.
@@ -100,6 +104,44 @@ def named_sharding(
   return NamedSharding(mesh, partition_spec(logical_axes))
 
 
+def array_sharding(
+  mesh: jax.sharding.Mesh, logical_axes: LogicalAxes, shape: Sequence[int]
+) -> NamedSharding:
+  """The sharding on `mesh` of an array of this shape.
+
+  Args:
+    mesh: of mesh.make_mesh.
+    logical_axes: a name, or None, for each of the first dimensions; the others
+      are not split.
+    shape: of the array.
+
+  Returns:
+    Its sharding; dimensions of `COPIED_IF_UNEVEN` that cannot be split evenly
+    are not.
+
+  Raises:
+    ValueError: as `partition_spec`.
+  """
+  return named_sharding(mesh, _splittable(mesh, logical_axes, shape))
+
+
+def device_bytes(tree: types.PyTree) -> int:
+  """Bytes of each device's part of a tree of arrays.
+
+  Args:
+    tree: of jax.ShapeDtypeStruct with shardings, or arrays.
+
+  Returns:
+    The bytes, 4-bit codes packed two to a byte.
+  """
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape))
+    * jax.dtypes.itemsize_bits(x.dtype)
+    // 8
+    for x in jax.tree.leaves(tree)
+  )
+
+
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   """The sharding of each field of a Batch [B, L]: its rows are split."""
   return named_sharding(mesh, ('rows',))
@@ -142,7 +184,7 @@ def _splittable(
     None
     if name in COPIED_IF_UNEVEN and size % _num_shards(mesh, name)
     else name
-    for name, size in zip(axes, shape, strict=True)
+    for name, size in zip(axes, shape, strict=False)
   ]
 
 

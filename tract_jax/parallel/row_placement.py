@@ -10,7 +10,7 @@ from tract_jax.parallel import mapping, partition, tpu_options
 
 # Names of an array's dimensions, by the axis that has the rows: [B, ...], and
 # caches [layers, B, K, ...].
-_LOGICAL_AXES = {0: ('rows',), 1: (None, 'rows', 'kv_heads')}
+_LOGICAL_AXES = {0: ('rows',), 1: (None, 'rows', 'cached_heads')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +61,13 @@ class RowPlacement:
     Returns:
       Tree like `slots` of shardings.
     """
-    by_axis = {
-      axis: partition.named_sharding(self.mesh, names)
-      for axis, names in _LOGICAL_AXES.items()
-    }
-    return mapping.along(lambda axis, _: by_axis[axis], axes, slots)
+    return mapping.along(
+      lambda axis, x: partition.array_sharding(
+        self.mesh, _LOGICAL_AXES[axis], x.shape
+      ),
+      axes,
+      slots,
+    )
 
   def map(
     self,

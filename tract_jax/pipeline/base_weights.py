@@ -170,17 +170,7 @@ def bytes_beside(model: base_model.BaseModel, kind: str) -> int:
   """
   if not kind or model.quantization:
     return 0
-  return device_bytes(for_sampling(model, model.abstract))
-
-
-def device_bytes(tree: types.PyTree) -> int:
-  """Bytes of each device's part of a tree of shapes with shardings."""
-  return quantization.num_bytes(
-    jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype),
-      tree,
-    )
-  )
+  return partition.device_bytes(for_sampling(model, model.abstract))
 
 
 def load_memory(model: base_model.BaseModel) -> hf_weights.LoadMemory | None:

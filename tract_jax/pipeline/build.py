@@ -315,7 +315,7 @@ def make_engine(setup: Setup, with_cot: bool) -> engine_lib.Engine:
     cot_format,
     lambda text: tokenizer.encode(text)[0].tolist(),
     tokenizer.decode,
-    slots=slot_count.num_slots(config, setup.model),
+    slots=slot_count.num_slots(config, setup.model, scores),
     max_length=slot_count.longest_row(config, setup.model),
     steps_per_call=config.sampling.steps_per_call,
     length_multiple=config.data.length_multiple,

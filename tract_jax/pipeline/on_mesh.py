@@ -51,6 +51,11 @@ def make_placement(
     keep_heads=_is_tpu(mesh) and mesh.shape['tensor'] == 1,
     # A step of the loop costs a TPU as much as it takes to read 300 entries.
     cache_block=512 if _is_tpu(mesh) else placement.ONE_DEVICE.cache_block,
+    # Narrower ones fill no tile of a TPU's memory: its compiler lays the whole
+    # cache out anew in each step, in thirty times the time.
+    cache_multiple=128
+    if _is_tpu(mesh)
+    else placement.ONE_DEVICE.cache_multiple,
   )
 
 

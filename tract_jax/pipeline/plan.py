@@ -159,14 +159,12 @@ class _Planner:
     def program(place, config):
       return plan_programs.sampling(on_host(config))[place]
 
-    # Where they do not fit, half of them are tried.
-    slots = slot_count.num_slots(self.config, on_host(self.config).model)
-    self.config = plan_trials.changed(self.config, {'sampling.slots': slots})
-
+    setup = on_host(self.config)
+    slots = slot_count.num_slots(self.config, setup.model, setup.cot_scores)
     return [
       self._outcome(
         functools.partial(program, place),
-        plan_trials.lighter_sampling(self.config),
+        plan_trials.lighter_sampling(self.config, slots),
       )
       for place in range(2)
     ]

@@ -239,12 +239,12 @@ def sampling(setup: build.Setup) -> list[Program]:
     num_tokens=num_prompts * length,
     ideal_flops=num_prompts * flops.row_flops(model.config, length, 0).total,
     pair_flops=num_prompts * _pair_flops(model, length),
-    resident_bytes=base_weights.device_bytes(state) + beside,
+    resident_bytes=partition.device_bytes(state) + beside,
   )
   num_slots, cache_length = len(control.starts), state.cache.length
   filled = config.plan.prompt_tokens + config.plan.cot_tokens
   token = flops.token_flops(model.config, filled)
-  entry_bytes = base_weights.device_bytes(state.cache) / cache_length
+  entry_bytes = partition.device_bytes(state.cache) / cache_length
   decode = Program(
     name='decode',
     fn=engine.fns.decode_steps,
@@ -256,7 +256,7 @@ def sampling(setup: build.Setup) -> list[Program]:
     ideal_flops=num_slots * token.total,
     pair_flops=0.0,
     num_steps=config.sampling.steps_per_call,
-    ideal_bytes=base_weights.device_bytes(params) + entry_bytes * filled,
+    ideal_bytes=partition.device_bytes(params) + entry_bytes * filled,
     # Prompts that were read and wait for a slot.
     resident_bytes=entry_bytes / num_slots * num_prompts * length + beside,
     dynamic_trips=-(

@@ -95,25 +95,31 @@ def lighter_training(
     yield {'model.lora_rank': _LORA_RANK}
 
 
-def lighter_sampling(config: ml_collections.ConfigDict) -> Iterator[Changes]:
+def lighter_sampling(
+  config: ml_collections.ConfigDict, num_slots: int
+) -> Iterator[Changes]:
   """Changes that make the sampler's programs smaller, one after another.
 
-  Weights split by heads and hidden units over all chips of a host; then half
-  the slots, and prompts read at a time; then the cache in 8 bits. (Weights in 8
-  bits take more memory: they lie beside those that they are made of.)
+  No weights in 8 bits, which lie beside those that they are made of; weights
+  split by heads and hidden units over all chips of a host; then half the slots,
+  and prompts read at a time; then the cache in 8 bits.
 
   Args:
     config: of `asked`.
+    num_slots: that it has.
 
   Yields:
     What changes beside what those before it changed.
   """
+  if config.sampling.weights:
+    yield {'sampling.weights': ''}
   if config.sampling.mesh.tensor != -1:
     sizes = {'data': 1, 'fsdp': 1, 'tensor': -1}
     yield {f'sampling.mesh.{axis}': n for axis, n in sizes.items()}
-  slots, tokens = config.sampling.slots, config.sampling.prefill_tokens
+  slots, tokens = num_slots, config.sampling.prefill_tokens
   while slots // 2 >= numerics.TILE:
-    slots, tokens = slots // 2, max(tokens // 2, 1)
+    slots = slots // 2 // numerics.TILE * numerics.TILE
+    tokens = max(tokens // 2, 1)
     yield {'sampling.slots': slots, 'sampling.prefill_tokens': tokens}
   if not config.sampling.kv_cache:
     yield {'sampling.kv_cache': 'int8'}

@@ -73,7 +73,7 @@ def predict_examples(
 
   Returns:
     A prediction for each row, in order. It depends on the row, the seed and C,
-    not on the other rows.
+    not on the other rows, but for rounding where there are over 16 slots.
   """
   if method.with_cot:
     flat = sampler.cots(params, examples, num_cots, seed=seed, purpose=PURPOSE)

@@ -9,7 +9,13 @@ import numpy as np
 from tract_jax import types
 from tract_jax.data import encoding, loader
 from tract_jax.parallel import partition
-from tract_jax.pipeline import base_weights, build, loss_fn, read_data
+from tract_jax.pipeline import (
+  base_weights,
+  build,
+  loss_fn,
+  progress,
+  read_data,
+)
 from tract_jax.sampling import engine as engine_lib
 from tract_jax.training import loop
 
@@ -41,7 +47,12 @@ class Sampler:
 
   @functools.cached_property
   def _cot_engine(self) -> engine_lib.Engine:
-    return build.make_engine(self.setup, with_cot=True)
+    engine = build.make_engine(self.setup, with_cot=True)
+    if not self.setup.config.sampling.slots:
+      progress.say(
+        f'sampling: at most {engine.num_slots} slots (config.sampling.slots=0)'
+      )
+    return engine
 
   @functools.cached_property
   def _bare_engine(self) -> engine_lib.Engine:
@@ -146,7 +157,7 @@ class Sampler:
       purpose,
       on_progress=on_call,
       max_length=max_length,
-      num_in_all=num_examples and num_examples * num_cots,
+      num_in_all=None if num_examples is None else num_examples * num_cots,
     )
     sizes = [len(chunk) * num_cots for chunk in chunks]
     for number, samples in _whole(stream, sizes):

@@ -88,6 +88,7 @@ class Engine:
       JAX puts them.
 
   Attributes:
+    num_slots: CoTs that are written together at most.
     buckets: the shapes in which prompts are read.
     fns: what works on the slots, compiled when it is used.
 
@@ -138,7 +139,7 @@ class Engine:
     self._max_new_tokens = sampling.max_new_tokens
     self._encode_text = encode_text
     self._decode_text = decode_text
-    self._num_slots = slots
+    self.num_slots = slots
     self._max_length = max_length
     self._cache_block = fns.cache_block
     # Greedy decoding would write the same once more.
@@ -213,7 +214,7 @@ class Engine:
       on_progress: is told the progress after each call of the device.
       max_length: most tokens of prompt, CoT, fixed words and score together,
         where it is to be less than the engine's.
-      num_in_all: CoTs for which slots are made, where these are what is left.
+      num_in_all: CoTs of the whole work, which may use that many slots.
 
     Yields:
       (number of the request, its sample), each as soon as it is finished.
@@ -316,7 +317,7 @@ class Engine:
     num_slots = numerics.TILE * self.buckets.row_multiple
     while num_slots < num_cots:
       num_slots *= 2
-    return min(num_slots, self._num_slots)
+    return min(num_slots, self.num_slots)
 
   def _pool(
     self, params, requests, lengths, limits, seed, purpose, num_slots
@@ -351,7 +352,7 @@ class Engine:
     """Empty slots, as many as are computed together for so many, or for all."""
     multiple = self.buckets.row_multiple
     return slot_tracker.SlotTracker(
-      num_slots=-(-(num_slots or self._num_slots) // multiple) * multiple,
+      num_slots=-(-(num_slots or self.num_slots) // multiple) * multiple,
       max_new_tokens=self._max_new_tokens,
       cot_format=self._format,
       marker_filter=self._filter,
