@@ -19,7 +19,7 @@ interval. `--config.methods='("ce_cot","raft","tract")'` trains all three.
 explains, as it does ":full"; as untried as those.
 
 Expected cost: 166 v5e chip-hours for 100,000 rows and both stages on those 16
-chips, 65 with "fast", 78 with "full", as --task=plan estimates (docs/pods.md,
+chips, 64 with "fast", 77 with "full", as --task=plan estimates (docs/pods.md,
 "What it costs").
 """
 

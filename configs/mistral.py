@@ -26,7 +26,7 @@ trains all weights in place of adapters, which the paper did not try: 64 packed
 rows an update, as many as fit on 16 v5e chips, at its learning rate.
 
 Expected cost: 162 v5e chip-hours for 100,000 rows and both stages on those 16
-chips, 63 with "fast", 73 with "full", as --task=plan estimates (docs/pods.md,
+chips, 62 with "fast", 72 with "full", as --task=plan estimates (docs/pods.md,
 "What it costs").
 """
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.pipeline import plan_programs_test
 from tests.pipeline.plan_test import FakeMemory, FakeProgram
+from tract_jax.parallel import chips
 from tract_jax.pipeline import plan, plan_figures, plan_trials
 
 _REFUSAL = (
@@ -184,3 +185,19 @@ def test_batch_that_a_run_takes_is_not_refused(planned):
   assert content['asked_batch_size'] == content['batch_size'] == 16
   assert content['assumptions']['lambda_candidates'] == [0.5, 1.0]
   assert 'refused' not in text
+
+
+def test_slots_that_fit_are_planned_and_else_half_of_them(planned, monkeypatch):
+  # On the run's mesh; with weights split otherwise, as many as fit there.
+  monkeypatch.setattr(chips, 'memory_bytes', lambda device: 2**40)
+  content, text, asked = planned(
+    lambda program: program.name != 'decode' or program.num_rows == 512,
+    methods=('tract',),
+    sampling__slots=0,
+  )
+  decode = by_name(content)['decode']
+  assert decode['num_rows'] == 1024
+  assert decode['would_fit']['num_rows'] == 512
+  assert decode['would_fit']['changes']['sampling.slots'] == 512
+  assert asked.count('decode') == 3
+  assert 'config.sampling.slots=512' in text
