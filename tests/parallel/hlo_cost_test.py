@@ -200,6 +200,33 @@ ENTRY %main (x: f32[8,4], w: f32[4,2], part: f32[4], whole: f32[16]) -> f32[16] 
   assert hlo_cost.roofline_secs(found, CHIP) == pytest.approx(4 * 60 / 1e3)
 
 
+def test_a_slice_of_what_is_only_seen_in_other_tiles_is_what_is_read():
+  text = """\
+HloModule m
+
+%tiles (p0: s8[100,8]) -> s8[100,8] {
+  %p0 = s8[100,8] parameter(0)
+  ROOT %copy.1 = s8[100,8] copy(%p0)
+}
+
+%layer (p0: s8[100,8], p1: s32[]) -> f32[1,8] {
+  %p0 = s8[100,8] parameter(0)
+  %p1 = s32[] parameter(1)
+  %fusion.2 = s8[100,8] fusion(%p0), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%tiles
+  %slice = s8[1,8] dynamic-slice(%fusion.2, %p1, %p1), dynamic_slice_sizes={1,8}
+  ROOT %float = f32[1,8] convert(%slice)
+}
+
+ENTRY %main (x: s8[100,8], i: s32[]) -> f32[1,8] {
+  %x = s8[100,8] parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %fusion.1 = f32[1,8] fusion(%x, %i), kind=kLoop, calls=%layer
+}
+"""
+  # Reads [1, 8] of 8 bits and the place, and writes [1, 8].
+  assert costs(text).hbm_bytes == 8 + 4 + 32
+
+
 def test_what_names_a_buffer_moves_nothing():
   text = hlo_programs.entry(
     '%x = f32[8] parameter(0)',

@@ -7,7 +7,8 @@ Its operands are read and its results written once, but for
                                       of the stacked ones
   an operand that is updated in place only what is put into it is written
   an operand that is passed through    costs nothing: a gather that goes on
-                                      while a product is computed
+                                      while a product is computed; int8 weights
+                                      that a fusion sees in other tiles
 """
 
 import re
@@ -119,7 +120,7 @@ def _read_of(module: hlo.Module, inside: hlo.Computation, name: str) -> float:
   total = 0.0
   for user in inside.users[name]:
     for place in [i for i, other in enumerate(user.operands) if other == name]:
-      if user.opcode == 'bitcast':
+      if user.opcode == 'bitcast' or place in _aliases(user).values():
         total += _read_of(module, inside, user.name)
       elif user.opcode in _SLICES and place == 0:
         total += _bytes(user)
