@@ -7,10 +7,20 @@ import types as python_types
 import jax
 import pytest
 
+from tests.pipeline import self_cot_test
 from tests.pipeline.plan_programs_test import make_config, make_setup
 from tract_jax import types
+from tract_jax.models import lora
 from tract_jax.parallel import chips, partition
-from tract_jax.pipeline import build, plan_programs, plan_trials, slot_count
+from tract_jax.pipeline import (
+  base_weights,
+  build,
+  plan_programs,
+  plan_trials,
+  read_data,
+  sample,
+  slot_count,
+)
 
 
 def on_four(**changes):
@@ -139,3 +149,15 @@ def test_memory_of_a_chip_is_known_and_that_of_others_asked():
       device_kind='NVIDIA H100', memory_stats=lambda stats=stats: stats
     )
     assert chips.memory_bytes(gpu) == known
+
+
+def test_what_was_chosen_is_said_before_anything_is_sampled(capsys):
+  setup = self_cot_test.make_setup()
+  params = lora.merge(*base_weights.init_params(setup.model, 0))
+  examples = read_data.read_data(setup).train[:1]
+  sampler = sample.Sampler(setup, lambda: False)
+  assert not capsys.readouterr().out.count('slots')
+  stream = sampler.chunks(params, [examples], 1, seed=0, purpose='test')
+  next(stream)
+  line = 'sampling: at most 16 slots (config.sampling.slots=0)\n'
+  assert capsys.readouterr().out == line
