@@ -37,11 +37,11 @@ def _devices():
     yield plan.slice_devices(chips.topology('v5e:2x2'))
 
 
-def _model(devices, lora_rank, num_heads, **mesh):
+def _model(devices, lora_rank, num_heads, dtype='bfloat16', **mesh):
   config = config_lib.merge(
     {
       'model': {
-        'dtype': 'bfloat16',
+        'dtype': dtype,
         'lora_rank': lora_rank,
         'hidden_size': WIDTH,
         'intermediate_size': MLP,
@@ -141,12 +141,12 @@ def test_heads_are_split_over_devices(devices):
   assert _kernels(hlo, 'fwd') == [f'bf16[{part}]']
 
 
-def _decoding(devices, lora_rank, num_heads=4):
+def _decoding(devices, lora_rank, num_heads=4, dtype='bfloat16'):
   """Four steps on two heads of the cache on each chip; and its bytes there.
 
   With one head, any way of writing does.
   """
-  model = _model(devices, lora_rank, num_heads, data=2, tensor=2)
+  model = _model(devices, lora_rank, num_heads, dtype, data=2, tensor=2)
   placement = row_placement.RowPlacement(model.mesh)
   axes = decode_loop.STATE_AXES.cache
   prompts, rows = (
@@ -174,10 +174,13 @@ def _decoding(devices, lora_rank, num_heads=4):
   return compiled.compile(), partition.device_bytes(cache)
 
 
-# Of 128 numbers, and of 64, which fill half a tile.
-@pytest.mark.parametrize('num_heads', [4, 8])
-def test_the_cache_is_written_where_it_lies(devices, num_heads):
-  compiled, of_chip = _decoding(devices, lora_rank=0, num_heads=num_heads)
+@pytest.mark.parametrize(
+  ('num_heads', 'dtype'),
+  # Of 128 numbers, and of 64, which fill half a tile.
+  [(4, 'bfloat16'), (8, 'bfloat16'), (8, 'float32')],
+)
+def test_the_cache_is_written_where_it_lies(devices, num_heads, dtype):
+  compiled, of_chip = _decoding(devices, 0, num_heads, dtype)
   memory = compiled.memory_analysis()
   assert memory.alias_size_in_bytes >= of_chip
   assert memory.temp_size_in_bytes < 0.25 * of_chip

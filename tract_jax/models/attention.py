@@ -223,19 +223,19 @@ def _with_block(
     What was read so far, with the block: the same three.
   """
   largest, mass, output = so_far
-  scores = jnp.einsum(
-    'bkgmh,bksh->bkgms', queries, keys, preferred_element_type=jnp.float32
+  product = functools.partial(
+    jnp.einsum,
+    preferred_element_type=jnp.float32,
+    # Of float32 alone: as fewer digits do for its products, a TPU's compiler
+    # would round the whole cache to bfloat16 in each step.
+    precision=jax.lax.Precision.HIGHEST,
   )
+  scores = product('bkgmh,bksh->bkgms', queries, keys)
   scores = jnp.where(seen[:, None, None], scores * scale, _MASKED)
   new_largest = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
   probs = jnp.exp(scores - new_largest)
   shrunk = jnp.exp(largest - new_largest)
-  weighted = jnp.einsum(
-    'bkgms,bksh->bkgmh',
-    probs.astype(values.dtype),
-    values,
-    preferred_element_type=jnp.float32,
-  )
+  weighted = product('bkgms,bksh->bkgmh', probs.astype(values.dtype), values)
   mass = mass * shrunk + probs.sum(axis=-1, keepdims=True)
   return new_largest, mass, output * shrunk + weighted
 
