@@ -117,7 +117,8 @@ def test_seed_model_that_was_not_fetched(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('path', ['nowhere', '/no/where', 'a/b/c', '../x', ''])
-def test_nothing_of_that_name(path):
+def test_nothing_of_that_name(path, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   assert find_error(path) == (
     f'model.path: {path!r}: no such folder, nor a seed model'
     ' (smollm2-135m-instruct), nor a hub id like org/name'
