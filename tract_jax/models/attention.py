@@ -226,8 +226,8 @@ def _with_block(
   product = functools.partial(
     jnp.einsum,
     preferred_element_type=jnp.float32,
-    # Of float32 alone: as fewer digits do for its products, a TPU's compiler
-    # would round the whole cache to bfloat16 in each step.
+    # Says something of float32 alone: where fewer digits do for its products,
+    # a TPU's compiler rounds the whole cache to bfloat16 in each step.
     precision=jax.lax.Precision.HIGHEST,
   )
   scores = product('bkgmh,bksh->bkgms', queries, keys)
