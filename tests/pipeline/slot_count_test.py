@@ -108,19 +108,18 @@ def test_slots_fill_nine_tenths_of_the_memory(memory, changes):
 
 def test_logits_of_a_tree_of_scores_take_their_part(memory):
   setup = on_four()
-  weights, cache = needed(setup, 64)
-  memory(round((weights + cache / 64 * 200) / 0.9))
-  plain = slots_of(setup)
   tree = types.TokenTree((5,) * 200, (0,) * 200, ((5, 6),), ((0, 1),))
   scores = dataclasses.replace(setup.cot_scores, tree=tree)
-  num_slots = slot_count.num_slots(setup.config, setup.model, scores)
-  of_tree = setup.model.fns.vocab_size * (1 + 4 * 2 * 200)
-  of_plain = setup.model.fns.vocab_size * 13
-  # Each of the two parts of the mesh has half of the slots.
-  per_slot = cache / 64
-  assert num_slots < plain
-  of_tree, of_plain = (per_slot + x / 2 for x in (of_tree, of_plain))
-  assert num_slots * of_tree < plain * of_plain
+  weights, cache = needed(setup, 64)
+  # Each of the two parts of the mesh has half of the slots. Node 0 of the tree
+  # is the token before the scores.
+  cache /= 32
+  logits = setup.model.fns.vocab_size * (1 + 4 * 2 * 201)
+  for wanted, num_slots in ((47.9, 32), (48.1, 48)):
+    room = 1024 // 240 * cache + wanted * (cache + logits)
+    memory(math.ceil((weights + room) / 0.9))
+    found = slot_count.num_slots(setup.config, setup.model, scores)
+    assert found == 2 * num_slots
 
 
 def test_never_fewer_than_one_nor_more_than_a_host_looks_after(memory):

@@ -93,7 +93,8 @@ def _logits_bytes(
   """
   num_floats = 3
   if scores.tree is not None:
-    num_floats = max(num_floats, 2 * len(scores.tree.tokens))
+    num_nodes = 1 + len(scores.tree.tokens)
+    num_floats = max(num_floats, 2 * num_nodes)
   return model.fns.vocab_size * (1 + 4 * num_floats)
 
 
