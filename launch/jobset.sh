@@ -44,6 +44,8 @@ manifest() { # manifest ARGS...
 create() {
   need IMAGE
   need_workdir "$@"
+  # Within $(...) a bad word would end that alone.
+  json "$NAME" "$IMAGE" "${SERVICE_ACCOUNT:-default}" "$@" >/dev/null
   local text
   text=$(manifest "$@")
   if [[ $dry_run ]]; then
@@ -53,6 +55,7 @@ create() {
   fi
 }
 
+[[ $# -gt 0 ]] || usage
 need NAME
 label=jobset.sigs.k8s.io/jobset-name=$NAME
 case "${1:-}" in

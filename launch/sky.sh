@@ -23,6 +23,7 @@ create() {
     --env="ARGS=$(quoted "$@")" launch/sky.yaml
 }
 
+[[ $# -gt 0 ]] || usage
 need NAME
 case "${1:-}" in
   create) create "${@:2}" ;;

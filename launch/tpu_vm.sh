@@ -25,6 +25,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/calls.sh
 
+[[ $# -gt 0 ]] || usage
 need TPU_NAME ZONE PROJECT
 . launch/slice.sh
 archive=build/tract_jax.tar.gz

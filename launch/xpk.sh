@@ -14,6 +14,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/calls.sh
 
+[[ $# -gt 0 ]] || usage
 need CLUSTER NAME PROJECT ZONE
 where=(--cluster="$CLUSTER" --project="$PROJECT" --zone="$ZONE")
 

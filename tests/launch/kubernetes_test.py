@@ -328,3 +328,13 @@ def test_create_needs_a_workdir_that_all_hosts_share(cluster, script):
   assert done.returncode == 2
   assert 'give --workdir=gs://BUCKET/RUN' in done.stderr
   assert not cluster.calls()
+
+
+def test_words_of_several_lines_make_no_jobset(cluster):
+  more = '--config.data.benchmarks=a=x,\nb=y'
+  for flags in ([], ['--dry-run']):
+    done = cluster.run('jobset.sh', *flags, 'create', *ARGUMENTS, more)
+    assert done.returncode == 2
+    assert 'is not of one line' in done.stderr
+    assert not done.stdout
+  assert not cluster.records()

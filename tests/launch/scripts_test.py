@@ -73,6 +73,17 @@ def test_every_variable_is_explained():
     assert all(re.search(rf'\b{name}\b', head) for name in used), path.name
 
 
+@pytest.mark.parametrize(
+  'name',
+  [p.name for p in stand_ins.SCRIPTS if p.name not in {*_SOURCED, 'image.sh'}],
+)
+def test_without_arguments_a_script_says_what_it_can_do(tmp_path, name):
+  made = stand_ins.StandIns(tmp_path)
+  done = made.run(name)
+  assert done.returncode == 2
+  assert name in done.stderr and 'error' not in done.stderr
+
+
 def test_weights_and_data_are_not_uploaded_and_the_packages_are():
   # SkyPilot brings what git does not ignore.
   def is_ignored(path):
@@ -81,6 +92,7 @@ def test_weights_and_data_are_not_uploaded_and_the_packages_are():
 
   if not (stand_ins.ROOT / '.git').exists() or not shutil.which('git'):
     pytest.skip('not a checkout')
+  assert is_ignored('.venv')  # It may be a link, too.
   assert is_ignored('models/mistral/model.safetensors')
   assert is_ignored('data/feedback_collection.json')
   for folder in ('tract_jax', 'tests'):
