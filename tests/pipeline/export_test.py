@@ -1,6 +1,7 @@
 """What a run exports: judges the same, elsewhere and here."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -185,6 +186,17 @@ def test_zero_shot_has_no_export(tmp_path):
   run = trained(tmp_path, methods=('zero_shot',))
   with pytest.raises(types.InputError, match="'zero_shot' trains nothing"):
     tasks.execute(run, 'export')
+
+
+def test_what_is_trained_is_exported_beside_zero_shot(
+  scratch, tmp_path, capsys
+):
+  folder = shutil.copytree(scratch, tmp_path / 'run')
+  shutil.rmtree(folder / 'export')
+  tasks.execute(trained(folder, methods=('zero_shot', 'cot_raft')), 'export')
+  assert [path.name for path in (folder / 'export').iterdir()] == ['cot_raft']
+  said = capsys.readouterr().out
+  assert 'config.methods: zero_shot trains nothing, so has no export' in said
 
 
 @pytest.mark.parametrize('kind', ['', 'int8', 'nf4'])

@@ -1,18 +1,10 @@
 """The model card: true to the facts, and not to be broken by any of them."""
 
 import dataclasses
-import runpy
-import textwrap
 
 import huggingface_hub
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from tests.models import small_models
-from tests.text import small_tokenizers
-from tract_jax.models import hf_export, transformer
 from tract_jax.pipeline import card_results, model_card
 
 STAGES = (
@@ -78,6 +70,8 @@ FACTS = model_card.CardFacts(
   lora_rank=8,
   quantization='',
   has_chat_template=True,
+  system_prompt='Be fair.',
+  has_system_turn=True,
   prompt_ending='###Feedback: ',
   marker='So the overall score is',
   scores=(1.0, 2.5, 4.0),
@@ -277,6 +271,7 @@ def test_every_field_is_read():
     'with_cot': False,
     'as_adapter': True,
     'has_chat_template': False,
+    'has_system_turn': False,
     'lora_rank': 4,
     'scores': (1.0, 2.0, 3.0),
     'score_ids': (1, 2, 3),
@@ -299,43 +294,6 @@ def test_every_field_is_read():
     value = stage.get(field.name, 77)
     changed = dataclasses.replace(STAGES[0], **{field.name: value})
     assert card_text(stages=(changed,)) != card_text(stages=STAGES[:1])
-
-
-@pytest.mark.parametrize('with_cot', [False, True])
-def test_its_code_gives_the_expected_score(tmp_path, with_cot):
-  torch = pytest.importorskip('torch')
-  tokenizer = small_tokenizers.byte_level()
-  config = dataclasses.replace(
-    small_models.CONFIG,
-    vocab_size=tokenizer.vocab_size,
-    max_position_embeddings=256,
-    initializer_range=0.3,
-  )
-  fns = transformer.make_model(config)
-  params = jax.jit(fns.init)(jax.random.key(0))
-  hf_export.write_weights(tmp_path, params, dtype=jnp.float32)
-  end = hf_export.TokenIds(bos=1, eos=(tokenizer.eos_id,), pad=0)
-  hf_export.write_config(tmp_path, config, dtype=jnp.float32, tokens=end)
-  tokenizer.hf.save_pretrained(tmp_path)
-  text = card_text(with_cot=with_cot, max_new_tokens=5)
-  code = text[text.index('    import torch') : text.index('## Training')]
-  code = textwrap.dedent(code).replace('path/of/this/folder', str(tmp_path))
-  script = tmp_path / 'use.py'
-  script.write_text(code)
-  prompt = 'It is good.'
-  torch.manual_seed(0)
-  done = runpy.run_path(str(script), init_globals={'prompt': prompt})
-
-  prompt_ids = tokenizer.prompt_ids(prompt)
-  ids = done['ids'][0].numpy()
-  np.testing.assert_array_equal(ids[: len(prompt_ids)], prompt_ids)
-  assert (len(ids) > len(prompt_ids)) == with_cot
-  inputs = jnp.asarray([*ids, *FACTS.prefix_ids])[None]
-  positions = jnp.arange(inputs.shape[1])[None]
-  hidden = fns.hidden(params, inputs, positions, jnp.ones_like(inputs))
-  probs = jax.nn.softmax(fns.project(params, hidden[0, -1]))
-  expected = probs[jnp.asarray(FACTS.score_ids)] @ jnp.asarray(FACTS.scores)
-  assert done['score'] == pytest.approx(float(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def export(setup: build.Setup, run: ExportRun, trained: types.PyTree) -> None:
       _write_merged(setup, run, trained)
     with tempfile.TemporaryDirectory() as scratch:
       local = pathlib.Path(scratch)
-      setup.tokenizer.hf.save_pretrained(local)
+      setup.tokenizer.save(local)
       judge_file.write(local, judge_file.from_run(setup.config, run.method))
       for path in sorted(local.iterdir()):
         text = path.read_text(encoding='utf-8')
@@ -290,6 +290,8 @@ def _card_facts(setup: build.Setup, run: ExportRun) -> model_card.CardFacts:
     lora_rank=config.model.lora_rank,
     quantization=setup.model.quantization,
     has_chat_template=bool(setup.tokenizer.hf.chat_template),
+    system_prompt=setup.tokenizer.system_prompt,
+    has_system_turn=setup.tokenizer.has_system_turn,
     prompt_ending=run.prompt.rpartition('\n')[2],
     marker=config.score.marker,
     scores=setup.grid.values,

@@ -95,6 +95,8 @@ class CardFacts:
     lora_rank: of the trained adapters; 0 for full fine-tuning.
     quantization: of the frozen weights in training: "", "int8" or "nf4".
     has_chat_template: whether prompts are turns of one.
+    system_prompt: before each prompt; "" for none.
+    has_system_turn: whether it stands in a turn of its own.
     prompt_ending: the last line of a prompt.
     marker: the fixed words before the score.
     scores: [Y] the grid's numbers.
@@ -119,6 +121,8 @@ class CardFacts:
   lora_rank: int
   quantization: str
   has_chat_template: bool
+  system_prompt: str
+  has_system_turn: bool
   prompt_ending: str
   marker: str
   scores: tuple[float, ...]
@@ -260,21 +264,16 @@ def _use_with_transformers(card: CardFacts) -> str:
       'A score takes several tokens here: with transformers alone, its '
       'probability is the product over them and the end token after them.'
     )
-  if card.has_chat_template:
-    inputs = (
-      "turn = {'role': 'user', 'content': prompt}\n"
-      'inputs = tokenizer.apply_chat_template(\n'
-      '  [turn], add_generation_prompt=True, return_dict=True,'
-      " return_tensors='pt')\n"
-    )
-  else:
-    inputs = "inputs = tokenizer(prompt, return_tensors='pt')\n"
   if card.with_cot:
+    drawn = (
+      f'do_sample=True, temperature={card.temperature:g}, top_k={card.top_k},\n'
+      f'  top_p={card.top_p:g}'
+      if card.temperature
+      else 'do_sample=False'
+    )
     tokens = (
       'ids = model.generate(\n'
-      f'  **inputs, do_sample=True, temperature={card.temperature:g},'
-      f' top_k={card.top_k},\n'
-      f'  top_p={card.top_p:g}, repetition_penalty={card.repetition_penalty:g},'
+      f'  **inputs, {drawn}, repetition_penalty={card.repetition_penalty:g},'
       f' max_new_tokens={card.max_new_tokens},\n'
       f'  tokenizer=tokenizer, stop_strings=[{_json(card.marker)}])\n'
     )
@@ -285,7 +284,7 @@ def _use_with_transformers(card: CardFacts) -> str:
     "folder = 'path/of/this/folder'\n"
     'tokenizer = transformers.AutoTokenizer.from_pretrained(folder)\n'
     'model = transformers.AutoModelForCausalLM.from_pretrained(folder)\n'
-    f'{inputs}{tokens}'
+    f'{_inputs(card)}{tokens}'
     f'prefix = torch.tensor([{list(card.prefix_ids)}], dtype=torch.long)\n'
     'with torch.no_grad():\n'
     '  logits = model(torch.cat([ids, prefix], dim=1)).logits[0, -1]\n'
@@ -299,6 +298,24 @@ def _use_with_transformers(card: CardFacts) -> str:
     f'{after if card.with_cot else ""}:'
   )
   return f'{head}\n\n{textwrap.indent(code, "    ")}'
+
+
+def _inputs(card: CardFacts) -> str:
+  """Code that makes tokens of a prompt."""
+  system = _json(card.system_prompt)
+  lead, turns = '', "[{'role': 'user', 'content': prompt}]"
+  if card.system_prompt and card.has_system_turn:
+    turns = f"[{{'role': 'system', 'content': {system}}},\n         {turns[1:]}"
+  elif card.system_prompt:
+    lead = f"prompt = {system} + '\\n\\n' + prompt\n"
+  if not card.has_chat_template:
+    return f"{lead}inputs = tokenizer(prompt, return_tensors='pt')\n"
+  return (
+    f'{lead}turns = {turns}\n'
+    'inputs = tokenizer.apply_chat_template(\n'
+    '  turns, add_generation_prompt=True, return_dict=True,'
+    " return_tensors='pt')\n"
+  )
 
 
 def _training(card: CardFacts) -> Iterator[str]:

@@ -18,6 +18,7 @@ same ids. Axis: l tokens.
 """
 
 from collections.abc import Sequence
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -185,6 +186,27 @@ class Tokenizer:
     """Number of tokens, added ones included; a model may have more rows."""
     return len(self.hf)
 
+  def save(self, folder: pathlib.Path) -> None:
+    """Writes its files as transformers reads them, version 4 too.
+
+    Args:
+      folder: that they are written into. Of several chat templates it gets the
+        default one, by which prompts are rendered.
+    """
+    hf = copy.copy(self.hf)
+    if isinstance(hf.chat_template, dict):
+      hf.chat_template = hf.chat_template.get('default')
+    hf.save_pretrained(folder)
+    path = folder / 'tokenizer_config.json'
+    fields = json.loads(path.read_text(encoding='utf-8'))
+    # Names of version 5; either version reads these.
+    if fields.get('tokenizer_class') == 'TokenizersBackend':
+      fields['tokenizer_class'] = 'PreTrainedTokenizerFast'
+    if isinstance(fields.get('extra_special_tokens'), list):
+      fields['additional_special_tokens'] = fields.pop('extra_special_tokens')
+    text = json.dumps(fields, indent=2, ensure_ascii=False)
+    path.write_text(text + '\n', encoding='utf-8')
+
   def digest(self) -> str:
     """sha256 over vocabulary, rules and template, as 64 hex digits.
 
@@ -320,7 +342,12 @@ def load_tokenizer(path: str) -> Tokenizer:
     )
   try:
     hf: Any = transformers.AutoTokenizer.from_pretrained(
-      str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
+      str(folder),
+      use_fast=True,
+      local_files_only=True,
+      trust_remote_code=False,
+      # Else a tekken.json beside tokenizer.json wins, where its library is.
+      mistral_format=False,
     )
   except Exception as error:  # A broken file raises whatever its reader does.
     raise types.InputError(
