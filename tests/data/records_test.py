@@ -241,7 +241,7 @@ def test_score_as_text():
     (plain(prompt='a\ud800b'), 'half a surrogate pair at character 1'),
     (plain(cot='\udfff'), 'half a surrogate pair'),
     (plain(score=[1, 2], cot=['one']), '2 ratings but 1 feedbacks'),
-    (plain(id=None), 'id None is no text and no whole number'),
+    (plain(id=1.5), 'id 1.5 is no text and no whole number'),
     (plain(id=True), 'id True is no text'),
     (plain(uuid=''), "uuid '' is no text"),
     (plain(category=1), 'category is int, not text'),

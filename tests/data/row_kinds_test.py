@@ -228,6 +228,29 @@ def test_preference_rows_are_not_trained_on():
   )
 
 
+@pytest.mark.parametrize(
+  'more',
+  [{'gpt4_score': 2, 'gpt4_feedback': 'No.'}, {'output': 'No. [RESULT] 2'}],
+)
+def test_somebodys_rating_beside_plain_columns_changes_nothing(more):
+  for role in ('train', 'eval', 'judge'):
+    assert read({**PLAIN, **more}, role) == read(PLAIN, role)
+
+
+def test_a_response_that_stands_in_a_published_prompt_changes_nothing():
+  for row in (FLASK, FEEDBACK_COLLECTION):
+    (example,), (plain,) = read({**row, 'response': 'Formatted'}), read(row)
+    assert (example.prompt, example.score) == (plain.prompt, plain.score)
+
+
+def test_null_columns_are_passed_over():
+  row = {**PLAIN, 'example_id': None, 'id': 'a', 'human_score': [4, None, 5]}
+  (example,) = read(row)
+  assert (example.example_id, example.human_score) == ('a', 4.5)
+  assert [e.category for e in read({**PAIR, 'category': None})] == ['s', 's']
+  assert [e.category for e in read({**PAIR, 'category': 'c'})] == ['c', 'c']
+
+
 def test_fields_name_the_files_columns():
   (example,) = read(FLASK, fields={'score': 'human_score'})
   assert (example.score, example.ratings) == (2.5, (2.0, 3.0))

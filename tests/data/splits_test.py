@@ -43,9 +43,12 @@ def test_split_leaves_no_side_empty(num, fraction):
 def test_split_at_its_limits():
   examples = make_examples(3)
   assert splits.split(examples, 0, 0, 'v') == (examples, [])
-  with pytest.raises(types.InputError, match='cannot be held out of 1'):
+  found = r'^config\.data\.v_fraction: 0\.1 cannot be held out of 1'
+  with pytest.raises(types.InputError, match=found):
     splits.split(examples[:1], 0.1, 0, 'v')
-  with pytest.raises(types.InputError, match=r'fraction 1 is not in \[0, 1\)'):
+  with pytest.raises(
+    types.InputError, match=r'_fraction: 1 is not in \[0, 1\)'
+  ):
     splits.split(examples, 1, 0, 'v')
 
 

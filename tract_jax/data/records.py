@@ -170,7 +170,7 @@ def _example_ids(
   if not all(isinstance(row, Mapping) for row in rows):
     return row_numbers, {}
   for column in _ID_COLUMNS:
-    if any(column in row for row in rows):
+    if any(row.get(column) is not None for row in rows):
       return _explicit_ids(rows, column, row_numbers)
   pairs = [(row.get('idx'), row.get('response_source')) for row in rows]
   joined = [f'{idx}-{source}' for idx, source in pairs]
@@ -250,7 +250,6 @@ def _example(
     notes.append('num_without_cot')
   pair_id = row_kinds.text(row_id, 'id')
   ending = f'-{side}' if side else ''
-  category = row.get('category', row.get('subset') if side else '')
   example = types.Example(
     example_id=pair_id + ending,
     prompt=prompt,
@@ -258,20 +257,28 @@ def _example(
     cot=cot,
     cot_source='annotator' if cot else 'none',
     ratings=ratings,
-    category=row_kinds.text(category, 'category'),
+    category=_category(row, is_pair=bool(side)),
     sampling_id=_sampling_id(row, prompt, ending) if role == 'judge' else '',
-    human_score=_mean(
-      [
-        _number(value, 'human_score')
-        for value in row_kinds.as_list(row.get('human_score'))
-      ]
-    ),
+    human_score=_human_score(row),
     pair_id=pair_id if side else '',
     judged=judgement.judged,
     response='' if role == 'train' else _response(judgement, row),
     response_source=_shown(row.get('response_source')),
   )
   return example, notes
+
+
+def _category(row: Mapping[str, Any], *, is_pair: bool) -> str:
+  category = row.get('category')
+  if category is None and is_pair:
+    category = row.get('subset')
+  return row_kinds.text(category, 'category')
+
+
+def _human_score(row: Mapping[str, Any]) -> float | None:
+  """The mean of those that are there."""
+  values = row_kinds.as_list(row.get('human_score'))
+  return _mean([_number(v, 'human_score') for v in values if v is not None])
 
 
 def _response(judgement: row_kinds.Judgement, row: Mapping[str, Any]) -> str:

@@ -210,14 +210,14 @@ def _ratings(
 ) -> tuple[list, list]:
   """A row's ratings and feedbacks, found by its columns."""
   shared = None
-  if 'gpt4_score' in row and 'instruction' in row:
+  is_formatted = _is_published(row) or 'score' not in row
+  if 'gpt4_score' in row and 'instruction' in row and is_formatted:
     scores = as_list(row['gpt4_score'])
     feedbacks = as_list(row.get('gpt4_feedback'))
-  elif 'output' in row and 'instruction' in row:
+  elif 'output' in row and 'instruction' in row and is_formatted:
     scores, feedbacks = _rated_output(row, role)
   elif 'orig_score' in row and 'orig_response' in row:
-    scores = [row['orig_score']]
-    feedbacks = as_list(row.get('orig_feedback'))
+    scores, feedbacks = [row['orig_score']], as_list(row.get('orig_feedback'))
   elif 'score' in row:
     scores = as_list(row['score'])
     shared = row.get('cot', row.get('feedback'))
@@ -276,8 +276,10 @@ def _prompt(
 
 
 def _is_published(row: Mapping[str, Any]) -> bool:
-  """Whether "instruction" is a formatted prompt, whatever else there is."""
-  return 'instruction' in row and ('gpt4_score' in row or 'output' in row)
+  """Whether "instruction" is a formatted prompt: it holds what is judged."""
+  if 'instruction' not in row or not {'gpt4_score', 'output'} & row.keys():
+    return False
+  return str(row.get('response') or '') in str(row['instruction'])
 
 
 def _parts(row: Mapping[str, Any]) -> prompt_template.Parts:

@@ -34,12 +34,14 @@ def split(
     types.InputError: a fraction out of range, or fewer than two examples.
   """
   if not 0 <= fraction < 1:
-    raise types.InputError(f'{salt}: fraction {fraction} is not in [0, 1)')
+    raise types.InputError(
+      f'config.data.{salt}_fraction: {fraction} is not in [0, 1)'
+    )
   if fraction == 0:
     return list(examples), []
   if len(examples) < 2:
     raise types.InputError(
-      f'{salt}: a fraction of {fraction} cannot be held out of '
+      f'config.data.{salt}_fraction: {fraction} cannot be held out of '
       f'{len(examples)} examples'
     )
   draws = [_draw(example.example_id, seed, salt) for example in examples]
