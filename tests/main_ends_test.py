@@ -7,15 +7,19 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from tests import main_test
+from tests import main_judge_test, main_test
 from tests.models import small_models
 from tract_jax import main as main_lib
 from tract_jax import types
+from tract_jax.parallel import agreement
 from tract_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
+FAST = main_judge_test.FAST
 in_root = main_test.in_root
 
 
@@ -26,6 +30,26 @@ in_root = main_test.in_root
     (loop.NonFiniteError('step 3: not finite'), 1, ['error: step 3: not']),
     (types.UnreachableError('gs://b: no'), 75, ['error: gs://b: no; the same']),
     (loop.Interrupted('stopped'), 75, ['stopped; the same command continues']),
+    (
+      jax.errors.JaxRuntimeError(
+        'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of '
+        'memory in memory space hbm. Used 20.50G of 15.75G hbm.\n\n'
+        'Total hbm usage:'
+      ),
+      2,
+      [
+        'error: RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out',
+        'error: less memory: config.model.remat=full',
+      ],
+    ),
+    (
+      jax.errors.JaxRuntimeError(
+        'RESOURCE_EXHAUSTED: Error allocating device buffer: Attempting to '
+        'allocate 1.50G. That was not possible. There are 1.21G free.'
+      ),
+      2,
+      ['error: RESOURCE_EXHAUSTED: Error allocating', 'error: less memory'],
+    ),
   ],
 )
 def test_each_end_has_its_exit_code(
@@ -40,6 +64,68 @@ def test_each_end_has_its_exit_code(
   assert len(lines) == len(said)
   for line, start in zip(lines, said, strict=True):
     assert line.startswith(start)
+
+
+@pytest.mark.parametrize(
+  ('error', 'failed'),
+  [
+    (types.InputError('bad'), True),
+    (loop.NonFiniteError('not finite'), True),
+    (types.UnreachableError('gs://b: no'), False),
+    (loop.Interrupted('stopped'), False),
+    (KeyboardInterrupt(), False),
+  ],
+)
+def test_joined_hosts_fail_with_this_one_where_it_failed(
+  monkeypatch, in_process, error, failed
+):
+  told = []
+
+  def fail(*unused_args):
+    raise error
+
+  def leave(unused_self, *, failed=False):
+    told.append(failed)
+
+  monkeypatch.setattr(main_lib, '_run', fail)
+  monkeypatch.setattr(agreement.Agreement, 'leave', leave)
+  main_lib.main([main_test.DEMO])
+  assert told == [failed]
+
+
+def test_ctrl_c_ends_a_plan_with_its_own_exit_code(monkeypatch, capsys):
+  def stop(*unused_args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(main_lib.plan, 'use_no_chips', lambda: None)
+  monkeypatch.setattr(main_lib, '_run', stop)
+  assert main_lib.main([main_test.DEMO, '--task=plan']) == 130
+  assert capsys.readouterr().err.startswith('stopped at once')
+
+
+def test_a_device_without_room_is_told(monkeypatch, capsys, in_process):
+  monkeypatch.setattr(main_lib, '_run', lambda *_: jnp.zeros(1 << 50, 'uint8'))
+  assert main_lib.main([main_test.DEMO]) == 2
+  assert 'error: RESOURCE_EXHAUSTED: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'message',
+  [
+    'RESOURCE_EXHAUSTED: Received message larger than max (9 vs. 4)',
+    'RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20M.',
+    'INTERNAL: out of memory',
+  ],
+)
+def test_other_errors_of_jax_keep_their_traceback(
+  monkeypatch, in_process, message
+):
+  def fail(*unused_args):
+    raise jax.errors.JaxRuntimeError(message)
+
+  monkeypatch.setattr(main_lib, '_run', fail)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='^' + message[:20]):
+    main_lib.main([main_test.DEMO])
 
 
 def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
@@ -68,7 +154,9 @@ def test_paths_and_ids_may_be_of_any_script_in_the_c_locale(tmp_path):
       f'--workdir={folder / "läuft"}',
       f'--config.model.path={judge}',
       f'--config.data.benchmarks=rows={folder / "ü.jsonl"}',
-      *(f'--config.{key}={value}' for key, value in main_test.FAST.items()),
+      *(
+        f'--config.{key}={value}' for key, value in main_judge_test.FAST.items()
+      ),
     ],
     cwd=ROOT,
     env=env | {'LANG': 'C', 'LC_ALL': 'C', 'XLA_FLAGS': ''},
@@ -78,7 +166,7 @@ def test_paths_and_ids_may_be_of_any_script_in_the_c_locale(tmp_path):
   assert done.returncode == 0, done.stderr.decode()
   assert f'workdir: {folder}/läuft' in done.stdout.decode()
   written = folder / 'läuft' / 'predictions' / 'zero_shot' / 'rows.jsonl'
-  assert [row['example_id'] for row in main_test.read_jsonl(written)] == [
+  assert [row['example_id'] for row in main_judge_test.read_jsonl(written)] == [
     'é',
     'ß',
   ]

@@ -106,8 +106,9 @@ class Judge:
     """Loads a judge, or any model of the family; its weights are read now.
 
     What a judge.json in the folder says takes the place of the defaults. A
-    model without one is used zero-shot, after a CoT. One without a tokenizer
-    is loaded all the same and has logits only.
+    model without one is used zero-shot, after a CoT, unless settings name
+    another method that trains nothing. One without a tokenizer is loaded all
+    the same and has logits only.
 
     Args:
       path: whatever config.model.path may be: a Hugging Face folder, local or
@@ -132,19 +133,22 @@ class Judge:
     """
     config = _config(os.fspath(path), revision or '', dtype, settings or {})
     sources = model_source.find_model(config.model)
-    config, method = judge_file.applied(config, sources.judge_folder)
+    config, as_is = judge_file.applied(config, sources.judge_folder)
     grid = prompts.make_score_grid(config.score.grid, config.score.format)
     mesh = build.sampling_mesh(config)
     model = base_model.from_source(sources, config, mesh)
     sampler, logits_only = None, ''
     if tokenizer_lib.has_tokenizer(sources.folder):
       tokenizer = tokenizer_lib.load_tokenizer(str(sources.folder))
-      setup = build.join(config, tokenizer, model, method)
+      setup = build.join(config, tokenizer, model, as_is)
       sampler = sample.Sampler(setup, should_stop=lambda: False)
     else:
       logits_only = f'{sources.name}: has logits only: there is no tokenizer'
       progress.say(logits_only)
     params = base_weights.read_weights(model, model.dtype)
+    method, *others = as_is.values()
+    if others:
+      raise types.InputError(f'settings: methods: {[*as_is]}: name one')
     return cls(model, params, method, grid, sampler, logits_only)
 
   def score(

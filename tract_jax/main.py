@@ -10,17 +10,18 @@ and data.train_path is empty; it needs no config, and rows need no rating:
     --config.data.benchmarks=rows.jsonl [--workdir=runs/judge]
 
 writes predictions/<method>/rows.jsonl, by the method that judge.json names, or
-zero_shot.
+without one zero_shot, or released where config.methods says so.
 
 On several hosts the same command runs on each, with one workdir: joined, they
 do every task together (docs/hosts.md).
 
-Exit codes: 0 done, 2 bad config or data, 75 interrupted and resumable,
-130 Ctrl-C, 1 other.
+Exit codes: 0 done, 2 bad config or data, or too little memory for them, 75
+interrupted and resumable, 130 Ctrl-C, 1 other.
 """
 
 import contextlib
 import io
+import re
 import sys
 
 from absl import flags
@@ -58,7 +59,20 @@ _ONE_CONFIG = (
 TASKS = (*tasks.TASKS, 'inspect', 'plan')
 # They work without rows, too.
 _NEED_NO_ROWS = ('inspect', 'plan')
+_PREDICT = ('run', 'predict', 'evaluate')
 _TRAIN_NOTHING = ('predict', 'evaluate', 'inspect')
+# What a device says that has no room for a program or an array. A message to a
+# host that is too long is RESOURCE_EXHAUSTED, too, and so is a kernel for which
+# the memory beside a chip's units is too small.
+_OUT_OF_MEMORY = re.compile(
+  'RESOURCE_EXHAUSTED(?!.*memory space [vs]mem).*(memory|allocat)', re.DOTALL
+)
+_LESS_MEMORY = (
+  'less memory: config.model.remat=full and a smaller '
+  'config.train.micro_batch_size while training, a smaller '
+  'config.sampling.slots or config.sampling.prefill_tokens while sampling; '
+  'for a TPU --task=plan says what fits'
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,7 +138,10 @@ def parse(argv: list[str]) -> tuple[str, str, ml_collections.ConfigDict]:
   if not files and not as_judge:
     raise types.InputError(_ONE_CONFIG)
   config_check.check(
-    config, as_judge=as_judge, needs_rows=values.task not in _NEED_NO_ROWS
+    config,
+    as_judge=as_judge,
+    needs_rows=values.task not in _NEED_NO_ROWS,
+    predicts=values.task in _PREDICT,
   )
   workdir = values.workdir or f'runs/{config.name}'
   if scrub.holds_secret(workdir):
@@ -171,17 +188,22 @@ def _execute(task: str, folder: epath.Path, config) -> int:
     return 0
   except BaseException as error:
     interrupted = isinstance(error, loop.Interrupted | KeyboardInterrupt)
+    unreachable = isinstance(error, types.UnreachableError)
     other_failed = False
     # Where the first process is gone, nobody is told.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       other_failed = interrupted and stop.has_failed()
-      stop.leave(failed=not interrupted)
+      stop.leave(failed=not (interrupted or unreachable))
     if isinstance(error, types.InputError):
       return _fail(error)
+    if _is_out_of_memory(error):
+      # Behind the first line of a compiler's are all its arrays.
+      first = str(error).splitlines()[0]
+      return _fail(types.InputError(f'{first}\n{_LESS_MEMORY}'))
     if isinstance(error, loop.NonFiniteError):
       _tell(f'error: {error}')
       return 1
-    if isinstance(error, types.UnreachableError):
+    if unreachable:
       _tell(f'error: {error}; the same command continues')
       return interruption.SIGTERM_EXIT
     if not interrupted:
@@ -191,6 +213,8 @@ def _execute(task: str, folder: epath.Path, config) -> int:
       _tell(f'{reason}: another host failed; see its error')
       return 1
     _tell(f'{reason}; the same command continues')
+    if isinstance(error, KeyboardInterrupt):
+      return interruption.CTRL_C_EXIT
     return signals.exit_code or interruption.SIGTERM_EXIT
 
 
@@ -228,11 +252,11 @@ def _setup_and_data(
 ) -> tuple[build.Setup, read_data.RunData]:
   setup = build.build(config, as_judge=as_judge, trains=not host.is_alone)
   if as_judge:
-    cot = 'after a CoT' if setup.as_is.with_cot else 'without CoT'
-    progress.say(
-      f'the model as it is: {setup.config.methods[0]}, predictor '
-      f'{setup.as_is.predictor}, {cot}'
-    )
+    for name, method in setup.as_is.items():
+      cot = 'after a CoT' if method.with_cot else 'without CoT'
+      progress.say(
+        f'the model as it is: {name}, predictor {method.predictor}, {cot}'
+      )
   predicts = task != 'evaluate'
   return setup, read_data.read_data(setup, as_judge=as_judge, predicts=predicts)
 
@@ -256,6 +280,12 @@ def _start(
   # way with SIGTERM until then.
   signals.install()
   return distributed.joined_host()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+  return isinstance(error, jax.errors.JaxRuntimeError) and bool(
+    _OUT_OF_MEMORY.search(str(error))
+  )
 
 
 def _fail(error: types.InputError) -> int:

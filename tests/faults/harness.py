@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,11 @@ from tract_jax.pipeline import predict
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMEOUT_SECS = 240
+# Launchers run the same command again: 75, and 128 and a signal's number.
+_AGAIN = (
+  os.EX_TEMPFAIL,
+  *(-signal.SIGABRT, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGTERM),
+)
 # Names a folder for what jax compiles, which all processes of the tests share;
 # most of a small run's time would go there.
 COMPILED = 'TESTS_COMPILED'
@@ -153,14 +159,28 @@ def start_joined(
 
 
 def finish(process: subprocess.Popen, code: int | None = 0) -> str:
-  """What it said, once it has ended; a code of None is any but 0."""
+  """What it said, once it has ended; the code is that of `finish_all`."""
   return finish_all([process], code)[0]
 
 
 def finish_all(
   processes: Sequence[subprocess.Popen], code: int | None = 0
 ) -> list[str]:
-  """What each said, once all have ended; a code of None is any but 0."""
+  """What each said, once all have ended.
+
+  Args:
+    processes: to wait for.
+    code: with which each ends; None: with one after which launchers run the
+      same again, where some were killed.
+  """
+  outputs = _outputs(processes)
+  for process, output in zip(processes, outputs, strict=True):
+    ended = process.returncode
+    assert ended in (_AGAIN if code is None else (code,)), (ended, output)
+  return outputs
+
+
+def _outputs(processes: Sequence[subprocess.Popen]) -> list[str]:
   deadline = time.monotonic() + TIMEOUT_SECS
   outputs = []
   try:
@@ -170,9 +190,6 @@ def finish_all(
   finally:
     for process in processes:
       process.kill()
-  for process, output in zip(processes, outputs, strict=True):
-    ended = process.returncode
-    assert ended == code if code is not None else ended, (ended, output)
   return outputs
 
 
@@ -188,7 +205,7 @@ def wait_until(
   deadline = time.monotonic() + TIMEOUT_SECS
   while not condition():
     if any(process.poll() is not None for process in processes):
-      raise AssertionError('\n'.join(finish_all(processes, None)))
+      raise AssertionError('\n'.join(_outputs(processes)))
     assert time.monotonic() < deadline
     time.sleep(0.002)
 

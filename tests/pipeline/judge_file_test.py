@@ -178,7 +178,7 @@ def test_file_that_is_no_judge_file(tmp_path, content, message):
 def test_judge_takes_the_place_of_defaults(tmp_path):
   write_content(tmp_path, CONTENT)
   given = config_lib.merge({'train.lr': 0.5})
-  config, method = judge_file.applied(given, tmp_path)
+  config, used = judge_file.applied(given, tmp_path)
   assert dict(config.score) == {
     'grid': (0.0, 0.5, 2.0), 'format': '{:.1f}', 'marker': 'Score:',
   }  # fmt: skip
@@ -186,17 +186,34 @@ def test_judge_takes_the_place_of_defaults(tmp_path):
   assert (config.train.lr, config.methods) == (0.5, ('cot_raft',))
   assert config.model.lora_rank == 0
   stages = methods.METHODS['cot_raft'].stages
-  assert method == methods.Method(stages, 'median', True)
+  assert used == {'cot_raft': methods.Method(stages, 'median', True)}
   # The config that was given stays as it was.
   assert given == config_lib.merge({'train.lr': 0.5})
 
 
 def test_without_file_a_model_is_zero_shot(tmp_path):
   given = config_lib.merge({'sampling.top_k': 3})
-  config, method = judge_file.applied(given, tmp_path)
-  assert method == methods.METHODS['zero_shot']
+  config, used = judge_file.applied(given, tmp_path)
+  assert used == {'zero_shot': methods.METHODS['zero_shot']}
   assert (config.methods, config.model.lora_rank) == (('zero_shot',), 0)
   assert (config.sampling, config.score) == (given.sampling, given.score)
+
+
+@pytest.mark.parametrize(
+  ('asked', 'names'),
+  [
+    (('released',), ('released',)),
+    (('released', 'tract', 'zero_shot'), ('released', 'zero_shot')),
+    (('tract', 'ce'), ('zero_shot',)),
+  ],
+)
+def test_without_file_methods_that_train_nothing_are_kept(
+  tmp_path, asked, names
+):
+  given = config_lib.merge({'methods': asked})
+  config, used = judge_file.applied(given, tmp_path)
+  assert config.methods == tuple(used) == names
+  assert used == {name: methods.METHODS[name] for name in names}
 
 
 def test_asked_sampling_wins_and_another_grid_is_refused(tmp_path):

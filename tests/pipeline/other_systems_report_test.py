@@ -81,7 +81,8 @@ def test_the_page_shows_what_the_figures_are_made_of(tmp_path):
     facts = predicted.Found()
     config = evaluate_test.make_config()
     predicted.add_file(
-      *(facts, config, GRID, found.method, found.benchmark, found.rows, 1, {})
+      *(facts, config, GRID, found.method, None, found.benchmark),
+      *(found.rows, 1, {}),
     )
     (system,) = facts.own
     shown = {row.example_id: row for row in facts.groups[0].shown}

@@ -262,7 +262,8 @@ class _Run:
   """As run.Run, as far as evaluation needs it."""
 
   def __init__(self, config, workdir):
-    self.setup = type('Setup', (), {'config': config, 'grid': GRID})
+    content = {'config': config, 'grid': GRID, 'as_is': {}}
+    self.setup = type('Setup', (), content)
     self.data = type('Data', (), {'benchmarks': BENCHMARKS, 'train': []})
     self.host = distributed.ONLY_HOST
     self.workdir = workdir
@@ -308,3 +309,13 @@ def test_a_run_reads_the_files_before_it_trains(tmp_path, monkeypatch):
     assert run.stages and run.num_worked == 1
   content = json.loads((workdir / 'report' / 'metrics.json').read_text())
   assert [f['method'] for f in content['other_systems']] == ['a']
+
+
+def test_our_own_rows_may_have_nan_and_blank_lines(tmp_path):
+  rows = ours()
+  rows[1] = dataclasses.replace(rows[1], distributions=[[np.nan] * 3, None])
+  path = write(tmp_path, rows, 'rows.jsonl')
+  path.write_text(path.read_text() + '\n\n')
+  (found,) = read(path)
+  assert found.rows[1].distributions == [None, None]
+  assert len(found.rows) == len(rows)

@@ -9,7 +9,7 @@ import pytest
 from tests.pipeline import evaluate_test
 from tract_jax import types
 from tract_jax.evaluation import breakdowns, overlap
-from tract_jax.pipeline import evaluate
+from tract_jax.pipeline import evaluate, methods
 
 GRID = evaluate_test.GRID
 
@@ -151,3 +151,63 @@ def test_breakdowns_by_what_rows_are(tmp_path):
   assert texts['num_overlap'] == (5 if overlap.versions() else 0)
   assert (texts['num_cots'], texts['share_with_digits']) == (12, 0.0)
   assert texts['mean_tokens'] == pytest.approx((sum(range(6)) + 6 * 2) / 12)
+
+
+def test_a_judges_own_predictor_is_its_own_in_the_report(tmp_path):
+  workdir = epath.Path(tmp_path)
+  evaluate_test.write_predictions(workdir)
+  config = evaluate_test.make_config()
+  arguments = config, GRID, workdir, evaluate_test.BENCH, []
+  assert evaluate.evaluate(*arguments)
+  own = dataclasses.replace(methods.METHODS['tract'], predictor='median')
+  assert evaluate.evaluate(*arguments, methods={'tract': own})
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  found = {row['predictor'] for row in content['rows']}
+  assert found == {'rail', 'median'}
+  text = (tmp_path / 'report' / 'report.html').read_text()
+  _, _, rest = text.partition('<script type="application/json" id="data">')
+  data = json.loads(rest.partition('</script>')[0])
+  # Of row 0 one CoT says 1, the other that 1 and 2 are alike: 1.25 is expected.
+  shown = {judged['prediction'] for judged in data['judgements']}
+  assert 1.0 in shown and 1.25 not in shown
+
+
+def test_predictions_of_other_rows_are_told(tmp_path, capsys):
+  workdir = epath.Path(tmp_path)
+  evaluate_test.write_predictions(workdir)
+  rows = [
+    types.Example(name, 'x', score)
+    for name, score in [('row 0', 1.0), ('row 1', 3.0), ('row 7', 2.0)]
+  ]
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  lines = path.read_text().splitlines(keepends=True)
+  assert '"row 0", "seed": 1' in lines.pop(4).replace('example_id', '')
+  path.write_text(''.join(lines))
+  config = evaluate_test.make_config()
+  assert evaluate.evaluate(config, GRID, workdir, {'bench': rows}, [])
+  said = capsys.readouterr().out
+  # Of two seeds, one of which lacks row 0.
+  assert (
+    f"{path}: 3 predictions of the benchmark's rows are missing, such as"
+    " 'row 7'"
+  ) in said
+  assert (
+    f'{path}: 4 predictions are of rows that the benchmark does not have, such'
+    " as 'row 2'"
+  ) in said
+  assert (
+    f"{path}: 2 predictions have another rater's score than the benchmark, such"
+    " as 'row 1'"
+  ) in said
+
+
+def test_distributions_with_nan_and_blank_lines(tmp_path):
+  workdir = epath.Path(tmp_path)
+  evaluate_test.write_predictions(workdir)
+  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  text = path.read_text().replace('[1.0, 0.0, 0.0]', '[NaN, 0.0, 0.0]')
+  path.write_text(text + '\n \n')
+  config = evaluate_test.make_config(num_cots=1)
+  assert evaluate.evaluate(config, GRID, workdir, evaluate_test.BENCH, [])
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  assert {row['num_invalid'] for row in content['rows']} == {2}

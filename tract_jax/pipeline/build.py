@@ -4,7 +4,7 @@ The only place that knows both the configuration and the parts; what it gives
 out are pure functions of arrays and records of numbers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 
@@ -51,7 +51,8 @@ class Setup:
     tokenizer: of the seed model.
     cot_scores, bare_scores: score tokens after a CoT, and without one.
     model: the seed model, or the judge.
-    as_is: how the model is used where nothing is trained.
+    as_is: {name: method} of config.methods, of a model that is used as it is;
+      else empty.
   """
 
   config: ml_collections.ConfigDict
@@ -60,7 +61,7 @@ class Setup:
   cot_scores: score_tokens.ScoreTokens
   bare_scores: score_tokens.ScoreTokens
   model: base_model.BaseModel
-  as_is: methods_lib.Method
+  as_is: Mapping[str, methods_lib.Method]
 
 
 def build(
@@ -92,9 +93,9 @@ def build(
   """
   config = row_settings.with_template(config)
   sources = model_source.find_model(config.model) if config.model.path else None
-  method = methods_lib.METHODS['zero_shot']
+  as_is: Mapping[str, methods_lib.Method] = {}
   if as_judge and sources:
-    config, method = judge_file.applied(config, sources.judge_folder)
+    config, as_is = judge_file.applied(config, sources.judge_folder)
   make_mesh = training_mesh if trains and not as_judge else sampling_mesh
   mesh = make_mesh(config, devices)
   if sources:
@@ -104,7 +105,7 @@ def build(
     grid = prompts.make_score_grid(config.score.grid, config.score.format)
     tokenizer = tokenizer_lib.Tokenizer(synthetic.make_tokenizer(grid))
     model = base_model.from_scratch(config, tokenizer.vocab_size, mesh)
-  return join(config, tokenizer, model, method)
+  return join(config, tokenizer, model, as_is)
 
 
 def for_sampling(
@@ -170,7 +171,7 @@ def join(
   config: ml_collections.ConfigDict,
   tokenizer: tokenizer_lib.Tokenizer,
   model: base_model.BaseModel,
-  as_is: methods_lib.Method,
+  as_is: Mapping[str, methods_lib.Method],
 ) -> Setup:
   """Finds the score tokens, and puts all parts together.
 
@@ -178,7 +179,7 @@ def join(
     config: checked.
     tokenizer: of the model.
     model: the seed model, or the judge.
-    as_is: how the model is used where nothing is trained.
+    as_is: {name: method} of config.methods, where nothing is trained.
 
   Returns:
     The setup.

@@ -5,7 +5,7 @@ its predictor and its number of CoTs where they are not what the method's
 default is: its own predictor, and the fewest CoTs that it was run with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import re
 
 import ml_collections
@@ -54,11 +54,15 @@ def parse(text: str) -> report.Comparisons:
   return found
 
 
-def problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+def problems(
+  config: ml_collections.ConfigDict,
+  methods: Mapping[str, methods_lib.Method] = methods_lib.METHODS,
+) -> Iterator[str]:
   """Which systems of `config.evaluation.differences` the run will not have.
 
   Args:
     config: whose parts can be parsed.
+    methods: the table, or those of a model that is used as it is.
 
   Yields:
     A line for each.
@@ -69,7 +73,7 @@ def problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   others = {s for s, *_ in row_settings.parse_others(config.evaluation.others)}
   for name in dict.fromkeys(name for pair in pairs for name in pair):
     method, predictor, num_cots, *_ = [*name.split('/'), '', '']
-    known = methods_lib.METHODS.get(method)
+    known = methods.get(method)
     if method in config.methods and known:
       predictors = {*config.predictors, known.predictor}
       numbers = {'1', str(config.num_cots)} if known.with_cot else {'0'}

@@ -1,7 +1,6 @@
 """Rules for the values of the configuration, one for each key that has any."""
 
 from collections.abc import Callable, Iterator
-import importlib.util
 import math
 import re
 
@@ -13,7 +12,13 @@ from tract_jax.evaluation import pairwise
 from tract_jax.models import lora, quantization, remat
 from tract_jax.objectives import losses, predictors, score_losses, targets
 from tract_jax.parallel import chips, mapping, mesh
-from tract_jax.pipeline import comparisons, on_mesh, row_settings, scrub
+from tract_jax.pipeline import (
+  comparisons,
+  config_joint,
+  on_mesh,
+  row_settings,
+  scrub,
+)
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.text import prompt_template
@@ -24,6 +29,7 @@ def check(
   *,
   as_judge: bool = False,
   needs_rows: bool = True,
+  predicts: bool = True,
 ) -> None:
   """Checks every value, before anything is read or allocated.
 
@@ -31,22 +37,18 @@ def check(
     config: with every key, as `config.merge` gives it.
     as_judge: whether nothing is trained, so that nothing for it is asked for.
     needs_rows: whether there must be any data.
+    predicts: whether there must be rows to predict.
 
   Raises:
     types.InputError: one line for each bad value.
   """
   _check_parts(config)
   problems = list(_problems(config))
-  problems += list(_joint_problems(config, as_judge, needs_rows))
-  problems += list(_length_problems(config))
-  if not problems:
+  problems += config_joint.problems(
+    config, as_judge=as_judge, needs_rows=needs_rows, predicts=predicts
+  )
+  if not problems and not as_judge:  # A judge brings its own methods.
     problems += list(comparisons.problems(config))
-  data = config.data
-  has_rows = data.source != 'files' or data.train_path or data.benchmarks
-  if needs_rows and not has_rows:
-    problems.append(
-      'config.data.benchmarks: is empty, and so is train_path; no rows'
-    )
   if problems:
     raise types.InputError('\n'.join(problems))
 
@@ -160,8 +162,6 @@ _NOT_NEGATIVE = _numbers(0, kind=int)
 _MESH_SIZE = (lambda v: v == -1 or v > 0, 'is not a positive number, or -1')
 # Of a row or of a CoT; no model of the family reads more.
 _MAX_TOKENS = 2**20
-# Rows of an update.
-_MAX_ROWS = 2**20
 # What JSON's readers keep to the digit.
 _MOST = 2**53
 
@@ -227,7 +227,7 @@ _RULES = {
   'train.weight_decay': _numbers(0),
   'train.clip_norm': _above(0),
   'train.num_epochs': _AT_LEAST_1,
-  'train.batch_size': _numbers(1, _MAX_ROWS, kind=int),
+  'train.batch_size': _numbers(1, config_joint.MAX_ROWS, kind=int),
   'train.micro_batch_size': _NOT_NEGATIVE,
   'train.lambda_value': _numbers(0),
   'train.lambda_candidates': (
@@ -294,107 +294,3 @@ _RULES = {
   'plan.prompt_tokens': _numbers(1, _MAX_TOKENS, kind=int),
   'plan.cot_tokens': _numbers(1, _MAX_TOKENS, kind=int),
 }
-
-
-def _joint_problems(config, as_judge: bool, needs_rows: bool) -> Iterator[str]:
-  """Problems of several keys together."""
-  train, data = config.train, config.data
-  micro = train.micro_batch_size or train.batch_size
-  is_size = 1 <= train.batch_size <= _MAX_ROWS
-  if is_size and micro >= 1 and train.batch_size % micro:
-    most = min(micro, train.batch_size)
-    valid = [d for d in range(1, most + 1) if train.batch_size % d == 0]
-    yield (
-      f'config.train.micro_batch_size: {micro} does not divide '
-      f'config.train.batch_size {train.batch_size}; {valid[-1]} does'
-    )
-  if train.lambda_candidates and not data.validation_fraction and not as_judge:
-    yield (
-      'config.train.lambda_candidates: are compared on validation rows, but '
-      'config.data.validation_fraction is 0'
-    )
-  if needs_rows and data.source == 'files' and not data.train_path:
-    if not as_judge and any(
-      method.stages for method in methods_lib.known(config.methods)
-    ):
-      yield 'config.data.train_path: is empty; give the file of training rows'
-  yield from _wandb_problems(config, as_judge)
-  yield from _model_problems(config, as_judge)
-
-
-def _wandb_problems(config, as_judge: bool) -> Iterator[str]:
-  """What would be asked for in vain."""
-  wandb = config.wandb
-  for key in ('entity', 'mode'):
-    if wandb[key] and not wandb.project:
-      yield f'config.wandb.{key}: {wandb[key]!r} without config.wandb.project'
-  spec = importlib.util.find_spec('wandb') if wandb.project else None
-  # A mere folder of that name, as wandb itself makes, has no origin.
-  is_there = spec is not None and spec.origin is not None
-  if wandb.project and not as_judge and not is_there:
-    yield (
-      f'config.wandb.project: {wandb.project!r} needs wandb, which is not '
-      "installed; pip install -e '.[wandb]' does it"
-    )
-
-
-def _model_problems(config, as_judge: bool) -> Iterator[str]:
-  """Problems of a model's keys with others."""
-  data, model = config.data, config.model
-  if data.source == 'files' and not model.path:
-    yield (
-      'config.model.path: is empty; a model from scratch has a tokenizer for '
-      'config.data.source="synthetic" only'
-    )
-  if config.pretrain.num_rows and (model.path or data.source != 'synthetic'):
-    yield (
-      f'config.pretrain.num_rows: {config.pretrain.num_rows} rows of the '
-      'synthetic world are for a model from scratch; with config.model.path or '
-      'config.data.source="files" set 0'
-    )
-  if model.base_quantization and not model.lora_rank and not as_judge:
-    yield (
-      f'config.model.base_quantization: {model.base_quantization!r} needs '
-      'adapters to train; set config.model.lora_rank'
-    )
-  if model.base_quantization and config.sampling.weights:
-    yield (
-      f'config.sampling.weights: {config.sampling.weights!r}, but the weights '
-      f'are in {model.base_quantization} already; leave it empty'
-    )
-  for key in ('adapter', 'revision'):
-    if model[key] and not model.path:
-      yield f'config.model.{key}: {model[key]!r} without config.model.path'
-  if config.export.format == 'adapter' and not model.lora_rank:
-    yield (
-      "config.export.format: 'adapter' needs adapters; set "
-      'config.model.lora_rank'
-    )
-  if not model.path and model.lora_rank and not as_judge:
-    yield (
-      f'config.model.lora_rank: {model.lora_rank} on a model from scratch '
-      'would leave its random weights untrained; set 0'
-    )
-  if (
-    not model.path
-    and model.num_heads >= 1
-    and (
-      model.hidden_size % (2 * model.num_heads)
-      or model.num_heads % max(model.num_kv_heads, 1)
-    )
-  ):
-    yield (
-      f'config.model.num_heads: {model.num_heads} heads do not fit '
-      f'hidden_size {model.hidden_size} and {model.num_kv_heads} kv heads'
-    )
-
-
-def _length_problems(config) -> Iterator[str]:
-  """A limit that leaves prompts no room, whatever the tokenizer."""
-  most, cot_tokens = config.data.max_length, config.sampling.max_new_tokens
-  with_cot = methods_lib.any_with_cot(config.methods)
-  if config.data.too_long == 'truncate' and with_cot and most <= cot_tokens:
-    yield (
-      f'config.data.max_length: {most} leaves a truncated prompt no room '
-      f'beside config.sampling.max_new_tokens {cot_tokens}'
-    )

@@ -30,6 +30,7 @@ from tract_jax.pipeline import (
   other_systems,
   predict,
   predicted,
+  prediction_rows,
   progress,
 )
 from tract_jax.pipeline import methods as methods_lib
@@ -60,18 +61,19 @@ def evaluate(
   self_cot_counts: Sequence[self_cots.SelfCotCounts] = (),
   training_scores: Sequence[float] = (),
   others: Sequence[other_systems.OtherPredictions] = (),
+  methods: Mapping[str, methods_lib.Method] = methods_lib.METHODS,
 ) -> bool:
   """Writes report/ from the predictions, and prints the results table.
 
   Args:
     config, workdir: of the run.
     grid: the scores.
-    benchmarks: {name: its rows}, for the references; predictions of other rows
-      are judged all the same.
+    benchmarks: {name: its rows}; predictions of other rows are reported.
     cot_gaps: measured before.
     lambda_points, self_cot_counts: of chosen lambdas, and self-CoT datasets.
     training_scores: of the training rows; none where nothing is trained.
     others: other systems' predictions.
+    methods: the table, with a judge's own row for that of its method.
 
   Returns:
     Whether there was anything to do.
@@ -85,19 +87,18 @@ def evaluate(
   fields = {
     'predictions': _digest_of_files(paths),
     'config': manifest.digest_of(config.to_dict()),
-    'cot_gap': _digest(cot_gaps),
-    'lambda_curve': _digest(lambda_points),
-    'self_cots': _digest(self_cot_counts),
+    'measured': _digest([*cot_gaps, *lambda_points, *self_cot_counts]),
     'others': _digest([other.files for other in others]),
     'benchmarks': _digest_of_rows(benchmarks),
     'constant': _digest([constant]),
     'overlap': overlap.versions(),
+    'methods': _digest([methods[name] for name in config.methods]),
   }
   if manifest.is_current(folder, 'report', fields) and not _damaged(folder):
     return False
-  found = _found(config, grid, paths, benchmarks, others)
+  found = _found(config, grid, paths, benchmarks, others, methods)
   report = _make_report(
-    *(config, grid, found.systems),
+    *(config, grid, found.systems, methods),
     cot_gaps=cot_gaps,
     lambda_points=lambda_points,
     self_cot_counts=self_cot_counts,
@@ -157,7 +158,7 @@ def read_results(
     raise types.InputError(f'{path}: no report: {error}') from error
 
 
-def _found(config, grid, paths, benchmarks, others) -> predicted.Found:
+def _found(config, grid, paths, benchmarks, others, methods) -> predicted.Found:
   """What all files say."""
   found = predicted.Found()
   examples = {
@@ -166,16 +167,20 @@ def _found(config, grid, paths, benchmarks, others) -> predicted.Found:
   files = []
   for (method, benchmark), path in paths.items():
     rows = predict.read_predictions(path)
-    predicted.check_rows(config, grid, method, path, rows)
-    files.append((method, benchmark, path, rows))
-  files += [(o.method, o.benchmark, o.files[0].path, o.rows) for o in others]
-  for method, benchmark, path, rows in files:
+    how = methods[method]
+    prediction_rows.check_rows(config, grid, how, path, rows)
+    prediction_rows.say_other_rows(config, path, rows, examples[benchmark])
+    files.append((method, how, benchmark, path, rows))
+  files += [
+    (o.method, None, o.benchmark, o.files[0].path, o.rows) for o in others
+  ]
+  for method, how, benchmark, path, rows in files:
     predicted.add_pairs(
-      *(found, config, grid, method, benchmark, path, rows),
+      *(found, config, grid, method, how, benchmark, path, rows),
       examples=examples[benchmark],
     )
     predicted.add_file(
-      *(found, config, grid, method, benchmark),
+      *(found, config, grid, method, how, benchmark),
       rows=predicted.rated(path, rows),
       num_groups=len(files) * len(config.seeds),
       examples=examples[benchmark],
@@ -234,7 +239,7 @@ def _digest(records: Sequence[Any]) -> str:
   return manifest.digest_of([repr(record) for record in records])
 
 
-def _make_report(config, grid, systems, **more) -> report_lib.Report:
+def _make_report(config, grid, systems, methods, **more) -> report_lib.Report:
   return report_lib.make_report(
     systems,
     config=json.loads(json.dumps(config.to_dict())),
@@ -243,7 +248,7 @@ def _make_report(config, grid, systems, **more) -> report_lib.Report:
     half_step=figures.half_step(grid.values),
     comparisons=comparisons.parse(config.evaluation.differences),
     primary_predictors={
-      name: method.predictor for name, method in methods_lib.METHODS.items()
+      name: method.predictor for name, method in methods.items()
     },
     **more,
   )

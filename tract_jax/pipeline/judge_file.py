@@ -24,8 +24,8 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.models import json_file
 from tract_jax.objectives import predictors
+from tract_jax.pipeline import comparisons, config_check
 from tract_jax.pipeline import config as config_lib
-from tract_jax.pipeline import config_check
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.text import prompts
 
@@ -164,8 +164,8 @@ def from_run(config: ml_collections.ConfigDict, method_name: str) -> JudgeFile:
 
 def applied(
   config: ml_collections.ConfigDict, folder: epath.PathLike
-) -> tuple[ml_collections.ConfigDict, methods_lib.Method]:
-  """The configuration and the method of a model that is used as it is.
+) -> tuple[ml_collections.ConfigDict, dict[str, methods_lib.Method]]:
+  """The configuration and the methods of a model that is used as it is.
 
   The judge's settings take the place of the values that stand at their
   defaults. Other values of sampling and length win over the judge's: they are
@@ -174,12 +174,12 @@ def applied(
 
   Args:
     config: with every key.
-    folder: of the model, or of the adapter; without judge.json it is used
-      zero-shot.
+    folder: of the model, or of the adapter; without judge.json it is used by
+      those of config.methods that train nothing, or zero-shot.
 
   Returns:
-    The config, with the method's name for `methods` and without fresh adapters,
-    since nothing is trained; and the method.
+    The config, with the methods' names for `methods` and without fresh
+    adapters, since nothing is trained; and {name: method}.
 
   Raises:
     types.InputError: a bad judge.json, or one that the config contradicts.
@@ -188,8 +188,11 @@ def applied(
   config.model.lora_rank = 0
   judge_file = read(folder)
   if judge_file is None:
-    config.methods = ('zero_shot',)
-    return config, methods_lib.METHODS['zero_shot']
+    config.methods = methods_lib.untrained(config.methods) or ('zero_shot',)
+    used = {name: methods_lib.METHODS[name] for name in config.methods}
+    if problems := list(comparisons.problems(config, used)):
+      raise types.InputError('\n'.join(problems))
+    return config, used
   config.methods = (judge_file.method,)
   defaults, problems = config_lib.default_config(), []
   for key, attribute in _KEYS.items():
@@ -206,13 +209,16 @@ def applied(
       f'config.num_cots: {config.num_cots}, but the judge in {folder} predicts '
       'without CoT; set 1'
     )
-  if problems:
-    raise types.InputError('\n'.join(problems))
-  return config, methods_lib.Method(
+  method = methods_lib.Method(
     stages=methods_lib.METHODS[judge_file.method].stages,
     predictor=judge_file.predictor,
     with_cot=judge_file.with_cot,
   )
+  used = {judge_file.method: method}
+  problems += comparisons.problems(config, used)
+  if problems:
+    raise types.InputError('\n'.join(problems))
+  return config, used
 
 
 def _parsed(path: epath.Path, content: Any) -> JudgeFile:

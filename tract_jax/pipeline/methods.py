@@ -81,6 +81,11 @@ def known(names: Sequence[object]) -> list[Method]:
   return [METHODS[n] for n in names if isinstance(n, str) and n in METHODS]
 
 
+def untrained(names: Sequence[str]) -> tuple[str, ...]:
+  """Those of the names whose method trains nothing."""
+  return tuple(n for n in names if n in METHODS and not METHODS[n].stages)
+
+
 def any_with_cot(names: Sequence[str]) -> bool:
   """Whether any of the methods writes or learns CoTs.
 

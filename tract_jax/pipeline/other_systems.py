@@ -32,8 +32,6 @@ from tract_jax.pipeline import (
 )
 
 _MAX_PROBLEMS = 20
-# Of two means of the same ratings.
-_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +197,7 @@ def _of_ids(
 ) -> list[types.Prediction]:
   """Rows as we write them, each with its id."""
   rows, problems = [], []
-  # Not splitlines: a CoT may hold a line separator of Unicode.
-  for number, line in enumerate(text.removesuffix('\n').split('\n'), 1):
+  for number, line in enumerate(prediction_rows.lines(text), start=1):
     try:
       row = prediction_rows.read_line(line)
     except types.InputError as error:
@@ -261,7 +258,7 @@ def _problems_of_ids(
       yield f'{shown} stands twice with seed {row.seed}'
     elif row.score is not None:
       score = by_id[row.example_id].score
-      if not _agree(row.score, score):
+      if not prediction_rows.scores_agree(row.score, score):
         yield (
           f'line {number}: score: {row.score:g} is not that of the benchmark '
           f'for {row.example_id!r}, {_shown(score)}'
@@ -329,7 +326,9 @@ def _order(
     orders = {f'shuffled with seed {release.seed}': shuffled.tolist()} | orders
   wrong = {
     how: [
-      i for i, k in enumerate(order) if not _agree(labels[i], examples[k].score)
+      i
+      for i, k in enumerate(order)
+      if not prediction_rows.scores_agree(labels[i], examples[k].score)
     ]
     for how, order in orders.items()
   }
@@ -344,12 +343,6 @@ def _order(
       'that is known'
     )
   return orders[how], how
-
-
-def _agree(a: float | None, b: float | None) -> bool:
-  if a is None or b is None:
-    return a is b
-  return abs(a - b) <= _ROUNDING
 
 
 def _shown(score: float | None) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import importlib.util
-import json
 import os
 import pathlib
 import sys
@@ -25,6 +24,7 @@ from jax.experimental import topologies
 import ml_collections
 
 from tract_jax import types
+from tract_jax.data import disk, manifest
 from tract_jax.parallel import chips
 from tract_jax.pipeline import (
   build,
@@ -101,11 +101,12 @@ def plan(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     hours=plan_hours.hours(planner.config, method, planner.num_hosts, outcomes),
   )
   folder = workdir / 'plan'
-  folder.mkdir(parents=True, exist_ok=True)
   content = plan_report.as_json(facts, outcomes)
-  (folder / 'plan.json').write_text(json.dumps(content, indent=1) + '\n')
   table = plan_report.as_text(facts, outcomes)
-  (folder / 'plan.txt').write_text(table)
+  with disk.writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest.write_json_atomic(folder / 'plan.json', content)
+    manifest.write_text_atomic(folder / 'plan.txt', table)
   progress.say(table)
   progress.say(f'plan: {folder / "plan.json"}')
 

@@ -143,7 +143,7 @@ def make_setup(
   else:
     tokenizer = _Placeholder(made_up, num_tokens=architecture.vocab_size)
     model = base_model.from_architecture(architecture, config, mesh)
-  return build.join(config, tokenizer, model, methods_lib.METHODS['zero_shot'])
+  return build.join(config, tokenizer, model, as_is={})
 
 
 def training(

@@ -262,8 +262,7 @@ def read_predictions(path: epath.Path) -> list[types.Prediction]:
     types.InputError: a missing file, or a line that is no prediction.
   """
   rows = []
-  # Not splitlines: a CoT may hold a line separator of Unicode.
-  lines = read_text(path).removesuffix('\n').split('\n')
+  lines = prediction_rows.lines(read_text(path))
   for number, line in enumerate(lines, start=1):
     try:
       rows.append(prediction_rows.read_line(line))

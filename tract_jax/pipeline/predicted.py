@@ -31,7 +31,6 @@ from tract_jax.objectives import predictors
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.pipeline import (
   other_systems,
-  prediction_rows,
   progress,
   row_facets,
 )
@@ -99,6 +98,7 @@ def add_file(
   config,
   grid,
   method: str,
+  how: methods_lib.Method | None,
   benchmark: str,
   rows: Sequence[types.Prediction],
   num_groups: int,
@@ -110,11 +110,12 @@ def add_file(
     found: what is added to.
     config, grid: of the run.
     method, benchmark: whose file it is.
+    how: the method's entry; None for another system's file.
     rows: its rows, as `rated` gives them.
     num_groups: files and seeds that share the report's page.
     examples: {id: the benchmark's row}, where they are known.
   """
-  own, names, most, seeds = _asked(config, method, rows)
+  own, names, most, seeds = _asked(config, how, rows)
   fallback = midpoint(grid)
   ours: list[metrics.SystemPredictions] = []
   facets: dict[str, list[list[str]]] = {}
@@ -146,10 +147,11 @@ def add_file(
     ours, facets, fallback, bootstrap.level
   )
   of_seeds = [row for row in rows if row.seed in seeds]
-  about = _cot_texts(
-    *(config, method, benchmark, of_seeds, most, examples), bootstrap
-  )
-  found.cot_texts += [about] if about else []
+  # Another system's texts may be unknown.
+  if how or other_systems.has_texts(of_seeds):
+    found.cot_texts += _cot_texts(
+      *(config, method, benchmark, of_seeds, most, examples), bootstrap
+    )
 
 
 def _as_judged(
@@ -168,20 +170,16 @@ def _as_judged(
 
 def _cot_texts(
   config, method, benchmark, rows, num_cots, examples, bootstrap
-) -> cot_texts_lib.CotTexts | None:
-  """Facts on the CoTs, with the rubrics of the rows that are known.
-
-  None of another system whose texts are unknown.
-  """
-  if method not in methods_lib.METHODS and not other_systems.has_texts(rows):
-    return None
-  return cot_texts_lib.facts(
+) -> list[cot_texts_lib.CotTexts]:
+  """Facts on the CoTs, where there are, with the known rows' rubrics."""
+  about = cot_texts_lib.facts(
     *(method, benchmark, rows, num_cots, bootstrap),
     rubrics={
       n: prompt_template.rubric_text(e.prompt) for n, e in examples.items()
     },
     most_overlaps=config.evaluation.overlap_cots,
   )
+  return [about] if about else []
 
 
 def add_pairs(
@@ -189,6 +187,7 @@ def add_pairs(
   config,
   grid,
   method: str,
+  how: methods_lib.Method | None,
   benchmark: str,
   path,
   rows: Sequence[types.Prediction],
@@ -200,6 +199,7 @@ def add_pairs(
     found: what is added to.
     config, grid: of the run.
     method, benchmark, path: whose file it is, and where.
+    how: the method's entry; None for another system's file.
     rows: all of its rows.
     examples: {id: the benchmark's row}, where they are known.
 
@@ -210,7 +210,7 @@ def add_pairs(
   rows = [row for row in rows if row.pair_id]
   if not rows:
     return
-  own, names, most, seeds = _asked(config, method, rows)
+  own, names, most, seeds = _asked(config, how, rows)
   num_lone = 0
   for seed in seeds:
     part = _seed(grid, method, benchmark, seed, rows, max(most, 1))
@@ -235,20 +235,17 @@ def add_pairs(
 
 
 def _asked(
-  config, method: str, rows: Sequence[types.Prediction]
+  config, how: methods_lib.Method | None, rows: Sequence[types.Prediction]
 ) -> tuple[str, list[str], int, Sequence[int]]:
   """A method's own predictor, all predictors, number of CoTs, and seeds.
 
   Of another system: RAIL, and what its file has.
   """
-  known, names = (
-    methods_lib.METHODS.get(method),
-    dict.fromkeys(config.predictors),
-  )
-  if known:
-    names[known.predictor] = None
-    most = config.num_cots if known.with_cot else 0
-    return known.predictor, list(names), most, config.seeds
+  names = dict.fromkeys(config.predictors)
+  if how:
+    names[how.predictor] = None
+    most = config.num_cots if how.with_cot else 0
+    return how.predictor, list(names), most, config.seeds
   names['rail'] = None
   if not all(row.decoded for row in rows):
     names.pop('decode', None)  # A file does not tell what it decodes.
@@ -259,25 +256,6 @@ def _asked(
 def midpoint(grid: types.ScoreGrid) -> float:
   """The score that stands in for an invalid prediction."""
   return (grid.values[0] + grid.values[-1]) / 2
-
-
-def check_rows(config, grid, method, path, rows) -> None:
-  """Refuses predictions that were made with other settings."""
-  num_cots = config.num_cots if methods_lib.METHODS[method].with_cot else 1
-  problems = []
-  seeds = sorted({row.seed for row in rows})
-  if missing := sorted(set(config.seeds) - set(seeds)):
-    problems.append(f'{path}: has seeds {seeds}, not {missing}')
-  for number, row in enumerate(rows, start=1):
-    found = min(map(len, (row.distributions, row.decoded, row.finish_reasons)))
-    if found < num_cots:
-      problems.append(f'{path}: line {number}: {found} CoTs, not {num_cots}')
-    problems += [
-      f'{path}: line {number}: {problem}'
-      for problem in prediction_rows.problems_on_grid(grid, row)
-    ]
-  if problems:
-    raise types.InputError('\n'.join(problems[:20]))
 
 
 def rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:

@@ -1,20 +1,30 @@
-"""Rows of prediction files, whichever system wrote them.
+"""Rows of prediction files, whichever system wrote them, and of whole files.
 
 In: a line of predictions/<method>/<benchmark>.jsonl. Out: a types.Prediction
 whose every field is what it is said to be, so that figures can be made of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import json
 import reprlib
 from typing import Any
 
 from tract_jax import types
+from tract_jax.pipeline import methods as methods_lib
+from tract_jax.pipeline import progress
 
 # Larger numbers, squared and summed, are none any more.
 _LARGEST = 1e100
 # What rounding may add to a whole probability.
 _ROUNDING = 1e-3
+# Of two means of the same ratings.
+_ROUNDING_OF_MEANS = 1e-6
+
+
+def lines(text: str) -> list[str]:
+  """The lines of a file, at least one; blank ones at its end are none."""
+  # Not splitlines: a CoT may hold a line separator of Unicode.
+  return text.rstrip().split('\n')
 
 
 def read_line(line: str) -> types.Prediction:
@@ -24,7 +34,7 @@ def read_line(line: str) -> types.Prediction:
     line: its JSON.
 
   Returns:
-    The row.
+    The row; a distribution with NaN is None.
 
   Raises:
     types.InputError: it is no JSON object, or a field is missing, unknown or
@@ -42,6 +52,10 @@ def read_line(line: str) -> types.Prediction:
     row = types.Prediction(**fields)
   except TypeError as error:
     raise types.InputError(' '.join(str(error).split())) from error
+  if isinstance(row.distributions, list):
+    row.distributions[:] = [
+      None if _has_nan(probs) else probs for probs in row.distributions
+    ]
   for name, (is_right, wanted) in _FIELDS.items():
     value = getattr(row, name)
     if not is_right(value):
@@ -61,6 +75,57 @@ def problems_on_grid(
   for probs in row.distributions:
     if probs is not None and len(probs) != len(grid.values):
       yield f'{len(probs)} scores, the grid has {len(grid.values)}'
+
+
+def check_rows(config, grid, how: methods_lib.Method, path, rows) -> None:
+  """Refuses predictions that were made with other settings."""
+  num_cots = config.num_cots if how.with_cot else 1
+  problems = []
+  seeds = sorted({row.seed for row in rows})
+  if missing := sorted(set(config.seeds) - set(seeds)):
+    problems.append(f'{path}: has seeds {seeds}, not {missing}')
+  for number, row in enumerate(rows, start=1):
+    found = min(map(len, (row.distributions, row.decoded, row.finish_reasons)))
+    if found < num_cots:
+      problems.append(f'{path}: line {number}: {found} CoTs, not {num_cots}')
+    problems += [
+      f'{path}: line {number}: {problem}'
+      for problem in problems_on_grid(grid, row)
+    ]
+  if problems:
+    raise types.InputError('\n'.join(problems[:20]))
+
+
+def say_other_rows(
+  config, path, rows, examples: Mapping[str, types.Example]
+) -> None:
+  """Says how far the rows of a run's seeds differ from the benchmark's."""
+  missing, more, rescored = [], [], []
+  for seed in config.seeds:
+    found = {row.example_id: row for row in rows if row.seed == seed}
+    missing += [name for name in examples if name not in found]
+    more += [name for name in found if name not in examples]
+    rescored += [
+      name
+      for name, example in examples.items()
+      if name in found
+      and None not in (found[name].score, example.score)
+      and not scores_agree(found[name].score, example.score)
+    ]
+  for names, what in (
+    (missing, "predictions of the benchmark's rows are missing"),
+    (more, 'predictions are of rows that the benchmark does not have'),
+    (rescored, "predictions have another rater's score than the benchmark"),
+  ):
+    if names:
+      progress.say(f'{path}: {len(names)} {what}, such as {names[0]!r}')
+
+
+def scores_agree(a: float | None, b: float | None) -> bool:
+  """Whether two scores of a row are one, or both unknown."""
+  if a is None or b is None:
+    return a is b
+  return abs(a - b) <= _ROUNDING_OF_MEANS
 
 
 def _is_text(value: Any) -> bool:
@@ -86,6 +151,14 @@ def is_distribution(value: Any, rounding: float = _ROUNDING) -> bool:
     isinstance(value, list)
     and all(type(p) in (int, float) and 0 <= p <= 1 + rounding for p in value)
     and sum(value) <= 1 + rounding
+  )
+
+
+def _has_nan(value: Any) -> bool:
+  return (
+    isinstance(value, list)
+    and all(type(p) in (int, float) for p in value)
+    and any(p != p for p in value)
   )
 
 

@@ -83,7 +83,7 @@ def read_data(
     train = []
     if data.train_path:
       train = _read(setup, data.train_path, 'train')
-      if not benchmarks:
+      if not benchmarks and data.held_out_fraction:
         judged = _read(setup, data.train_path, 'eval')
         train, benchmarks['held_out'] = _hold_out(setup, train, judged)
   if data.max_eval_examples:
@@ -101,7 +101,10 @@ def read_data(
   train, validation = _split_validation(data, train)
   _say(
     f'data: {len(train)} training and {len(validation)} validation rows; '
-    + ', '.join(f'{n} {len(rows)} rows' for n, rows in benchmarks.items())
+    + (
+      ', '.join(f'{n} {len(rows)} rows' for n, rows in benchmarks.items())
+      or 'none to predict'
+    )
   )
   _warn_of_leaks([*train, *validation], benchmarks)
   if predicts:

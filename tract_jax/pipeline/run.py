@@ -216,8 +216,8 @@ class Run:
     self._predict(method, methods_lib.METHODS[method], stage, seed)
 
   def judge(self, method: str, seed: int) -> None:
-    """Predicts every benchmark with the model as it is, by its own method."""
-    self._predict(method, self.setup.as_is, None, seed)
+    """Predicts every benchmark with the model as it is."""
+    self._predict(method, self.setup.as_is[method], None, seed)
 
   def _predict(
     self,

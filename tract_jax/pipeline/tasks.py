@@ -66,8 +66,7 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
       if task in ('run', 'predict'):
         run.predict(method, seed)
   if task == 'export':
-    for method in config.methods:
-      run.export(method)
+    _export(run)
   if task in ('run', 'predict'):
     for method in config.methods:
       run.join_predictions(method)
@@ -79,6 +78,17 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
       'all that was asked' if run.host.count == 1 else f'share of {run.host}'
     )
     progress.say(f'nothing to do: {share} is in {run.workdir}')
+
+
+def _export(run: run_lib.Run) -> None:
+  """Exports what is trained; it is an error if nothing is."""
+  methods = run.setup.config.methods
+  untrained = methods_lib.untrained(methods)
+  trained = [method for method in methods if method not in untrained]
+  for method in trained or methods:
+    run.export(method)
+  for method in untrained:
+    progress.say(f'config.methods: {method} trains nothing, so has no export')
 
 
 def _report(
@@ -99,6 +109,7 @@ def _report(
       self_cot.read_counts(config, run.self_cot_folder),
       [e.score for e in run.data.train if e.score is not None],
       others,
+      methods={**methods_lib.METHODS, **run.setup.as_is},
     )
 
 
