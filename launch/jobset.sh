@@ -44,7 +44,7 @@ manifest() { # manifest ARGS...
 create() {
   need IMAGE
   need_workdir "$@"
-  # Within $(...) a bad word would end that alone.
+  # Checked here: a failure inside $(...) would end that alone.
   json "$NAME" "$IMAGE" "${SERVICE_ACCOUNT:-default}" "$@" >/dev/null
   local text
   text=$(manifest "$@")

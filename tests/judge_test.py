@@ -269,6 +269,10 @@ def test_bad_arguments(judge, argument, message):
     ({'model.dtype': 'float32'}, "is the argument 'dtype' of Judge.load"),
     ({'seeds': (1,)}, "config.seeds: is the argument 'seed' of Judge.score"),
     ({'score.grid': ()}, 'score.grid: is empty'),
+    (
+      {'methods': ('zero_shot', 'released')},
+      'config.methods: zero_shot, released: a Judge has one',
+    ),
     ('score.grid', 'settings: is str; give a dictionary'),
   ],
 )

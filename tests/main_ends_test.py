@@ -34,7 +34,7 @@ in_root = main_test.in_root
       jax.errors.JaxRuntimeError(
         'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of '
         'memory in memory space hbm. Used 20.50G of 15.75G hbm.\n\n'
-        'Total hbm usage:'
+        'Allocations in memory space vmem:'
       ),
       2,
       [
@@ -154,9 +154,7 @@ def test_paths_and_ids_may_be_of_any_script_in_the_c_locale(tmp_path):
       f'--workdir={folder / "läuft"}',
       f'--config.model.path={judge}',
       f'--config.data.benchmarks=rows={folder / "ü.jsonl"}',
-      *(
-        f'--config.{key}={value}' for key, value in main_judge_test.FAST.items()
-      ),
+      *(f'--config.{key}={value}' for key, value in FAST.items()),
     ],
     cwd=ROOT,
     env=env | {'LANG': 'C', 'LC_ALL': 'C', 'XLA_FLAGS': ''},

@@ -134,6 +134,10 @@ class Judge:
     config = _config(os.fspath(path), revision or '', dtype, settings or {})
     sources = model_source.find_model(config.model)
     config, as_is = judge_file.applied(config, sources.judge_folder)
+    method, *others = as_is.values()
+    if others:
+      names = ', '.join(as_is)
+      raise types.InputError(f'config.methods: {names}: a Judge has one')
     grid = prompts.make_score_grid(config.score.grid, config.score.format)
     mesh = build.sampling_mesh(config)
     model = base_model.from_source(sources, config, mesh)
@@ -146,9 +150,6 @@ class Judge:
       logits_only = f'{sources.name}: has logits only: there is no tokenizer'
       progress.say(logits_only)
     params = base_weights.read_weights(model, model.dtype)
-    method, *others = as_is.values()
-    if others:
-      raise types.InputError(f'settings: methods: {[*as_is]}: name one')
     return cls(model, params, method, grid, sampler, logits_only)
 
   def score(

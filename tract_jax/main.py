@@ -65,7 +65,7 @@ _TRAIN_NOTHING = ('predict', 'evaluate', 'inspect')
 # host that is too long is RESOURCE_EXHAUSTED, too, and so is a kernel for which
 # the memory beside a chip's units is too small.
 _OUT_OF_MEMORY = re.compile(
-  'RESOURCE_EXHAUSTED(?!.*memory space [vs]mem).*(memory|allocat)', re.DOTALL
+  'RESOURCE_EXHAUSTED(?!.*memory space [vs]mem).*(memory|allocat)'
 )
 _LESS_MEMORY = (
   'less memory: config.model.remat=full and a smaller '
@@ -197,8 +197,7 @@ def _execute(task: str, folder: epath.Path, config) -> int:
     if isinstance(error, types.InputError):
       return _fail(error)
     if _is_out_of_memory(error):
-      # Behind the first line of a compiler's are all its arrays.
-      first = str(error).splitlines()[0]
+      first, *_ = str(error).splitlines()
       return _fail(types.InputError(f'{first}\n{_LESS_MEMORY}'))
     if isinstance(error, loop.NonFiniteError):
       _tell(f'error: {error}')
@@ -283,9 +282,10 @@ def _start(
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-  return isinstance(error, jax.errors.JaxRuntimeError) and bool(
-    _OUT_OF_MEMORY.search(str(error))
-  )
+  # Behind a compiler's first line are all its arrays.
+  first = str(error).partition('\n')[0]
+  is_jax = isinstance(error, jax.errors.JaxRuntimeError)
+  return is_jax and bool(_OUT_OF_MEMORY.search(first))
 
 
 def _fail(error: types.InputError) -> int:

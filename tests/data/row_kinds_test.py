@@ -237,16 +237,27 @@ def test_somebodys_rating_beside_plain_columns_changes_nothing(more):
     assert read({**PLAIN, **more}, role) == read(PLAIN, role)
 
 
-def test_a_response_that_stands_in_a_published_prompt_changes_nothing():
+@pytest.mark.parametrize('response', ['Ask', ''])
+def test_a_response_that_the_instruction_holds_is_judged(response):
+  row = {**PLAIN, 'response': response, 'gpt4_score': 2}
+  if response:
+    assert read(row) == read({**PLAIN, 'response': response})
+  else:
+    assert 'its response is empty' in problem_of(row)
+
+
+def test_a_response_beside_a_published_prompt_changes_nothing():
   for row in (FLASK, FEEDBACK_COLLECTION):
-    (example,), (plain,) = read({**row, 'response': 'Formatted'}), read(row)
-    assert (example.prompt, example.score) == (plain.prompt, plain.score)
+    row = {**row, 'instruction': own('Ask.', 'Say.')}
+    (example,), (alone,) = read({**row, 'response': 'Say.\n'}), read(row)
+    assert (example.prompt, example.score) == (alone.prompt, alone.score)
 
 
 def test_null_columns_are_passed_over():
   row = {**PLAIN, 'example_id': None, 'id': 'a', 'human_score': [4, None, 5]}
-  (example,) = read(row)
+  (example,) = read(row, 'judge')
   assert (example.example_id, example.human_score) == ('a', 4.5)
+  assert example.sampling_id == 'a'
   assert [e.category for e in read({**PAIR, 'category': None})] == ['s', 's']
   assert [e.category for e in read({**PAIR, 'category': 'c'})] == ['c', 'c']
 

@@ -25,7 +25,7 @@ from tract_jax.pipeline import predict
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMEOUT_SECS = 240
-# Launchers run the same command again: 75, and 128 and a signal's number.
+# After these launchers run the same command again: 75, or death by a signal.
 _AGAIN = (
   os.EX_TEMPFAIL,
   *(-signal.SIGABRT, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGTERM),

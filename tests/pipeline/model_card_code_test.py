@@ -16,6 +16,7 @@ from tract_jax.models import hf_export, transformer
 from tract_jax.pipeline import model_card
 
 FACTS = model_card_test.FACTS
+STRICT = 'Be "strict",\n\u3000it\'s {x} ``` \\n.'
 
 
 @pytest.mark.parametrize('with_cot', [False, True])
@@ -84,7 +85,7 @@ def test_code_says_the_system_prompt(tmp_path, has_template, has_turn):
       said.extend(turn['content'] for turn in turns)
 
   code = code_of(
-    system_prompt='Be "strict".',
+    system_prompt=STRICT,
     has_chat_template=has_template,
     has_system_turn=has_turn,
   )
@@ -94,5 +95,5 @@ def test_code_says_the_system_prompt(tmp_path, has_template, has_turn):
   path = tmp_path / 'code.py'
   path.write_text(code[begin : code.index('ids = ')])
   runpy.run_path(str(path), {'tokenizer': Tokenizer(), 'prompt': 'Judge.'})
-  wanted = ['Be "strict".', 'Judge.']
+  wanted = [STRICT, 'Judge.']
   assert said == (wanted if has_turn else ['\n\n'.join(wanted)])

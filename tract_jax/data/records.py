@@ -169,9 +169,8 @@ def _example_ids(
   row_numbers = [str(i) for i in range(1, len(rows) + 1)]
   if not all(isinstance(row, Mapping) for row in rows):
     return row_numbers, {}
-  for column in _ID_COLUMNS:
-    if any(row.get(column) is not None for row in rows):
-      return _explicit_ids(rows, column, row_numbers)
+  if any(_own_id(row) for row in rows):
+    return _explicit_ids(rows, row_numbers)
   pairs = [(row.get('idx'), row.get('response_source')) for row in rows]
   joined = [f'{idx}-{source}' for idx, source in pairs]
   if any(None in pair for pair in pairs) or len(set(joined)) < len(joined):
@@ -179,13 +178,19 @@ def _example_ids(
   return joined, {}
 
 
+def _own_id(row: Mapping[str, Any]) -> tuple[str, Any] | None:
+  """(column, id) of the first column that has one; None where none has."""
+  found = ((name, row.get(name)) for name in _ID_COLUMNS)
+  return next((each for each in found if each[1] is not None), None)
+
+
 def _explicit_ids(
-  rows: Sequence[Mapping[str, Any]], column: str, row_numbers: list[str]
+  rows: Sequence[Mapping[str, Any]], row_numbers: list[str]
 ) -> tuple[list[str], dict[int, str]]:
   ids, problems = list(row_numbers), {}
   first: dict[str, int] = {}
   for i, row in enumerate(rows):
-    value = row.get(column)
+    column, value = _own_id(row) or ('id', None)
     if (
       isinstance(value, bool)
       or not isinstance(value, numbers.Integral | str)
@@ -304,9 +309,8 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _sampling_id(row: Mapping[str, Any], prompt: str, ending: str) -> str:
   """The row's own id, or a digest of its prompt: no row's number."""
-  for column in _ID_COLUMNS:
-    if column in row:
-      return f'{row[column]}{ending}'
+  if own := _own_id(row):
+    return f'{own[1]}{ending}'
   idx, source = row.get('idx'), row.get('response_source')
   if idx is not None and source is not None:
     return f'{idx}-{source}{ending}'

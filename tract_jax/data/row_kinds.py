@@ -26,18 +26,9 @@ from tract_jax.text import prompt_template, prompts
 
 # Names that `RowFormat.fields` may give to a file's columns.
 FIELDS = (
-  'example_id',
-  'category',
-  'prompt',
-  'instruction',
-  'response',
-  'reference_answer',
-  'rubric',
-  'score',
-  'human_score',
-  'cot',
-  'chosen',
-  'rejected',
+  *('example_id', 'category', 'prompt', 'instruction', 'response'),
+  *('reference_answer', 'rubric', 'score', 'human_score', 'cot'),
+  *('chosen', 'rejected'),
 )
 _NEEDED = (
   '"instruction" with "output" or "gpt4_score", "prompt" with "score", '
@@ -279,7 +270,8 @@ def _is_published(row: Mapping[str, Any]) -> bool:
   """Whether "instruction" is a formatted prompt: it holds what is judged."""
   if 'instruction' not in row or not {'gpt4_score', 'output'} & row.keys():
     return False
-  return str(row.get('response') or '') in str(row['instruction'])
+  prompt = str(row['instruction'])
+  return 'response' not in row or prompt_template.response_of(prompt) != ''
 
 
 def _parts(row: Mapping[str, Any]) -> prompt_template.Parts:

@@ -68,12 +68,12 @@ def evaluate(
   Args:
     config, workdir: of the run.
     grid: the scores.
-    benchmarks: {name: its rows}; predictions of other rows are reported.
+    benchmarks: {name: its rows}; where predictions are of others it is said.
     cot_gaps: measured before.
     lambda_points, self_cot_counts: of chosen lambdas, and self-CoT datasets.
     training_scores: of the training rows; none where nothing is trained.
     others: other systems' predictions.
-    methods: the table, with a judge's own row for that of its method.
+    methods: the table, with a judge's own method in place of the table's.
 
   Returns:
     Whether there was anything to do.

@@ -24,8 +24,8 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.models import json_file
 from tract_jax.objectives import predictors
-from tract_jax.pipeline import comparisons, config_check
 from tract_jax.pipeline import config as config_lib
+from tract_jax.pipeline import config_check
 from tract_jax.pipeline import methods as methods_lib
 from tract_jax.text import prompts
 
@@ -190,8 +190,6 @@ def applied(
   if judge_file is None:
     config.methods = methods_lib.untrained(config.methods) or ('zero_shot',)
     used = {name: methods_lib.METHODS[name] for name in config.methods}
-    if problems := list(comparisons.problems(config, used)):
-      raise types.InputError('\n'.join(problems))
     return config, used
   config.methods = (judge_file.method,)
   defaults, problems = config_lib.default_config(), []
@@ -215,7 +213,6 @@ def applied(
     with_cot=judge_file.with_cot,
   )
   used = {judge_file.method: method}
-  problems += comparisons.problems(config, used)
   if problems:
     raise types.InputError('\n'.join(problems))
   return config, used

@@ -275,7 +275,7 @@ def _use_with_transformers(card: CardFacts) -> str:
       'ids = model.generate(\n'
       f'  **inputs, {drawn}, repetition_penalty={card.repetition_penalty:g},'
       f' max_new_tokens={card.max_new_tokens},\n'
-      f'  tokenizer=tokenizer, stop_strings=[{_json(card.marker)}])\n'
+      f'  tokenizer=tokenizer, stop_strings=[{card.marker!r}])\n'
     )
   else:
     tokens = "ids = inputs['input_ids']\n"
@@ -302,7 +302,7 @@ def _use_with_transformers(card: CardFacts) -> str:
 
 def _inputs(card: CardFacts) -> str:
   """Code that makes tokens of a prompt."""
-  system = _json(card.system_prompt)
+  system = repr(card.system_prompt)
   lead, turns = '', "[{'role': 'user', 'content': prompt}]"
   if card.system_prompt and card.has_system_turn:
     turns = f"[{{'role': 'system', 'content': {system}}},\n         {turns[1:]}"

@@ -109,16 +109,17 @@ def say_other_rows(
       name
       for name, example in examples.items()
       if name in found
-      and None not in (found[name].score, example.score)
+      and found[name].score is not None
       and not scores_agree(found[name].score, example.score)
     ]
   for names, what in (
-    (missing, "predictions of the benchmark's rows are missing"),
-    (more, 'predictions are of rows that the benchmark does not have'),
-    (rescored, "predictions have another rater's score than the benchmark"),
+    (missing, 'rows of the benchmark lack a prediction'),
+    (more, 'rows with a prediction are not in the benchmark'),
+    (rescored, "rows have another rater's score than in the benchmark"),
   ):
     if names:
-      progress.say(f'{path}: {len(names)} {what}, such as {names[0]!r}')
+      number = len(set(names))
+      progress.say(f'{path}: {number} {what}, such as {names[0]!r}')
 
 
 def scores_agree(a: float | None, b: float | None) -> bool:

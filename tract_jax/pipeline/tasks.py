@@ -14,6 +14,7 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.evaluation import metrics
 from tract_jax.pipeline import (
+  comparisons,
   evaluate,
   lambda_choice,
   other_systems,
@@ -45,10 +46,8 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
     loop.Interrupted: stopped; the same call goes on.
   """
   config = run.setup.config
-  others = []
-  if task in ('run', 'evaluate') and run.host.writes:
-    # First of all: a bad file is told before anything is trained.
-    others = other_systems.read(config, run.setup.grid, run.data.benchmarks)
+  # First of all: what is bad is told before anything is trained.
+  others = _others(run) if task in ('run', 'evaluate') else []
   if run.host.is_alone and not as_judge:
     _check_trained(run, task)
   for seed in config.seeds if task not in ('evaluate', 'export') else ():
@@ -78,6 +77,17 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
       'all that was asked' if run.host.count == 1 else f'share of {run.host}'
     )
     progress.say(f'nothing to do: {share} is in {run.workdir}')
+
+
+def _others(run: run_lib.Run) -> list[other_systems.OtherPredictions]:
+  """Other systems' predictions, once all that is compared will be there."""
+  setup = run.setup
+  methods = {**methods_lib.METHODS, **setup.as_is}
+  if problems := list(comparisons.problems(setup.config, methods)):
+    raise types.InputError('\n'.join(problems))
+  if not run.host.writes:
+    return []
+  return other_systems.read(setup.config, setup.grid, run.data.benchmarks)
 
 
 def _export(run: run_lib.Run) -> None:
