@@ -196,9 +196,8 @@ def _execute(task: str, folder: epath.Path, config) -> int:
       stop.leave(failed=not (interrupted or unreachable))
     if isinstance(error, types.InputError):
       return _fail(error)
-    if _is_out_of_memory(error):
-      first, *_ = str(error).splitlines()
-      return _fail(types.InputError(f'{first}\n{_LESS_MEMORY}'))
+    if line := _lack_of_memory(error):
+      return _fail(types.InputError(f'{line}\n{_LESS_MEMORY}'))
     if isinstance(error, loop.NonFiniteError):
       _tell(f'error: {error}')
       return 1
@@ -281,11 +280,18 @@ def _start(
   return distributed.joined_host()
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-  # Behind a compiler's first line are all its arrays.
-  first = str(error).partition('\n')[0]
+def _lack_of_memory(error: BaseException) -> str:
+  """The first line of what a device says; behind a compiler's are its arrays.
+
+  Args:
+    error: any.
+
+  Returns:
+    "" where it is another error.
+  """
+  line = str(error).partition('\n')[0]
   is_jax = isinstance(error, jax.errors.JaxRuntimeError)
-  return is_jax and bool(_OUT_OF_MEMORY.search(first))
+  return line if is_jax and _OUT_OF_MEMORY.search(line) else ''
 
 
 def _fail(error: types.InputError) -> int:
