@@ -22,7 +22,11 @@ import torch
 from benchmarks import options, pairs
 from benchmarks.pytorch import judge
 from tract_jax import types
-from tract_jax.pipeline import build, predict, read_data
+from tract_jax.pipeline import (
+  build,
+  prediction_files,
+  read_data,
+)
 from tract_jax.pipeline import config as config_lib
 from tract_jax.text import score_tokens
 from tract_jax.text import tokenizer as tokenizer_lib
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _of_seed(path: str, seed: int | None) -> list[types.Prediction]:
   """The file's rows of one seed: each seed has trained a model of its own."""
-  rows = predict.read_predictions(epath.Path(path))
+  rows = prediction_files.read_predictions(epath.Path(path))
   seeds = sorted({row.seed for row in rows})
   names = ', '.join(map(str, seeds))
   if seed is None and len(seeds) > 1:

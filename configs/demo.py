@@ -64,6 +64,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     'steps_per_call': 32,
   }
   if variant == 'raft':
+    config.name = 'demo_raft'
     config.methods = ('ce', 'raft')
     config.seeds = (0, 1, 2, 3, 4)
     config.pretrain = {'num_rows': 4000}

@@ -25,7 +25,7 @@ no method correlates with the raters yet (docs/sentiment.md). For a look at it
 add
 
   --config.data.max_train_examples=16 --config.data.max_eval_examples=16 \
-  --config.evaluation.gap_examples=8
+  --config.evaluation.gap_examples=8 --workdir=runs/look
 
 More rows are better, where there is time: 0 for either takes all of them.
 """

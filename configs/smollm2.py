@@ -10,7 +10,8 @@ predicted. A model of this size is no good judge: this shows the method with
 real weights and real prompts of up to 3,000 tokens, and what it costs. For a
 quick look add
 
-    --config.data.max_train_examples=8 --config.data.max_eval_examples=8
+    --config.data.max_train_examples=8 --config.data.max_eval_examples=8 \
+    --workdir=runs/look
 
 which takes minutes on two cores.
 """

@@ -32,9 +32,17 @@ need() { # need VARIABLE...: all that are missing are named
 need_workdir() { # need_workdir ARGUMENT...: of tract_jax.main
   local argument
   for argument; do
-    [[ $argument != --workdir=?* ]] || return 0
+    case "$argument" in
+      --workdir=?*://* | --workdir=/*) return 0 ;;
+    esac
   done
-  fail 'give --workdir=gs://BUCKET/RUN: all hosts write into one folder'
+  # A slice's own disks are gone with it.
+  fail 'give --workdir=gs://BUCKET/RUN, or a folder /... that all hosts mount'
+}
+
+say_uncommitted() { # unless REVISION names the commit that hosts get
+  [[ ${REVISION:-} ]] || call git diff --quiet HEAD ||
+    say 'what is not committed stays here: hosts get HEAD'
 }
 
 need_env_file() { # ENV_FILE may be unset; its lines are not shown

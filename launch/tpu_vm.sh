@@ -46,6 +46,7 @@ to_hosts() { # to_hosts FILE [NAME]: into their home folders
 
 setup() {
   need_env_file
+  say_uncommitted
   call mkdir -p "${archive%/*}"
   call git archive --format=tar.gz --prefix=tract_jax/ --output="$archive" \
     "${REVISION:-HEAD}"

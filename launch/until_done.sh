@@ -24,6 +24,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 need TPU_NAME ZONE PROJECT
 need_workdir "$@"
 need_env_file
+say_uncommitted
 REVISION=$(ask "${REVISION:-HEAD}" git rev-parse --verify "${REVISION:-HEAD}")
 export REVISION
 

@@ -39,7 +39,7 @@ in_root = main_test.in_root
       2,
       [
         'error: RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out',
-        'error: less memory: config.model.remat=full',
+        'error: less memory: config.model.dtype=bfloat16; config.model.re',
       ],
     ),
     (
@@ -64,6 +64,18 @@ def test_each_end_has_its_exit_code(
   assert len(lines) == len(said)
   for line, start in zip(lines, said, strict=True):
     assert line.startswith(start)
+
+
+def test_limits_of_hosts_are_the_configs(monkeypatch, in_process):
+  limits = {'timeout_secs': 5, 'notice_secs': 3, 'heartbeat_secs': 7}
+  given = {}
+  monkeypatch.setattr(
+    main_lib.distributed, 'initialize', lambda **limits: given.update(limits)
+  )
+  monkeypatch.setattr(main_lib, '_run', lambda *_: None)
+  flags = [f'--config.hosts.{key}={value}' for key, value in limits.items()]
+  assert main_lib.main([main_test.DEMO, *flags]) == 0
+  assert given == limits
 
 
 @pytest.mark.parametrize(

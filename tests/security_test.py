@@ -5,10 +5,13 @@ docs/security.md lists these and the others.
 
 import contextlib
 import json
+import os
 import pathlib
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -266,3 +269,25 @@ def test_secret_in_a_config_file_is_refused_and_not_shown(
     printed.err
   )
   assert _hold(printed.err.encode()) == []
+
+
+def test_an_error_that_nobody_catches_shows_no_secret():
+  code = (
+    'import os, runpy, sys\n'
+    'from tract_jax.pipeline import config\n'
+    'def fail(path): raise RuntimeError(os.environ["HF_TOKEN"])\n'
+    'config.read_config = fail\n'
+    "sys.argv = ['main', '--config=a.py']\n"
+    "runpy.run_module('tract_jax.main', run_name='__main__')\n"
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    env=os.environ | {'HF_TOKEN': _TOKEN},
+    timeout=100,
+  )
+  assert done.returncode == 1
+  assert 'RuntimeError: [secret]' in done.stderr
+  assert _TOKEN not in done.stderr

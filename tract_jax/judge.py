@@ -156,7 +156,7 @@ class Judge:
     self,
     rows: Iterable[Mapping[str, Any]] | str | os.PathLike[str],
     num_cots: int = 1,
-    predictor: str = 'rail',
+    predictor: str | None = None,
     seed: int = 0,
   ) -> list[types.Prediction]:
     """Judges rows.
@@ -170,7 +170,8 @@ class Judge:
       rows: with the columns of a data file's; or the path of a JSON, JSONL or
         parquet file. A rater's score may be there or not.
       num_cots: C, at least 1; their predictions are averaged.
-      predictor: one of predictors.PREDICTORS; "rail" is the expected score.
+      predictor: one of predictors.PREDICTORS, such as "rail", the expected
+        score; None: the judge's own.
       seed: of the CoTs, at least 0.
 
     Returns:
@@ -187,6 +188,7 @@ class Judge:
     """
     if self._sampler is None:
       raise types.InputError(self._logits_only)
+    predictor = predictor or self.method.predictor
     _check_arguments(num_cots, predictor, seed, self.method.with_cot)
     examples = _read_rows(rows, self._sampler.setup)
     return predict.predict_examples(

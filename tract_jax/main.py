@@ -16,7 +16,7 @@ On several hosts the same command runs on each, with one workdir: joined, they
 do every task together (docs/hosts.md).
 
 Exit codes: 0 done, 2 bad config or data, or too little memory for them, 75
-interrupted and resumable, 130 Ctrl-C, 1 other.
+interrupted and resumable, 130 Ctrl-C, 134 another host died, 1 other.
 """
 
 import contextlib
@@ -68,8 +68,8 @@ _OUT_OF_MEMORY = re.compile(
   'RESOURCE_EXHAUSTED(?!.*memory space [vs]mem).*(memory|allocat)'
 )
 _LESS_MEMORY = (
-  'less memory: config.model.remat=full and a smaller '
-  'config.train.micro_batch_size while training, a smaller '
+  'less memory: config.model.dtype=bfloat16; config.model.remat=full and a '
+  'smaller config.train.micro_batch_size while training, a smaller '
   'config.sampling.slots or config.sampling.prefill_tokens while sampling; '
   'for a TPU --task=plan says what fits'
 )

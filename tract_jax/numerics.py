@@ -1,4 +1,4 @@
-"""Masked sums, the only division by counts, and rows in tiles.
+"""Masked sums, their means, and rows in tiles.
 
 Losses are carried as sums and counts until the whole global batch is known,
 so that a loss does not depend on how its rows were split.

@@ -14,10 +14,11 @@ Axes, one letter each, in docstrings and einsums everywhere:
   T cache length    K key/value heads     R LoRA rank
                     G = N / K groups      P target positions per row
   E examples per row                      H head size
-                                          M nodes of a token tree
+  A micro-batches                         W width of a cached head, at least H
+  J tokens of a score                     M nodes of a token tree
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple, TypeAlias
@@ -27,7 +28,6 @@ import numpy as np
 
 Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
-_pytree = functools.partial(jax.tree_util.register_dataclass, meta_fields=[])
 
 
 class InputError(ValueError):
@@ -36,6 +36,17 @@ class InputError(ValueError):
   Its text is one line for each problem, each naming the place, the value and
   the reason.
   """
+
+
+def raise_problems(
+  problems: Sequence[str], rest: str = 'more', place: str = '', most: int = 20
+) -> None:
+  """Raises InputError with `most` lines, and one with the others' number."""
+  lines = list(problems)
+  if len(lines) > most:
+    lines[most:] = [f'{place}and {len(lines) - most} {rest}']
+  if lines:
+    raise InputError('\n'.join(lines))
 
 
 class UnreachableError(Exception):
@@ -53,6 +64,11 @@ class ScoreGrid:
 
   values: tuple[float, ...]
   texts: tuple[str, ...]
+
+  @property
+  def midpoint(self) -> float:
+    """Halfway between the lowest and the highest score."""
+    return (self.values[0] + self.values[-1]) / 2
 
   def nearest(self, score: float) -> int:
     """Index of the grid value nearest to `score`; the upper one on a tie."""
@@ -115,7 +131,7 @@ class Example:
     cot_source: "annotator", "self" or "none".
     ratings: the single ratings that `score` was made of; () where unknown.
     category: for breakdowns; "" where unknown.
-    sampling_id: what the randomness of its CoTs is folded from, the same
+    sampling_id: what the row's randomness is folded from, the same
       whatever rows are beside it; "" for the example_id.
     human_score: a human's score beside the rater's, the mean of several; not
       bound to the grid.
@@ -141,6 +157,11 @@ class Example:
   response: str = ''
   response_source: str = ''
 
+  @property
+  def random_id(self) -> str:
+    """What all randomness of this row is folded from."""
+    return self.sampling_id or self.example_id
+
 
 @dataclasses.dataclass(frozen=True)
 class EncodedExample:
@@ -158,7 +179,7 @@ class EncodedExample:
     inputs, targets: [l] int32.
     cot_mask: [l] bool, the target is text of the CoT, the marker or the end.
     score_mask: [l] bool, the target is a token of the score.
-    score: y*, float32; need not equal the token's value when fractional.
+    score: y*; need not equal the token's value when fractional.
     target_probs: [Y] float32, the rater's distribution over the score grid.
   """
 
@@ -170,19 +191,7 @@ class EncodedExample:
   target_probs: np.ndarray
 
 
-@functools.partial(
-  _pytree,
-  data_fields=[
-    'inputs',
-    'targets',
-    'positions',
-    'segment_ids',
-    'cot_mask',
-    'score_mask',
-    'score_values',
-    'target_probs',
-  ],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
   """Rows of encoded examples, on the device.
@@ -209,18 +218,7 @@ class Batch:
   target_probs: Array
 
 
-@functools.partial(
-  _pytree,
-  data_fields=[
-    'ce_sum',
-    'ce_count',
-    'score_sq_sum',
-    'score_loss_sum',
-    'off_grid_sum',
-    'score_count',
-    'grid_mass_sum',
-  ],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LossTerms:
   """Sums and counts of a loss; float32 scalars that add up over any split.
@@ -244,7 +242,7 @@ class LossTerms:
   grid_mass_sum: Array
 
 
-@functools.partial(_pytree, data_fields=['codes', 'scales'])
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8Entries:
   """Keys or values in 8 bits: entry = codes * scales.
@@ -258,7 +256,7 @@ class Int8Entries:
   scales: Array
 
 
-@functools.partial(_pytree, data_fields=['keys', 'values', 'lengths'])
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
   """Keys and values of the tokens seen so far.

@@ -39,9 +39,9 @@ from tract_jax.data import manifest
 from tract_jax.models import remote_files
 from tract_jax.pipeline import (
   build,
-  evaluate,
   fingerprint,
   predict,
+  prediction_files,
   progress,
   read_data,
 )
@@ -155,7 +155,7 @@ class Run:
           row = predict.prediction_of(
             self._setup, how, seed, example, of_example
           )
-          lines[name].append(predict.to_line(row))
+          lines[name].append(prediction_files.to_line(row))
     folder, fields = self._folder(method), self._fields(method)
     manifest.write_manifest(folder, _KIND, fields, finished=False)
     for name, rows in lines.items():
@@ -258,7 +258,7 @@ class Run:
     return epath.Path(self._workdir) / 'predictions' / method
 
   def _path(self, method: str, benchmark: str) -> epath.Path:
-    return evaluate.prediction_path(
+    return prediction_files.path_of(
       epath.Path(self._workdir), method, benchmark
     )
 

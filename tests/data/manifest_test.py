@@ -118,7 +118,8 @@ def test_another_fingerprint_is_refused_field_by_field(tmp_path):
     f'{tmp_path}: kind: recorded "export", expected "predictions"',
     f'{tmp_path}: seed: recorded 0, expected 1',
     f'{tmp_path}: made by another run; choose another --workdir, or delete'
-    ' this folder yourself',
+    ' this folder yourself, and what was made from it: self-CoTs, later'
+    ' stages, predictions, exports',
   ]
 
 

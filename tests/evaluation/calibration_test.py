@@ -151,6 +151,10 @@ def test_a_level_that_the_rows_cannot_give_is_none():
   )
   assert found.conformal_half_width is found.conformal_coverage is None
   assert found.crps is not None
+  assert found.reason == (
+    'conformal_half_width, conformal_coverage: 24 rows are too few for a level'
+    ' of 0.99'
+  )
 
 
 def test_the_table_has_means_over_seeds():

@@ -1,5 +1,6 @@
 """Bootstrap intervals against explicit resampling, and their coverage."""
 
+import dataclasses
 import zlib
 
 import numpy as np
@@ -173,6 +174,18 @@ class TestMean:
     assert estimate.ci is None
     num_lost = int(np.isnan(sample.draws).sum())
     assert estimate.reason == f'{num_lost} of 200 resamples are constant'
+
+  def test_a_seed_that_is_not_drawn_makes_no_resample_constant(self):
+    rng = np.random.default_rng(6)
+    scores = rng.integers(1, 6, 40).astype(float)
+    samples = _pearson(_rows(scores), _noisy(rng, scores, 3, 1.0), QUICK)
+    lost = np.where(np.arange(200) < 21, np.nan, samples[0].draws)
+    samples[0] = dataclasses.replace(samples[0], draws=lost)
+    drawn = (_chosen(QUICK, 'seeds', 3) == 0).any(axis=1)
+    assert 0 < drawn[:21].sum() < 20
+    estimate = intervals.mean_figure([samples], QUICK)
+    # 21 of 200 are more than a tenth; those with the seed are not.
+    assert estimate.ci is not None
 
   def test_level(self):
     rng = np.random.default_rng(6)

@@ -61,6 +61,13 @@ class TestFigures:
     )
     assert figure.value == pytest.approx(1 / math.sqrt(30), abs=1e-12)
 
+  def test_spearman_gives_ties_their_mean_rank(self):
+    # Ranks (1, 2.5, 2.5, 4) and (1, 2, 3, 4): 4.5 / sqrt(4.5 * 5).
+    found = figures.spearman(
+      np.array([1.0, 2.0, 2.0, 5.0]), np.array([1.0, 2.0, 3.0, 4.0])
+    )
+    assert found.value == pytest.approx(4.5 / math.sqrt(22.5), abs=1e-12)
+
   def test_errors_by_hand(self):
     scores, predictions = np.array([1.0, 2.0]), np.array([4.0, 6.0])
     assert figures.rmse(scores, predictions).value == pytest.approx(

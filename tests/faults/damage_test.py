@@ -14,7 +14,10 @@ import pytest
 from tests.faults import harness
 from tract_jax import types
 from tract_jax.data import manifest, self_cot
-from tract_jax.pipeline import evaluate, predict
+from tract_jax.pipeline import (
+  evaluate,
+  prediction_files,
+)
 
 CHUNKS = 'predictions/tract/parts/synthetic/seed0'
 # Positions of each kind.
@@ -54,10 +57,10 @@ def workdir(undisturbed, tmp_path_factory):
 
 def read_predictions(workdir: pathlib.Path) -> Any:
   root = epath.Path(workdir)
-  path = evaluate.prediction_path(root, 'tract', 'synthetic')
-  rows = predict.read_predictions(path)
-  chunks = evaluate.chunk_folder(root, 'tract', 'synthetic', 0)
-  predict.check_joined([chunks], path)
+  path = prediction_files.path_of(root, 'tract', 'synthetic')
+  rows = prediction_files.read_predictions(path)
+  chunks = prediction_files.chunk_folder(root, 'tract', 'synthetic', 0)
+  prediction_files.check_joined([chunks], path)
   return rows
 
 
@@ -66,7 +69,7 @@ def artefacts(workdir: pathlib.Path) -> dict[str, list[Artefact]]:
   found: dict[str, list[Artefact]] = {kind: [] for kind in NUM_FLIPS}
   num_rows = len(read_predictions(workdir))
   chunks = functools.partial(
-    predict.read_chunks, epath.Path(workdir / CHUNKS), num_rows
+    prediction_files.read_chunks, epath.Path(workdir / CHUNKS), num_rows
   )
   for name in harness.pieces(workdir):
     path = workdir / name

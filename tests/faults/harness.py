@@ -21,7 +21,9 @@ from typing import Any
 from etils import epath
 
 from tract_jax.data import leaf_names, manifest, orbax_store, self_cot
-from tract_jax.pipeline import predict
+from tract_jax.pipeline import (
+  prediction_files,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMEOUT_SECS = 240
@@ -288,7 +290,7 @@ def read_piece(path: pathlib.Path) -> Any:
     return summary, self_cot.read_self_cots(path.parent, summary['provenance'])[
       1
     ]
-  return predict.read_chunk(epath.Path(path))
+  return prediction_files.read_chunk(epath.Path(path))
 
 
 def read_all(workdir: pathlib.Path) -> int:

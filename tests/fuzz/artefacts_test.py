@@ -20,8 +20,8 @@ from tract_jax.pipeline import (
   evaluate,
   judge_file,
   other_systems,
-  predict,
   predicted,
+  prediction_files,
   prediction_rows,
   prepared_folder,
   self_cot,
@@ -208,7 +208,7 @@ def _prediction_files(draw, least_rows: int = 0) -> bytes:
 @properties.fuzzed(6, content=_prediction_files())
 def test_predictions(content):
   path = epath.Path(properties.file_of(content, 'bench.jsonl'))
-  rows = predict.read_predictions(path)
+  rows = prediction_files.read_predictions(path)
   lines = content.decode('utf-8-sig').rstrip().split('\n')
   written = [
     {'category': '', 'human_score': None, 'pair_id': '', 'cot_tokens': []}
@@ -226,7 +226,7 @@ def test_predictions(content):
 @properties.fuzzed(1, few=10, content=_prediction_files(least_rows=3))
 def test_figures_of_predictions(content):
   path = epath.Path(properties.file_of(content, 'bench.jsonl'))
-  rows = predict.read_predictions(path)
+  rows = prediction_files.read_predictions(path)
   config = config_lib.merge(
     {
       'methods': ('tract',),

@@ -25,7 +25,7 @@ def gcloud(tmp_path):
 
 def test_setup_brings_code_to_all_hosts_and_then_packages(gcloud):
   assert gcloud.run('tpu_vm.sh', 'setup').returncode == 0
-  _, archive, scp, ssh = gcloud.calls()
+  _, _, archive, scp, ssh = gcloud.calls()
   assert archive[:2] == ['git', 'archive'] and archive[-1] == 'HEAD'
   assert scp == [
     *[*TPUS, 'tpu-vm', 'scp', 'build/tract_jax.tar.gz', 'judge:'],
@@ -41,6 +41,16 @@ def test_setup_brings_code_to_all_hosts_and_then_packages(gcloud):
   assert 'launch/worker.sh setup wandb; }' in ssh[7]
 
 
+def test_setup_says_what_stays_behind(gcloud):
+  gcloud.answer({'diff --quiet HEAD': [(1, '')]})
+  done = gcloud.run('tpu_vm.sh', 'setup')
+  assert done.returncode == 0
+  assert 'what is not committed stays here' in done.stderr
+  gcloud.env['REVISION'] = 'abc'
+  done = gcloud.run('tpu_vm.sh', 'setup')
+  assert 'committed' not in done.stderr
+
+
 def test_connections_take_flags_and_notice_when_they_are_gone(gcloud):
   gcloud.env |= {
     'TRACK': 'alpha',
@@ -48,7 +58,7 @@ def test_connections_take_flags_and_notice_when_they_are_gone(gcloud):
   }
   gcloud.run('tpu_vm.sh', 'setup')
   gcloud.run('tpu_vm.sh', 'logs')
-  _, _, scp, ssh, logs = gcloud.calls()
+  _, _, _, scp, ssh, logs = gcloud.calls()
   for call, verb in ((scp, 'scp'), (ssh, 'ssh'), (logs, 'ssh')):
     assert call[:6] == ['gcloud', 'alpha', *TPUS[1:], 'tpu-vm', verb]
     assert {

@@ -375,6 +375,7 @@ def test_ctrl_c_leaves_run_and_slice(gcloud, tmp_path):
   limit = time.monotonic() + 30
   while 'run' not in steps(gcloud) and time.monotonic() < limit:
     time.sleep(0.05)
+  assert 'run' in steps(gcloud)
   # As a terminal does: to all processes of the group.
   subprocess.run(['kill', '-INT', '--', f'-{process.pid}'], check=True)
   _, said = process.communicate(timeout=30)
@@ -388,6 +389,8 @@ def test_ctrl_c_leaves_run_and_slice(gcloud, tmp_path):
   [
     ((), 'until_done.sh [--dry-run]'),
     (('--config=c.py',), 'give --workdir=gs://BUCKET/RUN'),
+    # On a slice's own disks, which are deleted with it.
+    (('--config=c.py', '--workdir=runs/a'), 'give --workdir=gs://BUCKET/RUN'),
   ],
 )
 def test_bad_arguments_cost_nothing(gcloud, arguments, problem):

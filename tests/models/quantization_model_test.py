@@ -153,7 +153,7 @@ def test_the_backward_pass_keeps_no_dequantised_layers():
 # Training.
 
 L, NUM_STEPS = 16, 30
-SCORES = losses.ScoreTarget((1, 2, 3), (1.0, 2.0, 3.0))
+SCORES = losses.GridTokens((1, 2, 3), (1.0, 2.0, 3.0))
 OBJECTIVE = losses.Objective(1.0, 1.0, ce_includes_score=False)
 
 

@@ -18,7 +18,7 @@ from tract_jax.training import step
 D, V = 8, 32
 SCORE_IDS = (5, 7, 9, 11, 13)
 GRID = (1.0, 2.0, 3.0, 4.0, 5.0)
-TARGET = losses.ScoreTarget(SCORE_IDS, GRID)
+TARGET = losses.GridTokens(SCORE_IDS, GRID)
 RATINGS = ((4.0,), (2.5,), (1.0, 2.0, 4.5), (5.0, 5.0, 3.0))
 
 _cot_raft = functools.partial(losses.Objective, 1.0, 0.7)

@@ -37,7 +37,7 @@ def loss(params, rows, objective, with_grid):
   log_probs = jax.nn.log_softmax(logits)[..., jnp.array(cases.SCORE_IDS)]
   target = cases.TARGET
   if with_grid:
-    target = losses.ScoreTarget((), cases.GRID)
+    target = losses.GridTokens((), cases.GRID)
   terms = losses.loss_terms(
     lambda h: h @ params['head'],
     hidden,
@@ -124,7 +124,7 @@ def tree_terms(params, rows, objective):
     hidden,
     rows,
     objective,
-    losses.ScoreTarget((), cases.GRID),
+    losses.GridTokens((), cases.GRID),
     num_targets=99,
     chunk_size=7,
     grid_log_probs=score_tree.projected(project, nodes, TREE),

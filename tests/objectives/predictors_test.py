@@ -143,14 +143,14 @@ def test_sampled_decoding_draws_each_score_with_its_probability():
 
 
 def test_choices_depend_on_seed_row_and_cot_alone():
-  found = predictors.choices(0, ['a', 'b'], 3)
+  found = predictors.decode_uniforms(0, ['a', 'b'], 3)
   assert (found >= 0).all() and (found < 1).all()
   assert len(np.unique(found)) == 6
   np.testing.assert_array_equal(
-    predictors.choices(0, ['b'], 2)[0], found[1, :2]
+    predictors.decode_uniforms(0, ['b'], 2)[0], found[1, :2]
   )
-  assert (predictors.choices(1, ['a', 'b'], 3) != found).all()
-  many = predictors.choices(0, [str(i) for i in range(2000)], 1)
+  assert (predictors.decode_uniforms(1, ['a', 'b'], 3) != found).all()
+  many = predictors.decode_uniforms(0, [str(i) for i in range(2000)], 1)
   np.testing.assert_allclose(np.mean(many), 0.5, atol=0.02)
 
 

@@ -12,7 +12,7 @@ from tract_jax import types
 from tract_jax.parallel import distributed
 from tract_jax.pipeline import bucket_lock, workdir
 
-QUICK = {'renew_secs': 0.02, 'watch_secs': 0.5}
+QUICK = {'renew_secs': 0.02, 'watch_secs': 10}
 
 
 @pytest.fixture(autouse=True)

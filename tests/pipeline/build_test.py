@@ -218,3 +218,47 @@ def test_8_bits_change_scores_a_little(setup, sampling):
   assert len(same) > len(examples) / 2
   plain, rounded = map(np.stack, zip(*same, strict=True))
   assert 1e-7 < np.abs(rounded - plain).max() < 0.02 * plain.max()
+
+
+def test_numbers_of_the_optimizer_are_the_configs(monkeypatch):
+  numbers = {
+    'lr': 0.25,
+    'warmup_fraction': 0.5,
+    'b1': 0.6,
+    'b2': 0.8,
+    'eps': 0.1,
+    'weight_decay': 0.3,
+    'clip_norm': 0.5,
+  }
+  setup = make_setup(run={'train': {'batch_size': 8, **numbers}})
+  made, make = [], build.optimizer_lib.make_optimizer
+
+  def recording(config, num_steps):
+    made.append((config, num_steps))
+    return make(config, num_steps)
+
+  monkeypatch.setattr(build.optimizer_lib, 'make_optimizer', recording)
+  objective = objective_lib.make_objective(setup.config, 'cot_raft')
+  build.make_trainer(setup, objective, True, 7, 8)
+  ((config, num_steps),) = made
+  assert (vars(config), num_steps) == (numbers, 7)
+
+
+def test_numbers_of_sampling_are_the_configs(monkeypatch):
+  given = {
+    'temperature': 0.5,
+    'top_k': 7,
+    'top_p': 0.8,
+    'repetition_penalty': 1.5,
+    'max_new_tokens': 4,
+  }
+  setup = make_setup(given)
+  made: list = []
+  monkeypatch.setattr(
+    build.engine_lib,
+    'Engine',
+    lambda unused_fns, sampling, *_, **__: made.append(sampling),
+  )
+  for with_cot in (True, False):
+    build.make_engine(setup, with_cot)
+  assert [vars(one) for one in made] == [given] * 2

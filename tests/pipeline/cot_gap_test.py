@@ -85,6 +85,15 @@ def test_without_a_perplexity_there_is_a_reason(tmp_path, nats):
   assert gap.reason == 'perplexity_self_cot: no usable CoT, or not finite'
 
 
+def test_a_gap_on_another_number_of_rows_is_measured_anew(tmp_path):
+  assert not cot_gap.is_done(tmp_path, {'seed': 0}, 2)
+  results = {'num_examples': 2}
+  manifest.write_manifest(tmp_path, 'cot_gap', {'seed': 0}, results=results)
+  assert cot_gap.is_done(tmp_path, {'seed': 0}, 2)
+  assert not cot_gap.is_done(tmp_path, {'seed': 0}, 3)
+  assert not cot_gap.is_done(tmp_path, {'seed': 1}, 2)
+
+
 def test_a_gap_of_an_earlier_version_has_no_perplexity(tmp_path):
   old = {'num_examples': 1, 'rmse_annotator_cot': 0.5, 'rmse_self_cot': 0.5}
   manifest.write_manifest(tmp_path, 'cot_gap', {}, results=old)
@@ -112,7 +121,8 @@ def real(request):
       'initializer_range': 0.3,
     },
     'train': {'batch_size': 8, 'logit_chunk': 48},
-    'sampling': {'slots': 4, 'max_new_tokens': 6},
+    # Perplexity is that of the weights as they are.
+    'sampling': {'slots': 4, 'max_new_tokens': 6, 'weights': 'int8'},
   }
   setup = build.build(config_lib.merge(overrides))
   params = lora.merge(*base_weights.init_params(setup.model, seed=0))

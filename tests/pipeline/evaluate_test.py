@@ -11,7 +11,7 @@ from tract_jax.data import manifest
 from tract_jax.evaluation import lambda_curve, overlap, self_cots
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import config as config_lib
-from tract_jax.pipeline import evaluate, predict
+from tract_jax.pipeline import evaluate, prediction_files
 
 # Predictions alone: of no row is more known.
 BENCH: dict = {'bench': ()}
@@ -41,7 +41,7 @@ def write_predictions(workdir, seeds=(0, 1)):
       prediction(2, seed, 3.0, [0.0, 0.0, 1.0], None, 3.0),
       prediction(3, seed, 2.0, None, None, None),
     ]
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   path.parent.mkdir(parents=True)
   lines = [json.dumps(dataclasses.asdict(row)) + '\n' for row in rows]
   path.write_text(''.join(lines))
@@ -88,7 +88,7 @@ def test_rows_of_every_predictor_number_of_cots_and_seed(tmp_path):
 def test_sampled_and_tempered_predictions_and_their_invalid_rows(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   path.write_text(
     path.read_text().replace('[0.5, 0.5, 0.0]', '[0.9, 0.1, 0.0]')
   )
@@ -104,7 +104,7 @@ def test_sampled_and_tempered_predictions_and_their_invalid_rows(tmp_path):
   # Row 2's token is a score with probability .8; row 4 has no distribution.
   ids = [f'row {i}' for i in range(4)]
   for seed in (0, 1):
-    leaks = predictors.choices(seed, ids, 1)[1, 0] >= 0.8
+    leaks = predictors.decode_uniforms(seed, ids, 1)[1, 0] >= 0.8
     sampled = by_key['decode_sampled', 1, seed]
     assert sampled['num_invalid'] == sampled['num_invalid_cots'] == 1 + leaks
   # So hot that scores 1 and 2 of the first row's second CoT count alike, and a
@@ -195,7 +195,7 @@ def test_missing_and_damaged_predictions_are_named(tmp_path):
   with pytest.raises(types.InputError, match='bench.jsonl: no such file'):
     evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   write_predictions(workdir)
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   path.write_text(path.read_text()[:-20])
   with pytest.raises(types.InputError, match='bench.jsonl: line 8'):
     evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
@@ -229,13 +229,15 @@ def test_a_damaged_report_is_made_anew_and_not_quoted(tmp_path, name, lost):
 def test_predictions_that_are_not_those_of_their_chunks_are_refused(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   lines = path.read_text().splitlines(keepends=True)
   for seed in (0, 1):
-    folder = evaluate.chunk_folder(workdir, 'tract', 'bench', seed)
+    folder = prediction_files.chunk_folder(workdir, 'tract', 'bench', seed)
     rows = ''.join(lines[4 * seed : 4 * seed + 4])
     folder.mkdir(parents=True)
-    (folder / 'chunk_00000000.jsonl').write_text(predict.with_digest(rows))
+    (folder / 'chunk_00000000.jsonl').write_text(
+      prediction_files.with_digest(rows)
+    )
     manifest.write_manifest(folder, 'predictions', {})
   assert evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
   path.write_text(path.read_text().replace('0.8', '0.9', 1))
@@ -266,7 +268,7 @@ def test_predictions_that_are_not_those_of_their_chunks_are_refused(tmp_path):
 def test_fields_of_other_kinds_are_named(tmp_path, field, value, message):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   *lines, last = path.read_text().splitlines()
   lines.append(json.dumps(json.loads(last) | {field: value}))
   path.write_text('\n'.join(lines) + '\n')
@@ -287,7 +289,7 @@ def test_fields_of_other_kinds_are_named(tmp_path, field, value, message):
 def test_file_that_holds_no_predictions_is_named(tmp_path, content, message):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   path.write_bytes(content)
   with pytest.raises(types.InputError, match=f'bench.jsonl: {message}'):
     evaluate.evaluate(make_config(), GRID, workdir, BENCH, [])
@@ -296,7 +298,7 @@ def test_file_that_holds_no_predictions_is_named(tmp_path, content, message):
 def test_rows_without_a_raters_score_are_counted_and_left_out(tmp_path, capsys):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   for row in rows:
     if row['example_id'] == 'row 1':
@@ -318,9 +320,9 @@ def test_benchmark_without_scores_has_null_figures_and_no_part_in_means(
 ):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   rows = [json.loads(line) for line in path.read_text().splitlines()]
-  evaluate.prediction_path(workdir, 'tract', 'pairs').write_text(
+  prediction_files.path_of(workdir, 'tract', 'pairs').write_text(
     ''.join(json.dumps({**row, 'score': None}) + '\n' for row in rows)
   )
   assert evaluate.evaluate(
@@ -365,9 +367,9 @@ def test_predictions_of_other_settings_are_refused(tmp_path, more, expected):
 def test_line_separators_in_a_cot_are_no_line_ends(tmp_path):
   workdir = epath.Path(tmp_path)
   write_predictions(workdir)
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   row = json.loads(path.read_text().split('\n')[0])
   row['cots'] = ['one\u2028two\x85', '']
   text = json.dumps(row, ensure_ascii=False) + '\n'
   path.write_text(text, encoding='utf-8')
-  assert len(predict.read_predictions(path)) == 1
+  assert len(prediction_files.read_predictions(path)) == 1

@@ -75,6 +75,14 @@ def test_exported_judge_has_the_logits_of_transformers(scratch):
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_an_export_has_the_dtype_that_is_asked_for(tmp_path):
+  tasks.execute(trained(tmp_path, export={'dtype': 'bfloat16'}), 'export')
+  path = tmp_path / 'export' / 'cot_raft' / 'model.safetensors'
+  content = path.read_bytes()
+  header = content[8 : 8 + int.from_bytes(content[:8], 'little')]
+  assert b'"BF16"' in header and b'"F32"' not in header
+
+
 def test_exported_judge_predicts_as_the_run_did(scratch):
   lines = (scratch / 'predictions' / 'cot_raft' / 'synthetic.jsonl').read_text()
   expected = [json.loads(line) for line in lines.splitlines()]

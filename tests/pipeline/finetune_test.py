@@ -18,37 +18,62 @@ from tract_jax.training import loop
 FIGURES = ('validation_score_rmse', 'validation_ce', 'validation_loss')
 
 
-def validate(**terms):
-  """Figures of two validation batches whose loss terms are these."""
-  whole = dataclasses.replace(
-    losses.no_terms(), **{k: jnp.float32(v) for k, v in terms.items()}
+def validate(*batches):
+  """Figures of validation batches whose loss terms are these."""
+  wholes = iter(
+    [
+      dataclasses.replace(
+        losses.no_terms(), **{k: jnp.float32(v) for k, v in terms.items()}
+      )
+      for terms in batches
+    ]
   )
   trainer = python_types.SimpleNamespace(
-    to_device=lambda batch: batch, evaluate=lambda params, frozen, batch: whole
+    to_device=lambda batch: batch,
+    evaluate=lambda params, frozen, batch: next(wholes),
   )
   run = python_types.SimpleNamespace(
     label='stage',
     objective=objective.make_objective(config_lib.default_config(), 'cot_raft'),
   )
   validation = python_types.SimpleNamespace(
-    examples=[1, 2], iterate=lambda: enumerate([None, None])
+    examples=[1, 2], iterate=lambda: enumerate([None] * len(batches))
   )
   return finetune._validate(run, trainer, (None, None), validation)
 
 
 def test_validation_figures_are_those_of_all_batches():
   results = validate(
-    ce_sum=6.0, ce_count=3.0, score_sq_sum=8.0, score_loss_sum=8.0,
-    score_count=2.0,
-  )  # fmt: skip
-  assert results == dict(zip(FIGURES, (2.0, 2.0, 6.0), strict=True))
+    {
+      'ce_sum': 6,
+      'ce_count': 3,
+      'score_sq_sum': 8,
+      'score_loss_sum': 8,
+      'score_count': 2,
+    },
+    {
+      'ce_sum': 10,
+      'ce_count': 1,
+      'score_sq_sum': 1,
+      'score_loss_sum': 1,
+      'score_count': 1,
+    },
+  )
+  # Sums over sums, not means of means: 9 / 3, 16 / 4, and both together.
+  expected = dict(zip(FIGURES, (3**0.5, 4.0, 7.0), strict=True))
+  assert results == pytest.approx(expected)
 
 
 def test_validation_that_is_not_finite_is_null_with_the_reason(tmp_path):
   results = validate(
-    ce_sum=6.0, ce_count=3.0, score_sq_sum=np.nan, score_loss_sum=np.inf,
-    score_count=2.0,
-  )  # fmt: skip
+    {
+      'ce_sum': 6,
+      'ce_count': 3,
+      'score_sq_sum': np.nan,
+      'score_loss_sum': np.inf,
+      'score_count': 2,
+    }
+  )
   manifest.write_manifest(tmp_path, 'stage', {}, results)
   assert manifest.read_results(tmp_path) == {
     'validation_score_rmse': None,
@@ -137,3 +162,20 @@ def test_three_bad_updates_name_examples_and_the_last_good_checkpoint(tmp_path):
   assert sorted(ids['4'] + ids['5']) == sorted(
     e.example_id for e in run.data.train
   )
+
+
+def test_each_seed_has_an_order_of_its_own():
+  settings = packed_run_test.make_settings(False)
+  setup = build.build(run_test.make_config(**settings))
+  rows = read_data.encode_for_stage(
+    setup, read_data.read_data(setup).train, 'annotator', [], 'rows'
+  )
+  first, second = (
+    finetune._loaders(
+      setup,
+      python_types.SimpleNamespace(seed=seed),
+      finetune.StageRows(rows, []),
+    )[0].rows(0)
+    for seed in (0, 1)
+  )
+  assert first != second

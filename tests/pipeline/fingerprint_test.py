@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.pipeline.build_test import make_setup
 from tract_jax.pipeline import build, fingerprint
@@ -36,6 +37,32 @@ def test_numbers_that_change_the_result_are_in_it_and_speed_is_not():
     assert differs != without_effect, key
 
 
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [
+    ('model.dtype', 'bfloat16'),
+    ('model.lora_alpha', 3.0),
+    ('model.lora_targets', ('q_proj',)),
+    ('model.base_quantization', 'int8'),
+    ('score.grid', (1.0, 2.0)),
+    ('score.format', '{:.1f}'),
+    ('score.marker', 'So'),
+    ('data.max_length', 99),
+    ('data.too_long', 'drop'),
+  ],
+)
+def test_each_key_is_told_by_its_name(key, value):
+  setup = make_setup()
+
+  def fields(setup):
+    return fingerprint.model_fields(setup) | fingerprint.train_fields(
+      setup, 'ce'
+    )
+
+  before, after = fields(setup), fields(changed(setup, *key.split('.'), value))
+  assert {name for name in before if before[name] != after[name]} == {key}
+
+
 def test_how_the_model_is_computed_is_not_in_it():
   setup = make_setup()
   for key in ('attention', 'remat'):
@@ -57,6 +84,17 @@ def test_numbers_that_change_cots_are_in_it_by_name_and_speed_is_not():
       found = make_fields(changed(setup, 'sampling', key, other))
       wanted = {} if key in unused else {f'sampling.{key}': other}
       assert found == fields | wanted, key
+
+
+def test_scores_that_are_only_read_depend_on_length_and_chunks_alone():
+  setup = make_setup()
+  fields = fingerprint.sampling_fields(setup, with_cot=False)
+  assert set(fields) == {
+    'data.max_length',
+    'sampling.max_new_tokens',
+    'sampling.chunk_size',
+  }
+  assert fields.items() <= fingerprint.sampling_fields(setup).items()
 
 
 def test_packing_and_its_row_length_decide_what_an_update_sees():

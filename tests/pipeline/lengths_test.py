@@ -6,10 +6,17 @@ import json
 import numpy as np
 import pytest
 
+from tests.pipeline import run_test
 from tests.text import small_tokenizers
 from tract_jax import types
 from tract_jax.data import cache, encoding, row_pool
-from tract_jax.pipeline import build, config_check, encode_rows, read_data
+from tract_jax.pipeline import (
+  build,
+  config_check,
+  encode_rows,
+  read_data,
+  tasks,
+)
 from tract_jax.pipeline import config as config_lib
 from tract_jax.text import prompts, score_tokens
 from tract_jax.training import loop
@@ -278,3 +285,21 @@ def test_encoding_stops_when_asked(make):
     encode_rows.encode_rows(
       setup, EXAMPLES, setup.bare_scores, None, 'training', lambda: True
     )
+
+
+def test_rows_with_cots_are_measured_before_those_without_are_trained_on(
+  tmp_path,
+):
+  """The first stage has rows that fit; those of the second do not."""
+  methods = ('raft', 'cot_raft')
+  bare, with_cot = (
+    max(part.lengths.max() for part in run.encoded(kind, [], ''))
+    for run in [run_test.make_run(tmp_path / 'wide', methods=methods)]
+    for kind in ('none', 'annotator')
+  )
+  assert bare < with_cot
+  data = run_test.make_config().data.to_dict() | {'max_length': int(bare)}
+  run = run_test.make_run(tmp_path / 'run', methods=methods, data=data)
+  with pytest.raises(types.InputError, match='more than data.max_length'):
+    tasks.execute(run, 'train')
+  assert not (tmp_path / 'run' / 'raft').exists()

@@ -38,6 +38,18 @@ ROWS_OF_THE_PAPER = {
 }
 
 
+def test_what_is_trained_on_the_grid_predicts_on_the_grid():
+  assert methods.trained_with('full') == methods.METHODS
+  found = methods.trained_with('grid')
+  assert {name for name in found if found[name] != methods.METHODS[name]} == {
+    'raft', 'cot_raft', 'tract', 'tract_ce', 'tract_warm', 'tract_mixed'
+  }  # fmt: skip
+  assert (
+    found['tract'].predictor == found['raft'].predictor == ('rail_normalized')
+  )
+  assert found['tract'].stages == methods.METHODS['tract'].stages
+
+
 def test_rows_of_the_paper_are_the_table():
   rows = {
     name: (tuple(map(dataclasses.astuple, m.stages)), m.predictor, m.with_cot)

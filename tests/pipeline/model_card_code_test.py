@@ -19,8 +19,11 @@ FACTS = model_card_test.FACTS
 STRICT = 'Be "strict",\n\u3000it\'s {x} ``` \\n.'
 
 
-@pytest.mark.parametrize('with_cot', [False, True])
-def test_its_code_gives_the_expected_score(tmp_path, with_cot):
+@pytest.mark.parametrize(
+  ('with_cot', 'predictor'),
+  [(False, 'rail'), (True, 'rail'), (False, 'rail_normalized')],
+)
+def test_its_code_gives_the_expected_score(tmp_path, with_cot, predictor):
   torch = pytest.importorskip('torch')
   tokenizer = small_tokenizers.byte_level()
   config = dataclasses.replace(
@@ -36,7 +39,10 @@ def test_its_code_gives_the_expected_score(tmp_path, with_cot):
   hf_export.write_config(tmp_path, config, dtype=jnp.float32, tokens=end)
   tokenizer.hf.save_pretrained(tmp_path)
   text = model_card_test.card_text(
-    with_cot=with_cot, max_new_tokens=5, system_prompt=''
+    with_cot=with_cot,
+    predictor=predictor,
+    max_new_tokens=5,
+    system_prompt='',
   )
   code = text[text.index('    import torch') : text.index('## Training')]
   code = textwrap.dedent(code).replace('path/of/this/folder', str(tmp_path))
@@ -54,7 +60,10 @@ def test_its_code_gives_the_expected_score(tmp_path, with_cot):
   positions = jnp.arange(inputs.shape[1])[None]
   hidden = fns.hidden(params, inputs, positions, jnp.ones_like(inputs))
   probs = jax.nn.softmax(fns.project(params, hidden[0, -1]))
-  expected = probs[jnp.asarray(FACTS.score_ids)] @ jnp.asarray(FACTS.scores)
+  probs = probs[jnp.asarray(FACTS.score_ids)]
+  if predictor == 'rail_normalized':
+    probs /= probs.sum()
+  expected = probs @ jnp.asarray(FACTS.scores)
   assert done['score'] == pytest.approx(float(expected), abs=1e-5)
 
 
@@ -69,6 +78,12 @@ def test_code_of_a_greedy_judge_does_not_sample():
   greedy = code_of(temperature=0.0)
   assert 'do_sample=False, repetition_penalty=1.03' in greedy
   assert 'temperature' not in greedy and 'top_p' not in greedy
+
+
+def test_code_gives_the_day_that_a_template_writes():
+  assert "return_tensors='pt')" in code_of(has_chat_template=True)
+  dated = code_of(has_chat_template=True, date='26 Jul 2024')
+  assert "return_tensors='pt', date_string='26 Jul 2024')" in dated
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ FACTS = model_card.CardFacts(
   lora_rank=8,
   quantization='',
   has_chat_template=True,
+  date='',
   system_prompt='Be fair.',
   has_system_turn=True,
   prompt_ending='###Feedback: ',

@@ -12,6 +12,7 @@ from tract_jax import types
 from tract_jax.parallel import distributed
 from tract_jax.pipeline import (
   lambda_choice,
+  methods,
   other_systems,
   self_cot,
   tasks,
@@ -262,7 +263,7 @@ class _Run:
   """As run.Run, as far as evaluation needs it."""
 
   def __init__(self, config, workdir):
-    content = {'config': config, 'grid': GRID, 'as_is': {}}
+    content = {'config': config, 'grid': GRID, 'methods': methods.METHODS}
     self.setup = type('Setup', (), content)
     self.data = type('Data', (), {'benchmarks': BENCHMARKS, 'train': []})
     self.host = distributed.ONLY_HOST
@@ -282,7 +283,10 @@ class _Run:
   def meet(self, where):
     pass
 
-  stage_folder = self_cot_folder = None
+  def stage_folder(self, *unused_which):
+    return self.workdir / 'stage'
+
+  self_cot_folder = None
 
 
 def test_a_run_reads_the_files_before_it_trains(tmp_path, monkeypatch):

@@ -8,7 +8,11 @@ import pytest
 
 from tests.pipeline import evaluate_test
 from tract_jax import types
-from tract_jax.pipeline import evaluate, other_systems
+from tract_jax.pipeline import (
+  evaluate,
+  other_systems,
+  prediction_files,
+)
 
 GRID = evaluate_test.GRID
 # Which score of the grid each response gets; None: it has no distribution.
@@ -45,7 +49,7 @@ def rows_of(scores=SCORES, seeds=(0,)):
 
 
 def write(workdir, rows, benchmark='bench', method='tract'):
-  path = evaluate.prediction_path(workdir, method, benchmark)
+  path = prediction_files.path_of(workdir, method, benchmark)
   path.parent.mkdir(parents=True, exist_ok=True)
   lines = [json.dumps(dataclasses.asdict(row)) + '\n' for row in rows]
   path.write_text(''.join(lines))
@@ -208,7 +212,7 @@ def test_a_pair_that_the_benchmark_has_half_of_is_counted(tmp_path, capsys):
 def test_pairs_and_rated_rows_of_one_file(tmp_path, capsys):
   workdir = epath.Path(tmp_path)
   evaluate_test.write_predictions(workdir, seeds=(0,))
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   rated = path.read_text()
   pairs = [json.dumps(dataclasses.asdict(row)) + '\n' for row in rows_of()]
   path.write_text(rated + ''.join(pairs))
@@ -232,6 +236,25 @@ def test_pairs_beside_rated_benchmarks(tmp_path):
   text = (tmp_path / 'report' / 'report.md').read_text()
   results, _ = text.split('## Preference pairs')
   assert 'pairs |' not in results and 'in a section of their own' in results
+
+
+def test_another_system_may_have_judged_pairs_alone(tmp_path):
+  workdir = epath.Path(tmp_path)
+  evaluate_test.write_predictions(workdir, seeds=(0,))
+  write(workdir, rows_of(), 'pairs')
+  path = tmp_path / 'theirs.jsonl'
+  path.write_text(''.join(map(prediction_files.to_line, rows_of())))
+  benchmarks = {'bench': (), 'pairs': examples()}
+  evaluation = {'others': f'theirs/pairs={path}'}
+  config = evaluate_test.make_config(seeds=(0,), evaluation=evaluation)
+  others = other_systems.read(config, GRID, benchmarks)
+  content, _ = evaluated(tmp_path, benchmarks, others, evaluation=evaluation)
+  of_theirs = [r for r in content['rows'] if r['method'] == 'theirs']
+  assert {r['benchmark'] for r in of_theirs} == {'pairs'}
+  text = (tmp_path / 'report' / 'report.md').read_text()
+  (line, *_) = (x for x in text.split('\n') if x.startswith('| theirs (other)'))
+  cells = [cell.strip() for cell in line.strip('|').split('|')]
+  assert cells[:5] == ['theirs (other)', 'rail', '1', '1', '']
 
 
 def test_pairs_of_another_system_are_joined_by_our_rows(tmp_path):

@@ -9,13 +9,13 @@ import pytest
 
 from tests.pipeline import tiny_model
 from tract_jax import types
-from tract_jax.data import manifest
 from tract_jax.models import lora
 from tract_jax.pipeline import (
   base_weights,
   build,
   methods,
   predict,
+  prediction_files,
   read_data,
   sample,
 )
@@ -103,107 +103,30 @@ def test_rows_tell_the_tokens_that_the_model_wrote(sampler, params, examples):
   assert (row.cots, row.cot_tokens) == ([''], [0])
 
 
-@pytest.mark.parametrize('value', [[-1], [1.0], [True], ['1'], 3, [10**400]])
-def test_tokens_that_are_no_counts_are_refused(tmp_path, value):
-  row = dataclasses.asdict(
-    types.Prediction('1', 0, None, None, [], [], [], [], 'none')
-  )
-  path = epath.Path(tmp_path / 'rows.jsonl')
-  path.write_text(json.dumps(row))
-  assert predict.read_predictions(path)[0].cot_tokens == []
-  path.write_text(json.dumps(row | {'cot_tokens': value}))
-  with pytest.raises(types.InputError, match='line 1: cot_tokens: '):
-    predict.read_predictions(path)
-
-
 def test_interrupted_predictions_end_as_if_they_never_were(
   setup, sampler, params, examples, tmp_path
 ):
   whole = make_run(tmp_path / 'whole', examples, benchmark='a')
   predict.predict(sampler, lambda: params, whole)
   assert predict.is_done(whole)
-  expected = predict.read_chunks(whole.folder, len(examples))
+  expected = prediction_files.read_chunks(whole.folder, len(examples))
   found = [json.loads(line)['example_id'] for line in expected.splitlines()]
   assert found == [e.example_id for e in examples]
   run = make_run(tmp_path / 'cut', examples, benchmark='a')
   with pytest.raises(loop.Interrupted):
     predict.predict(sample.Sampler(setup, lambda: True), lambda: params, run)
   first = whole.folder / 'chunk_00000000.jsonl'
-  rows = predict.read_chunk(first)
+  rows = prediction_files.read_chunk(first)
   kept = rows.replace('"seed": 3', '"seed": 4')
-  (run.folder / first.name).write_text(predict.with_digest(kept))
+  (run.folder / first.name).write_text(prediction_files.with_digest(kept))
   assert not predict.is_done(run)
   predict.predict(sampler, lambda: params, run)
   assert predict.is_done(run)
   # What was finished is not predicted again.
-  text = predict.read_chunks(run.folder, len(examples))
+  text = prediction_files.read_chunks(run.folder, len(examples))
   assert text == kept + expected.removeprefix(rows) != expected
   with pytest.raises(types.InputError, match='benchmark: recorded "a"'):
     predict.is_done(make_run(run.folder, examples, benchmark='b'))
-
-
-def write_chunks(folder, *chunks):
-  folder.mkdir(parents=True)
-  start = 0
-  for rows in chunks:
-    path = folder / f'chunk_{start:08d}.jsonl'
-    path.write_text(predict.with_digest(rows), encoding='utf-8')
-    start += rows.count('\n')
-  return epath.Path(folder)
-
-
-def test_a_lost_or_changed_chunk_is_named(tmp_path):
-  folder = write_chunks(tmp_path / 'a', 'ä\u2028\n2\n', '3\n4\n', '5\n')
-  assert predict.read_chunks(folder, 5) == 'ä\u2028\n2\n3\n4\n5\n'
-  # sha256 of the characters "5" and newline, from coreutils.
-  assert json.loads((folder / 'chunk_00000004.jsonl').read_text()[2:]) == {
-    'sha256': 'f0b5c2c2211c8d67ed15e75e656c7862d086e9245420892a7de62cd9ec582a06'
-  }
-  with pytest.raises(types.InputError, match='00000005.jsonl: is lost: 5 of 6'):
-    predict.read_chunks(folder, 6)
-  middle = folder / 'chunk_00000002.jsonl'
-  content = middle.read_bytes()
-  middle.unlink()
-  for num_rows in (5, None):
-    with pytest.raises(types.InputError, match=r'00000002\.jsonl: is lost'):
-      predict.read_chunks(folder, num_rows)
-  for changed in (
-    content.replace(b'3', b'7'),
-    content.replace(b'3', b'\xff'),
-    content.replace(b'\n', b'\r', 1),
-    content[:-1],
-    content[:-20],
-    b'3\n4\n',
-    b'',
-  ):
-    middle.write_bytes(changed)
-    with pytest.raises(types.InputError, match=r'00000002\.jsonl: damaged'):
-      predict.read_chunks(folder, 5)
-
-
-def test_the_joined_file_is_that_of_the_chunks(tmp_path, capsys):
-  folders = [
-    write_chunks(tmp_path / name, f'{name}1\n', f'{name}2\n') for name in 'ab'
-  ]
-  path = epath.Path(tmp_path / 'rows.jsonl')
-  predict.join_chunks(folders[:1], 2, path)
-  predict.join_chunks(folders, 2, path)
-  assert path.read_text() == 'a1\na2\nb1\nb2\n'
-  assert not capsys.readouterr().out
-  path.write_text('a1\na2\nb1\nb3\n')
-  # Nothing is known before the chunks are finished.
-  predict.check_joined(folders, path)
-  for folder in folders:
-    manifest.write_manifest(folder, 'predictions', {})
-  with pytest.raises(
-    types.InputError, match=r'rows\.jsonl: not what the chunk'
-  ):
-    predict.check_joined(folders, path)
-  predict.check_joined(folders[:1], path)
-  predict.join_chunks(folders, 2, path)
-  assert 'rows.jsonl: was not what its chunks hold' in capsys.readouterr().out
-  assert path.read_text() == 'a1\na2\nb1\nb2\n'
-  predict.check_joined(folders, path)
 
 
 def test_processes_predict_their_own_chunks_in_any_order(
@@ -222,9 +145,8 @@ def test_processes_predict_their_own_chunks_in_any_order(
     # Whoever comes last marks them as done.
     assert predict.is_done(run) == (index == 0)
   assert numbers == [[2], [0, 2, 4]]
-  assert predict.read_chunks(run.folder, 5) == predict.read_chunks(
-    whole.folder, 5
-  )
+  read = prediction_files.read_chunks
+  assert read(run.folder, 5) == read(whole.folder, 5)
   # Without a chunk to do, no weights are read.
   predict.predict(sampler, lambda: 1 / 0, run, process_index=1, process_count=2)
 
@@ -251,10 +173,8 @@ def test_stopped_amid_the_stream_keeps_whole_chunks_alone(
       return super().chunks(params, chunks, *more, **options)
 
   predict.predict(Recorder(setup, lambda: False), lambda: params, run)
-  rows = [
-    json.loads(line)['example_id']
-    for line in predict.read_chunks(run.folder, len(examples)).splitlines()
-  ]
+  text = prediction_files.read_chunks(run.folder, len(examples))
+  rows = [json.loads(line)['example_id'] for line in text.splitlines()]
   assert rows == [e.example_id for e in examples]
   kept = [
     e.example_id
@@ -282,17 +202,62 @@ def test_speed_of_rows_without_cots_is_in_the_metrics(
   assert 'decode_tokens' not in figures
 
 
+def test_a_run_draws_by_its_own_seed(sampler, params, examples, tmp_path):
+  found = []
+  for seed in (3, 4):
+    run = make_run(tmp_path / str(seed), examples)
+    run = dataclasses.replace(run, seed=seed)
+    predict.predict(sampler, lambda: params, run)
+    text = prediction_files.read_chunks(run.folder, len(examples))
+    found.append([json.loads(line)['cots'] for line in text.splitlines()])
+  expected = predict.predict_examples(
+    sampler, params, METHOD, examples, num_cots=2, seed=4
+  )
+  assert found[0] != found[1]
+  assert found[1] == [row.cots for row in expected]
+
+
+@pytest.mark.parametrize(
+  ('predictor', 'reason'),
+  [
+    ('decode', 'greedy decoding writes no score'),
+    ('decode_sampled', 'the sampled token is no score'),
+    ('rail_normalized', 'the score tokens have no probability'),
+  ],
+)
+def test_a_row_without_prediction_says_why(setup, predictor, reason):
+  method = dataclasses.replace(METHOD, predictor=predictor)
+  nothing = types.CotSample(
+    *('1', 0, np.zeros(0, np.int32), 0, 'marker'),
+    score_probs=np.zeros(len(setup.grid.values), np.float32),
+    greedy_index=-1,
+  )
+  example = types.Example('1', 'the text', None)
+
+  def reason_of(sample):
+    row = predict.prediction_of(setup, method, 0, example, [sample])
+    assert row.prediction is None
+    return row.invalid_reason
+
+  assert reason_of(nothing) == reason
+  lost = np.full_like(nothing.score_probs, np.nan)
+  failed = dataclasses.replace(
+    nothing, score_probs=lost, finish_reason='too_long'
+  )
+  assert reason_of(failed) == 'too_long'
+
+
 def test_row_without_score_is_written_as_null(sampler, params, tmp_path):
   prompt = 'the text'
   example = types.Example('1', prompt, None, human_score=2.5, pair_id='a')
   run = make_run(tmp_path / 'run', [example])
   predict.predict(sampler, lambda: params, run)
   path = epath.Path(tmp_path / 'rows.jsonl')
-  path.write_text(predict.read_chunks(run.folder, 1))
+  path.write_text(prediction_files.read_chunks(run.folder, 1))
   assert '"score": null' in path.read_text()
-  (row,) = predict.read_predictions(path)
+  (row,) = prediction_files.read_predictions(path)
   assert row.score is None
   assert (row.human_score, row.pair_id) == (2.5, 'a')
   path.write_text(path.read_text() + '{"score": 1}\n')
   with pytest.raises(types.InputError, match='rows.jsonl: line 2'):
-    predict.read_predictions(path)
+    prediction_files.read_predictions(path)

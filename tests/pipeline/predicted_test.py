@@ -4,12 +4,19 @@ import dataclasses
 import json
 
 from etils import epath
+import numpy as np
 import pytest
 
 from tests.pipeline import evaluate_test
 from tract_jax import types
 from tract_jax.evaluation import breakdowns, overlap
-from tract_jax.pipeline import evaluate, methods
+from tract_jax.objectives import predictors
+from tract_jax.pipeline import (
+  evaluate,
+  methods,
+  predicted,
+  prediction_files,
+)
 
 GRID = evaluate_test.GRID
 
@@ -22,7 +29,7 @@ def test_calibration_is_of_the_mean_over_the_cots(tmp_path):
   ]
   rows[7].distributions[:] = [None, [0.0, 0.5, 0.0]]
   rows[9].distributions[:] = [None, None]
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   path.parent.mkdir(parents=True)
   lines = [json.dumps(dataclasses.asdict(row)) + '\n' for row in rows]
   path.write_text(''.join(lines))
@@ -42,6 +49,63 @@ def test_calibration_is_of_the_mean_over_the_cots(tmp_path):
   # All mass on 1: an error of 1. Half on 1 and half on 3: 1 - 1 / 2.
   assert one['crps'] == pytest.approx(1.0)
   assert two['crps'] == pytest.approx(0.5 * 38 / 39)
+
+
+def test_figures_do_not_depend_on_the_order_of_a_file(tmp_path):
+  rng = np.random.default_rng(0)
+  rows = [
+    evaluate_test.prediction(i, 0, float(score), *probs, 1.0)
+    for i, score in enumerate(rng.integers(1, 4, 60))
+    for probs in [rng.dirichlet([1] * 3, 2).tolist()]
+  ]
+  texts = []
+  for name, order in (('a', range(60)), ('b', rng.permutation(60))):
+    workdir = epath.Path(tmp_path / name)
+    path = prediction_files.path_of(workdir, 'tract', 'bench')
+    path.parent.mkdir(parents=True)
+    path.write_text(''.join(prediction_files.to_line(rows[i]) for i in order))
+    config = evaluate_test.make_config(
+      seeds=(0,), evaluation={'num_resamples': 100}
+    )
+    evaluate.evaluate(config, GRID, workdir, evaluate_test.BENCH, [])
+    texts.append((workdir / 'report' / 'metrics.json').read_text())
+  first, second = map(json.loads, texts)
+  assert first['calibration'][0]['conformal_half_width'] is not None
+  for name in ('rows', 'calibration', 'breakdowns', 'num_cots_curve'):
+    assert first[name] == second[name], name
+
+
+def test_the_sampled_decode_is_drawn_by_what_the_row_is_drawn_by(tmp_path):
+  workdir = epath.Path(tmp_path)
+  evaluate_test.write_predictions(workdir, seeds=(0,))
+  config = evaluate_test.make_config(
+    seeds=(0,),
+    predictors=('decode_sampled',),
+    evaluation={'num_resamples': 100},
+  )
+  rows = [types.Example(f'row {i}', 'x', 1.0) for i in range(4)]
+  named = [dataclasses.replace(row, sampling_id='same') for row in rows]
+  drawn = []
+  for examples in (rows, named):
+    found = predicted.Found()
+    path = prediction_files.path_of(workdir, 'tract', 'bench')
+    predicted.add_file(
+      *(found, config, GRID, 'tract', methods.METHODS['tract'], 'bench'),
+      prediction_files.read_predictions(path),
+      num_groups=1,
+      examples={row.example_id: row for row in examples},
+    )
+    (one,) = (
+      s
+      for s in found.systems
+      if (s.predictor, s.num_cots) == ('decode_sampled', 2)
+    )
+    drawn.append(one.predictions)
+  per_cot = predictors.decode_uniforms(0, ['row 0', 'same'], 2)[:, 1]
+  # Scores 1 and 2 are alike after the first row's second CoT.
+  expected = [(1 + (1 if u < 0.5 else 2)) / 2 for u in per_cot]
+  assert expected[0] != expected[1]
+  assert [values[0] for values in drawn] == expected
 
 
 def test_curve_over_the_number_of_cots(tmp_path):
@@ -118,7 +182,7 @@ def test_breakdowns_by_what_rows_are(tmp_path):
     )
     for i, score in enumerate([1.0, 2.4, 3.0, 2.0, 1.0, 2.0])
   ]
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   path.parent.mkdir(parents=True)
   lines = [json.dumps(dataclasses.asdict(row)) + '\n' for row in rows]
   path.write_text(''.join(lines))
@@ -126,7 +190,7 @@ def test_breakdowns_by_what_rows_are(tmp_path):
     types.Example(
       f'row {i}',
       f'a\n###Score Rubrics:\n[Rubric {i % 3}?]\nScore 1: no',
-      score=1.0,
+      score=rows[i].score,
       response_source=('m', 'n', '')[i % 3],
     )
     for i in range(6)
@@ -179,7 +243,7 @@ def test_predictions_of_other_rows_are_told(tmp_path, capsys):
     types.Example(name, 'x', score)
     for name, score in [('row 0', 1.0), ('row 1', 3.0), ('row 7', 2.0)]
   ]
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   lines = path.read_text().splitlines(keepends=True)
   assert '"row 0", "seed": 1' in lines.pop(4).replace('example_id', '')
   path.write_text(''.join(lines))
@@ -189,15 +253,24 @@ def test_predictions_of_other_rows_are_told(tmp_path, capsys):
   for told in (
     "2 rows of the benchmark lack a prediction, such as 'row 7'",
     "2 rows with a prediction are not in the benchmark, such as 'row 2'",
-    "1 rows have another rater's score than in the benchmark, such as 'row 1'",
+    "1 rows have another rater's score in the benchmark: that counts, such as"
+    " 'row 1'",
   ):
     assert f'{path}: {told}' in said
+  content = json.loads((tmp_path / 'report' / 'metrics.json').read_text())
+  (row,) = (
+    r
+    for r in content['rows']
+    if (r['predictor'], r['num_cots'], r['seed']) == ('rail', 1, 0)
+  )
+  # 1, 1.6, 3 and the midpoint against 1, 3, and 3 and 2 of the file.
+  assert row['mae'] == pytest.approx(1.4 / 4)
 
 
 def test_distributions_with_nan_and_blank_lines(tmp_path):
   workdir = epath.Path(tmp_path)
   evaluate_test.write_predictions(workdir)
-  path = evaluate.prediction_path(workdir, 'tract', 'bench')
+  path = prediction_files.path_of(workdir, 'tract', 'bench')
   text = path.read_text().replace('[1.0, 0.0, 0.0]', '[NaN, 0.0, 0.0]')
   path.write_text(text + '\n \n')
   config = evaluate_test.make_config(num_cots=1)

@@ -1,5 +1,7 @@
 """The seed model of a run from scratch, made by cross-entropy."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -64,6 +66,14 @@ def test_seed_model_is_trained_once(tmp_path, capsys):
   assert (first.num_worked, again.num_worked) == (1, 0)
   assert 'seed model seed 0: done before' in capsys.readouterr().out
   assert manifest.is_finished(tmp_path / pretrain.FOLDER / 'seed0')
+
+
+def test_pretraining_has_its_own_rate_and_epochs(tmp_path):
+  make(tmp_path)._weights.to_train(0)
+  path = tmp_path / pretrain.FOLDER / 'seed0' / 'metrics.jsonl'
+  rates = [json.loads(line)['lr'] for line in path.read_text().splitlines()]
+  assert len(rates) == 2 * 16 // 8
+  assert max(rates) == pytest.approx(1e-2)
 
 
 def test_without_rows_the_model_is_as_it_was_drawn(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tract_jax import types
-from tract_jax.data import cache
+from tract_jax.data import cache, splits
 from tract_jax.pipeline import build, prepared_folder, read_data
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
@@ -111,6 +111,29 @@ def test_held_out_rows_are_judged_by_their_mean_and_never_trained(
   assert {e.score for e in held_out} == {3.5}
   trained = {e.example_id for e in [*data.train, *data.validation]}
   assert not trained & {e.example_id for e in held_out}
+
+
+def test_splits_and_limits_are_the_configs(setup, tmp_path):
+  data = {
+    'source': 'files',
+    'train_path': write_rows(tmp_path / 'rows.json', 50),
+    'split_seed': 3,
+    'held_out_fraction': 0.5,
+    'validation_fraction': 0.2,
+  }
+  found = read_data.read_data(with_data(setup, **data, max_eval_examples=4))
+  rows = [types.Example(f'{i}-model', 'p', 1.0) for i in range(50)]
+  rest, held_out = splits.split(rows, 0.5, 3, 'held_out')
+
+  def ids(examples):
+    return [e.example_id for e in examples]
+
+  assert [ids(found.train), ids(found.validation)] == [
+    ids(part) for part in splits.split(rest, 0.2, 3, 'validation')
+  ]
+  assert ids(found.benchmarks['held_out']) == ids(held_out)[:4]
+  few = read_data.read_data(with_data(setup, **data, max_train_examples=4))
+  assert (len(few.train), len(few.validation)) == (4, 1)
 
 
 def test_rows_that_are_trained_and_judged_are_counted(setup, tmp_path, capsys):

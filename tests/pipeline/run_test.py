@@ -1,6 +1,8 @@
 """All methods through one run, in process, on a tiny model from scratch."""
 
+import dataclasses
 import json
+import shutil
 
 from etils import epath
 import pytest
@@ -130,6 +132,7 @@ def test_report_tells_what_cots_are_like_and_the_log_what_they_cost(finished):
   content = report(finished)
   for gap in content['cot_gap']:
     assert gap['reason'] is None
+    assert gap['num_examples'] == 4
     assert gap['perplexity_annotator_cot'] > 1
     assert gap['perplexity_self_cot'] > 1
   found = {texts['method']: texts for texts in content['cot_texts']}
@@ -155,6 +158,41 @@ def test_evaluating_again_gives_the_same_bytes(finished):
   (finished / 'report' / 'manifest.json').unlink()
   tasks.execute(make_run(finished), 'evaluate')
   assert (finished / 'report' / 'metrics.json').read_bytes() == before
+
+
+@pytest.mark.slow
+def test_evaluating_trains_and_measures_nothing(finished, tmp_path):
+  folder = tmp_path / 'copy'
+  shutil.copytree(finished, folder)
+  before = report(folder)
+  for stage in folder.glob('*/stage*/seed0'):
+    (stage / 'manifest.json').unlink()
+  more = {'gap_examples': 2, 'num_resamples': 100}
+  tasks.execute(make_run(folder, evaluation=more), 'evaluate')
+  assert not list(folder.glob('*/stage*/seed0/manifest.json'))
+  assert report(folder)['cot_gap'] == before['cot_gap']
+
+
+@pytest.mark.slow
+def test_a_gap_of_other_rows_is_measured_anew(finished, tmp_path):
+  folder = tmp_path / 'copy'
+  shutil.copytree(finished, folder)
+  run = make_run(folder, evaluation={'gap_examples': 2, 'num_resamples': 100})
+  tasks.execute(run, 'run')
+  gaps = report(folder)['cot_gap']
+  assert gaps and {gap['num_examples'] for gap in gaps} == {2}
+
+
+def test_a_method_that_learns_cots_needs_some(tmp_path):
+  run = make_run(tmp_path, methods=('raft', 'tract'))
+  bare = [dataclasses.replace(e, cot='') for e in run.data.train]
+  data = dataclasses.replace(run.data, train=bare)
+  run = run_lib.Run(
+    *(run.setup, data, run.workdir, agreement.Agreement(lambda: False))
+  )
+  with pytest.raises(types.InputError, match='no training row has a CoT, but'):
+    tasks.execute(run, 'train')
+  assert not (tmp_path / 'raft').exists()
 
 
 @pytest.mark.slow

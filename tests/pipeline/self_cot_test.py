@@ -69,14 +69,14 @@ def sampler_of(engine, should_stop=lambda: False):
   return sampler
 
 
-def write(folder, engine, data, should_stop=lambda: False, **host):
+def write(folder, engine, data, should_stop=lambda: False, seed=7, **host):
   self_cot.sample_self_cots(
     sampler_of(engine, should_stop),
     lambda: 'params',
     {'train': data.train, 'validation': data.validation},
     epath.Path(folder),
     PROVENANCE,
-    7,
+    seed,
     'self-CoTs',
     **host,
   )
@@ -97,6 +97,11 @@ def whole(setup, data, tmp_path_factory):
   folder = tmp_path_factory.mktemp('whole')
   write(folder, Engine(setup), data)
   return folder
+
+
+def test_another_seed_has_other_cots(setup, data, whole, tmp_path):
+  write(tmp_path, Engine(setup), data, seed=8)
+  assert files(tmp_path) != files(whole)
 
 
 def test_chunks_are_of_similar_length_with_ties_by_index():
@@ -225,6 +230,7 @@ def test_killed_at_any_moment_ends_the_same(setup, data, whole, tmp_path):
   code = f'from {__name__} import write_slowly as w; import sys; w(sys.argv[1])'
   rng = np.random.default_rng(0)
   folders = [tmp_path / '0']
+  num_amid = 0
   for _ in range(10):
     if (folders[-1] / 'dataset.json').exists():
       folders.append(tmp_path / str(len(folders)))
@@ -240,6 +246,9 @@ def test_killed_at_any_moment_ends_the_same(setup, data, whole, tmp_path):
       time.sleep(rng.uniform(0, 2.0))
       process.kill()
     assert process.returncode == -signal.SIGKILL
+    num_chunks = sum(path.name.isdigit() for path in folders[-1].glob('*'))
+    num_amid += num_chunks > 0 and not (folders[-1] / 'dataset.json').exists()
+  assert num_amid
   for folder in folders:
     write(folder, Engine(setup), data)
     assert files(folder) == files(whole)

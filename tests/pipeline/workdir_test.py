@@ -23,6 +23,19 @@ def test_second_run_in_a_workdir_is_refused(tmp_path):
     assert not list(folder.glob('.probe*'))
 
 
+def test_workdir_that_takes_no_bytes_is_told(tmp_path, monkeypatch):
+  folder = epath.Path(tmp_path / 'run')
+
+  def full(unused_path, data):
+    if len(data) >= 4096:  # An empty file can still be made.
+      raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(type(folder), 'write_bytes', full)
+  with pytest.raises(types.InputError, match='No space left.* are free there'):
+    with workdir.use(folder):
+      pytest.fail('it was used')
+
+
 def test_hosts_share_a_workdir_but_no_number_twice(tmp_path):
   folder = epath.Path(tmp_path / 'run')
   first, second = (distributed.Host(i, 2) for i in range(2))

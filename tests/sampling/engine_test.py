@@ -240,7 +240,7 @@ def test_progress():
   assert last.prefill_tokens == 5
   # "a", "b" and the end token; then the fixed words and the score's place.
   num_steps = 3 + len(samples[0].tokens) - 2 + 1
-  assert last.decode_tokens == last.live_steps == 5 * num_steps
+  assert last.decode_tokens == 5 * num_steps
   # Four slots: one CoT is written after the other four.
   assert last.slot_steps == 2 * 4 * num_steps
   for before, after in itertools.pairwise(seen):
@@ -316,7 +316,7 @@ def test_slots_are_hardly_ever_idle():
   written = np.asarray([s.num_sampled_tokens for s in samples])
   # Spaces at the end are not kept.
   assert (written >= lengths - 9).all() and (written <= lengths).all()
-  assert seen[-1].live_steps / seen[-1].slot_steps > 0.9
+  assert seen[-1].decode_tokens / seen[-1].slot_steps > 0.9
 
 
 def test_nothing_to_do():

@@ -16,7 +16,7 @@ from tract_jax.training import step as step_lib
 
 B, L, D, V = 8, 10, 8, 16
 OBJECTIVE = losses.Objective(1.0, 1.0, ce_includes_score=False)
-TARGET = losses.ScoreTarget((1, 2, 3), (1.0, 2.0, 3.0))
+TARGET = losses.GridTokens((1, 2, 3), (1.0, 2.0, 3.0))
 
 
 def make_rows(seed=0):
@@ -68,8 +68,8 @@ def split_rows(rows, num_micro):
   )
 
 
-def make_step(lr=1e-2, num_steps=10, objective=OBJECTIVE):
-  config = optimizer_lib.OptimizerConfig(lr=lr, warmup_fraction=0.0)
+def make_step(lr=1e-2, num_steps=10, objective=OBJECTIVE, config=None):
+  config = config or optimizer_lib.OptimizerConfig(lr, warmup_fraction=0.0)
   optimizer = optimizer_lib.make_optimizer(config, num_steps)
   schedule = optimizer_lib.make_schedule(config, num_steps)
   loss = functools.partial(loss_fn, objective=objective)
@@ -97,23 +97,31 @@ def test_accumulated_gradients_equal_whole_ones(num_micro):
 
 def test_update_equals_pytorch_adamw_with_clipping():
   torch = pytest.importorskip('torch')
-  step, state = make_step()
-  grads, _ = step_lib.gradients(
-    loss_fn, init_params(), None, split_rows(make_rows(), 1), OBJECTIVE
+  numbers = {'b1': 0.6, 'b2': 0.8, 'eps': 0.1, 'weight_decay': 0.3}
+  config = optimizer_lib.OptimizerConfig(
+    lr=1e-2, warmup_fraction=0.0, clip_norm=0.5, **numbers
   )
+  step, state = make_step(config=config)
   theirs = {
     k: torch.nn.Parameter(torch.tensor(np.array(v)))
     for k, v in init_params().items()
   }
   adamw = torch.optim.AdamW(
-    theirs.values(), lr=1e-2, eps=1e-8, weight_decay=0.0
+    theirs.values(), betas=(0.6, 0.8), eps=0.1, weight_decay=0.3
   )
-  for k, parameter in theirs.items():
-    parameter.grad = torch.tensor(np.array(grads[k]))
-  torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
-  adamw.step()
-  state, metrics = step(state, None, split_rows(make_rows(), 2))
-  assert metrics.grad_norm > 1.0  # So that clipping is seen to act.
+  # Of the first update scale and moments say nothing.
+  for number in range(3):
+    grads, _ = step_lib.gradients(
+      loss_fn, state.params, None, split_rows(make_rows(), 1), OBJECTIVE
+    )
+    for k, parameter in theirs.items():
+      parameter.grad = torch.tensor(np.array(grads[k]))
+    torch.nn.utils.clip_grad_norm_(theirs.values(), 0.5)
+    schedule = optimizer_lib.make_schedule(config, 10)
+    adamw.param_groups[0]['lr'] = float(schedule(number))
+    adamw.step()
+    state, metrics = step(state, None, split_rows(make_rows(), 2))
+    assert metrics.grad_norm > 0.5
   assert_close(
     state.params, {k: v.detach().numpy() for k, v in theirs.items()}, 1e-4
   )
@@ -174,17 +182,26 @@ def test_non_finite_update_is_skipped_and_counted():
   assert after.step == 1
   assert_close(after.params, state.params, 0, 0)
   assert_close(after.opt_state, state.opt_state, 0, 0)
+  first_rate = metrics.lr
   after, metrics = step(after, None, split_rows(rows, 2))
   assert metrics.finite
+  # The optimizer has made no update yet: its rate is still the first one.
+  assert metrics.lr == first_rate
+  _, metrics = step(after, None, split_rows(rows, 2))
+  assert metrics.lr < first_rate
   assert optax.tree.norm(jax.tree.map(jnp.subtract, after.params, state.params))
 
 
 def test_golden_step():
-  # May change only with the formulas or the optimiser's numbers.
   step, state = make_step()
   for _ in range(3):
     state, metrics = step(state, None, split_rows(make_rows(), 2))
-  np.testing.assert_allclose(metrics.loss, GOLDEN_LOSS, rtol=1e-4)
+  np.testing.assert_allclose(
+    metrics.loss,
+    GOLDEN_LOSS,
+    rtol=1e-4,
+    err_msg="may change only with the formulas or the optimiser's numbers",
+  )
 
 
 GOLDEN_LOSS = 9.721708

@@ -29,7 +29,6 @@ from tract_jax.text import score_tokens as score_tokens_lib
 from tract_jax.text import tokenizer as tokenizer_lib
 
 POLICIES = ('error', 'drop')
-_MAX_LINES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +165,7 @@ def encode_all(
 
   Raises:
     types.InputError: an unknown policy, an example too long under "error", or
-      one that cannot be encoded; a line each, 20 at most.
+      one that cannot be encoded; a line each.
   """
   if too_long not in POLICIES:
     raise types.InputError(
@@ -186,8 +185,7 @@ def encode_all(
       for i, problem in sorted(_problems(chunk, too_long, max_length).items()):
         problems.append(f'example {rows[i].example_id}: {problem}')
       on_rows(len(rows), len(chunk.encoded.tokens))
-  if problems:
-    raise types.InputError(_lines(problems))
+  types.raise_problems(problems, 'more examples')
   encoded = builder.examples()
   return encoded, EncodeReport(
     num_examples=len(examples),
@@ -331,10 +329,3 @@ def _sampled_cot_ids(
       f'{score_tokens.prefix_ids}, which precede a score'
     )
   return ids
-
-
-def _lines(problems: list[str]) -> str:
-  shown = problems[:_MAX_LINES]
-  if len(problems) > _MAX_LINES:
-    shown.append(f'and {len(problems) - _MAX_LINES} more examples')
-  return '\n'.join(shown)

@@ -290,7 +290,8 @@ def foreign(folder: epath.PathLike, lines: list[str]) -> list[str]:
   """
   return [f'{folder}: {line}' for line in lines] + [
     f'{folder}: made by another run; choose another --workdir, or delete this'
-    ' folder yourself'
+    ' folder yourself, and what was made from it: self-CoTs, later stages,'
+    ' predictions, exports'
   ]
 
 

@@ -310,11 +310,8 @@ class Store:
         lines.append(
           f'{self._name}: step {step}: leaf {name}: stored {old}, wanted {new}'
         )
-    if len(lines) > _MAX_PROBLEMS:
-      more = len(lines) - _MAX_PROBLEMS
-      lines[_MAX_PROBLEMS:] = [f'{self._name}: and {more} more leaves differ']
-    if lines:
-      raise types.InputError('\n'.join(lines))
+    place = f'{self._name}: '
+    types.raise_problems(lines, 'more leaves differ', place, _MAX_PROBLEMS)
 
   def _load_leaves(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
     """Loads all leaves; empty and None ones are made, not read."""

@@ -24,7 +24,6 @@ from tract_jax.text import prompt_template, prompts
 
 ROLES = ('train', 'eval', 'judge')
 _ID_COLUMNS = ('example_id', 'id', 'uuid')
-_MAX_LINES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +152,8 @@ def examples_from_rows(
     except row_kinds.RowError as error:
       shown = ids[i] if ids[i].isprintable() else repr(ids[i])
       problems[i] = f'{name}: {places[i]} (id {shown}): {error}'
-  if problems:
-    lines = [problems[i] for i in sorted(problems)]
-    if len(lines) > _MAX_LINES:
-      lines[_MAX_LINES:] = [f'{name}: and {len(lines) - _MAX_LINES} more rows']
-    raise types.InputError('\n'.join(lines))
+  lines = [problems[i] for i in sorted(problems)]
+  types.raise_problems(lines, 'more rows', f'{name}: ')
   report = ReadReport(name, len(rows), **{key: seen[key] for key in _NOTES})
   return list(examples.values()), report
 

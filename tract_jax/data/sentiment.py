@@ -17,13 +17,13 @@ text, and not the text's score.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import hashlib
 import json
 import math
 import string
 from typing import Any
 
 from tract_jax import types
+from tract_jax.data import splits
 
 # The files' names, by what the rows' categories are called.
 SOURCES = {
@@ -235,7 +235,8 @@ def make_rows(
   """
   train: list[dict[str, Any]] = []
   test: list[dict[str, Any]] = []
-  for text in sorted(texts, key=lambda t: (_draw(t.text), t.text_id)):
+  places = {t.text_id: splits.hash_uniform(t.text.strip()) for t in texts}
+  for text in sorted(texts, key=lambda t: (places[t.text_id], t.text_id)):
     row = {
       'example_id': text.text_id,
       'category': text.source,
@@ -243,7 +244,7 @@ def make_rows(
       'score': list(text.ratings),
       'cot': rationale(text.text, lexicon),
     }
-    (test if _draw(text.text) < TEST_FRACTION else train).append(row)
+    (test if places[text.text_id] < TEST_FRACTION else train).append(row)
   return train, test
 
 
@@ -274,12 +275,6 @@ def _rated_words(text: str, lexicon: Mapping[str, float]) -> list[_RatedWord]:
 
 def _negates(word: str) -> bool:
   return word in _NEGATIONS or word.endswith("n't")
-
-
-def _draw(text: str) -> float:
-  """A number in [0, 1) that the text determines."""
-  digest = hashlib.sha256(text.strip().encode()).digest()
-  return int.from_bytes(digest[:6], 'big') / 2**48
 
 
 def _ratings(text: str) -> tuple[tuple[int, ...], str]:

@@ -75,7 +75,11 @@ def shuffle_scores(
   ]
 
 
-def _draw(example_id: str, seed: int, salt: str) -> float:
-  """A number in [0, 1) that the arguments determine."""
-  digest = hashlib.sha256(f'{salt}\0{seed}\0{example_id}'.encode()).digest()
+def hash_uniform(text: str) -> float:
+  """A number in [0, 1) that the text determines, on any machine."""
+  digest = hashlib.sha256(text.encode()).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48
+
+
+def _draw(example_id: str, seed: int, salt: str) -> float:
+  return hash_uniform(f'{salt}\0{seed}\0{example_id}')

@@ -2,9 +2,9 @@
 
 In: a system's predictions, and for each facet (category, response source,
 rubric, rater's score, CoT length, finish reasons) what each row is. Out: a
-`Part` for each value of each facet. Seeds are
-pooled: a row counts once for each. Intervals do not tell chance from more where
-so many parts are looked at: of twenty, one leaves out the truth.
+`Part` for each value of each facet. Seeds are pooled: a row counts once for
+each. Intervals do not tell chance from more where so many parts are looked at:
+of twenty, one leaves out the truth.
 
 Axes: n predictions of a system, seeds together.
 """

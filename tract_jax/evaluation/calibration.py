@@ -125,7 +125,13 @@ def calibrate(
     np.asarray(grid, np.float64),
     conformal_level,
   )
-  return Calibration(**facts, **figures, reason=None)
+  too_few = None
+  if figures['conformal_half_width'] is None:
+    too_few = (
+      f'conformal_half_width, conformal_coverage: {num_rows} rows are too few '
+      f'for a level of {conformal_level:g}'
+    )
+  return Calibration(**facts, **figures, reason=too_few)
 
 
 def sort_key(calibration: Calibration) -> tuple[str, int, str, int]:

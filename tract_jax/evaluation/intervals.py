@@ -343,7 +343,9 @@ def _mean_draws(
   size = (bootstrap.num_resamples, num_seeds)
   chosen = resampling.stream(bootstrap, stream).integers(num_seeds, size=size)
   weights = resampling.counts(chosen, num_seeds).T / num_seeds
-  return np.sum(draws.mean(axis=0) * weights, axis=0)
+  means = draws.mean(axis=0)
+  # NaN times 0 is NaN: a seed that was not drawn says nothing.
+  return np.sum(np.where(weights > 0, means * weights, 0), axis=0)
 
 
 def _unpaired_reason(

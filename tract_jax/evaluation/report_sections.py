@@ -104,7 +104,8 @@ def results(report: report_lib.Report) -> Table:
     line[0] += f' {other_systems.MARK}' if total.method in others else ''
     if total.system not in beside:
       # No seed is on every benchmark where one of them was left out.
-      seeds = total.num_seeds or max(c.num_seeds for c in found if c)
+      of_system = (c for c in combined if c.system == total.system)
+      seeds = total.num_seeds or max(c.num_seeds for c in of_system)
       line[2:] = [total.num_cots, seeds]
     line += [tables.number(c.pearson, c.pearson_ci) if c else '' for c in found]
     line += [tables.number(total.spearman), tables.number(total.rmse)]

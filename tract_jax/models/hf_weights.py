@@ -301,4 +301,6 @@ def _check_tensors(
     problems.append(
       f'{tensors[name].file}: {name}: the model has no such parameter'
     )
-  tensor_files.raise_problems(problems)
+  types.raise_problems(
+    problems, 'more of the kind', most=tensor_files.MAX_PROBLEMS
+  )

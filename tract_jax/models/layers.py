@@ -144,7 +144,7 @@ class Linear(nnx.Module):
 
 @jax.custom_jvp
 def silu(x: types.Array) -> types.Array:
-  """X / (1 + exp(-x)), exact to rounding for negative x, too.
+  """SiLU, x / (1 + exp(-x)), exact to rounding for negative x, too.
 
   jax.nn.silu goes through (1 + tanh(x / 2)) / 2 on the CPU, which loses a
   sigmoid of 1e-4 to cancellation; over thirty layers that shows in the logits.

@@ -21,7 +21,8 @@ INDEX_FILE = 'model.safetensors.index.json'
 
 _SHARD_NAME = re.compile(r'[A-Za-z0-9._-]+\.safetensors')
 _MAX_INDEX_BYTES = 64 * 2**20
-_MAX_LINES = 10
+# Of a model, a wrong one may have hundreds.
+MAX_PROBLEMS = 10
 
 _Tensors = dict[str, safetensors_file.Tensor]
 
@@ -66,7 +67,7 @@ def open_folder(
       f'{folder}/{weight_map[name]}: {name}: named by {INDEX_FILE}, and not'
       ' there'
     )
-  raise_problems(problems)
+  types.raise_problems(problems, 'more of the kind', most=MAX_PROBLEMS)
   return tensors
 
 
@@ -87,15 +88,6 @@ def open_file(
     types.InputError: as `open_folder`.
   """
   return _open(folder).open(name, stack)
-
-
-def raise_problems(problems: Sequence[str]) -> None:
-  """Raises types.InputError with the first lines of `problems`, if any."""
-  if len(problems) > _MAX_LINES:
-    rest = len(problems) - _MAX_LINES
-    problems = [*problems[:_MAX_LINES], f'and {rest} more of the kind']
-  if problems:
-    raise types.InputError('\n'.join(problems))
 
 
 @dataclasses.dataclass(frozen=True)

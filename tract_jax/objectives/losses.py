@@ -63,7 +63,7 @@ class Objective:
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoreTarget:
+class GridTokens:
   """What the score losses need to know of the score grid.
 
   Attributes:
@@ -145,7 +145,7 @@ def loss_terms(
   hidden: types.Array,
   batch: types.Batch,
   objective: Objective,
-  score_target: ScoreTarget,
+  grid_tokens: GridTokens,
   *,
   num_targets: int,
   chunk_size: int,
@@ -158,7 +158,7 @@ def loss_terms(
     hidden: [B, L, D] hidden states; position i predicts `batch.targets[i]`.
     batch: the rows, [B, L]; target_probs [B, E, Y].
     objective: names the terms, and the targets of the cross-entropy.
-    score_target: the grid's tokens and values.
+    grid_tokens: the grid's tokens and values.
     num_targets: the most target positions that any row has (static). Rows
       with more would lose targets: the loader knows the most.
     chunk_size: target positions per row whose logits exist at a time.
@@ -170,8 +170,8 @@ def loss_terms(
     than E of them.
   """
   if grid_log_probs is None:
-    grid_log_probs = _grid_log_probs(project, hidden, batch, score_target)
-  terms = _score_terms(grid_log_probs, batch, objective, score_target)
+    grid_log_probs = _grid_log_probs(project, hidden, batch, grid_tokens)
+  terms = _score_terms(grid_log_probs, batch, objective, grid_tokens)
   if objective.ce_weight == 0:
     return terms
   tokens = ce_mask(batch.cot_mask, batch.score_mask, objective)
@@ -219,16 +219,16 @@ def objective_loss(
   )
 
 
-def _grid_log_probs(project, hidden, batch, score_target):
+def _grid_log_probs(project, hidden, batch, grid_tokens):
   """[B, E, Y], read off the logits where each example's score starts."""
   starts = score_tree.start_indices(batch)
   at_starts = jnp.take_along_axis(hidden, starts[..., None], axis=1)
   return predictors.score_log_probs(
-    project(at_starts), jnp.array(score_target.token_ids)
+    project(at_starts), jnp.array(grid_tokens.token_ids)
   )
 
 
-def _score_terms(log_probs, batch, objective, score_target) -> types.LossTerms:
+def _score_terms(log_probs, batch, objective, grid_tokens) -> types.LossTerms:
   """LossTerms of the scores alone; log_probs [B, E, Y] of the examples."""
   is_start = score_tree.score_starts(batch.score_mask)
   starts = score_tree.start_indices(batch)
@@ -242,7 +242,7 @@ def _score_terms(log_probs, batch, objective, score_target) -> types.LossTerms:
   # A score without a place among the examples must not get lost in silence.
   complete = jnp.where(numerics.count(has_score) == number, 1.0, jnp.nan)
   seen = score_losses.on_grid(log_probs, objective.expectation)
-  grid = np.array(score_target.values, np.float32)
+  grid = np.array(grid_tokens.values, np.float32)
   rated = grid, at_starts(batch.score_values), batch.target_probs
   score_loss = score_losses.SCORE_LOSSES[objective.score_loss]
 

@@ -230,7 +230,9 @@ def predict(
   return mean_over_cots(each)
 
 
-def choices(seed: int, example_ids: Sequence[str], num_cots: int) -> np.ndarray:
+def decode_uniforms(
+  seed: int, example_ids: Sequence[str], num_cots: int
+) -> np.ndarray:
   """The numbers with which "decode_sampled" picks its scores.
 
   Each depends on seed, example and CoT alone, whatever the rows beside it.

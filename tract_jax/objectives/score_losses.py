@@ -1,10 +1,12 @@
 """Score losses: how far a distribution over the grid is from the rater's.
 
-  squared_error     (E_p[y] - y*)^2           TRACT's and RAFT's
-  crps              integral of (F - G)^2     F, G: the distribution functions
-  wasserstein       integral of |F - G|       of the model and of the rater
+  squared_error     (E_p[y] - y*)^2, TRACT's and RAFT's
+  crps              integral of (F - G)^2
+  wasserstein       integral of |F - G|
   distribution_ce   - sum_y q(y) log p(y)
 
+p and F are the model's distribution and its distribution function, q and G the
+rater's.
 All are pure functions of log p(str(y) | x, s), in float32, and differ by name
 alone (SCORE_LOSSES). Probability that leaks off the grid is a score of 0 to the
 first three, as it is to RAIL, or is removed beforehand (`on_grid`). Axes: Y
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tract_jax import types
+from tract_jax.objectives import predictors
 
 EXPECTATIONS = ('full', 'grid')
 
@@ -67,7 +70,7 @@ def squared_error(
 ) -> types.Array:
   """Squared error of the expected score, (sum_y p(str(y)) y - y*)^2.
 
-  RAFT (ICLR 2025), and CoT-RAFT's second term (arXiv:2503.04381, eq. 4). Of a
+  RAFT (ICLR 2025), and CoT-RAFT's squared error (arXiv:2503.04381, eq. 4). Of a
   rater's distribution it sees the mean alone.
 
   Args:
@@ -80,9 +83,7 @@ def squared_error(
     [...] float32, in squared points of the score.
   """
   del target_probs
-  expected = jnp.einsum(
-    '...y,y->...', jnp.exp(log_probs), grid, precision='highest'
-  )
+  expected = predictors.rail(jnp.exp(log_probs), grid)
   return jnp.square(expected - scores)
 
 

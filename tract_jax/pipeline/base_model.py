@@ -102,7 +102,9 @@ def from_source(
     types.InputError: an architecture that is not supported, or that the mesh
       cannot split.
   """
-  return _make(read_architecture(sources.base), sources, config, mesh)
+  return from_architecture(
+    read_architecture(sources.base), sources, config, mesh
+  )
 
 
 def from_scratch(
@@ -137,37 +139,20 @@ def from_scratch(
     max_position_embeddings=_LONGEST_ROW,
     tie_word_embeddings=True,
   )
-  return _make(architecture, None, config, mesh)
-
-
-def elsewhere(
-  model: BaseModel, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
-) -> BaseModel:
-  """The same model on another mesh, such as one host's, to sample there.
-
-  Args:
-    model: of `from_source` or `from_scratch`.
-    config: that it was made with.
-    mesh: where it is to lie.
-
-  Returns:
-    The model.
-
-  Raises:
-    types.InputError: the mesh cannot split it.
-  """
-  return _make(model.config, model.sources, config, mesh)
+  return from_architecture(architecture, None, config, mesh)
 
 
 def from_architecture(
   architecture: model_config_lib.ModelConfig,
+  sources: model_source.Sources | None,
   config: ml_collections.ConfigDict,
   mesh: jax.sharding.Mesh,
 ) -> BaseModel:
-  """A model without weights to read, for what works on shapes alone.
+  """A model of these numbers.
 
   Args:
     architecture: its numbers.
+    sources: where its weights are; None: random ones, or shapes alone.
     config: checked, with every key.
     mesh: where it lies.
 
@@ -177,10 +162,6 @@ def from_architecture(
   Raises:
     types.InputError: the mesh cannot split it.
   """
-  return _make(architecture, None, config, mesh)
-
-
-def _make(architecture, sources, config, mesh) -> BaseModel:
   model = config.model
   make_model = functools.partial(
     transformer.make_model,

@@ -63,6 +63,12 @@ class Setup:
   model: base_model.BaseModel
   as_is: Mapping[str, methods_lib.Method]
 
+  @property
+  def methods(self) -> dict[str, methods_lib.Method]:
+    """{name: method}, as this run predicts by them."""
+    table = methods_lib.trained_with(self.config.train.expectation)
+    return {**table, **self.as_is}
+
 
 def build(
   config: ml_collections.ConfigDict,
@@ -127,7 +133,9 @@ def for_sampling(
   mesh = sampling_mesh(setup.config, devices)
   if mesh == setup.model.mesh:
     return setup
-  model = base_model.elsewhere(setup.model, setup.config, mesh)
+  model = base_model.from_architecture(
+    setup.model.config, setup.model.sources, setup.config, mesh
+  )
   return dataclasses.replace(setup, model=model)
 
 

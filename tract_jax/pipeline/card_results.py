@@ -189,7 +189,9 @@ def _figure(record: _Record, name: str) -> str:
 
 
 def _calibrated(record: _Record, name: str) -> str:
-  """A figure of calibration; all of a record have the same reason."""
+  """A figure of calibration; a reason may name those that it is of."""
   if record[name] is not None:
     return tables.number(record[name])
-  return f'none ({record["reason"]})'
+  names, _, reason = record['reason'].partition(': ')
+  is_named = name in names.split(', ')
+  return f'none ({reason if is_named else record["reason"]})'

@@ -56,17 +56,18 @@ def parse(text: str) -> report.Comparisons:
 
 def problems(
   config: ml_collections.ConfigDict,
-  methods: Mapping[str, methods_lib.Method] = methods_lib.METHODS,
+  methods: Mapping[str, methods_lib.Method] | None = None,
 ) -> Iterator[str]:
   """Which systems of `config.evaluation.differences` the run will not have.
 
   Args:
     config: whose parts can be parsed.
-    methods: the table, or those of a model that is used as it is.
+    methods: those of a model that is used as it is; None: what the run trains.
 
   Yields:
     A line for each.
   """
+  methods = methods or methods_lib.trained_with(config.train.expectation)
   pairs = parse(config.evaluation.differences)
   if pairs is None or isinstance(pairs, str):
     return

@@ -9,7 +9,7 @@ import ml_collections
 from tract_jax import types
 from tract_jax.data import encoding
 from tract_jax.evaluation import pairwise
-from tract_jax.models import lora, quantization, remat
+from tract_jax.models import kv_cache, lora, quantization, remat
 from tract_jax.objectives import losses, predictors, score_losses, targets
 from tract_jax.parallel import chips, mapping, mesh
 from tract_jax.pipeline import (
@@ -21,6 +21,7 @@ from tract_jax.pipeline import (
 )
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import methods as methods_lib
+from tract_jax.sampling import engine
 from tract_jax.text import prompt_template
 
 
@@ -259,10 +260,10 @@ _RULES = {
   'sampling.repetition_penalty': _above(0),
   'sampling.max_new_tokens': _numbers(1, _MAX_TOKENS, kind=int),
   'sampling.max_retries': _numbers(0, 1000, kind=int),
-  'sampling.unfinished': _one_of('complete', 'drop'),
+  'sampling.unfinished': _one_of(*engine.UNFINISHED),
   'sampling.num_self_cots': _AT_LEAST_1,
   'sampling.weights': _one_of('', 'int8'),
-  'sampling.kv_cache': _one_of('', 'int8'),
+  'sampling.kv_cache': _one_of(*kv_cache.KINDS),
   'sampling.slots': _NOT_NEGATIVE,
   'sampling.chunk_size': _AT_LEAST_1,
   'sampling.steps_per_call': _AT_LEAST_1,

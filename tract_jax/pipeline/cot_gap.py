@@ -20,7 +20,7 @@ from tract_jax.evaluation import metrics
 from tract_jax.objectives import predictors
 from tract_jax.pipeline import progress, sample
 
-PURPOSE = 'cot_gap'
+FOLDER = PURPOSE = 'cot_gap'
 KINDS = ('annotator_cot', 'self_cot')
 # exp of more is no float.
 _MOST_NATS = 700.0
@@ -70,9 +70,14 @@ def measure(
   }
 
 
-def is_done(folder: epath.Path, fields: dict[str, Any]) -> bool:
-  """Whether the gap is measured, by its manifest."""
-  return manifest.matches(folder, 'cot_gap', fields)
+def is_done(
+  folder: epath.Path, fields: dict[str, Any], num_examples: int
+) -> bool:
+  """Whether this gap is measured, on so many rows; else it is, anew."""
+  return (
+    manifest.is_current(folder, 'cot_gap', fields)
+    and manifest.read_results(folder)['num_examples'] == num_examples
+  )
 
 
 def write(folder: epath.Path, fields, results: dict[str, Any], label) -> None:
@@ -128,7 +133,6 @@ def _rmse(setup, examples, samples) -> float:
   grid = np.array(setup.grid.values, np.float32)
   probs = np.stack([s.score_probs for s in samples])
   predicted = np.asarray(predictors.rail(probs, grid))
-  middle = (grid[0] + grid[-1]) / 2
-  predicted = np.where(np.isfinite(predicted), predicted, middle)
+  predicted = np.where(np.isfinite(predicted), predicted, setup.grid.midpoint)
   scores = np.array([e.score for e in examples], np.float64)
   return float(np.sqrt(np.mean(np.square(predicted - scores))))

@@ -11,9 +11,12 @@ import numpy as np
 
 from tract_jax import types
 from tract_jax.data import encoded_cache, encoding, row_pool
-from tract_jax.pipeline import build, progress
+from tract_jax.pipeline import (
+  build,
+  interruption,
+  progress,
+)
 from tract_jax.text import score_tokens
-from tract_jax.training import loop
 
 
 def encode_rows(
@@ -96,6 +99,6 @@ def _on_rows(label, num_rows, num_processes, is_long, should_stop):
   def on_rows(num_rows: int, num_tokens: int) -> None:
     if is_long:
       show(num_rows, num_tokens)
-    loop.stop_if(should_stop, f'amid encoding {label}')
+    interruption.stop_if(should_stop, f'amid encoding {label}')
 
   return on_rows

@@ -28,27 +28,12 @@ from tract_jax.pipeline import (
   card_results,
   comparisons,
   other_systems,
-  predict,
   predicted,
+  prediction_files,
   prediction_rows,
   progress,
 )
 from tract_jax.pipeline import methods as methods_lib
-
-
-def prediction_path(
-  workdir: epath.Path, method: str, benchmark: str
-) -> epath.Path:
-  """Where the predictions of a method on a benchmark lie."""
-  return workdir / 'predictions' / method / f'{benchmark}.jsonl'
-
-
-def chunk_folder(
-  workdir: epath.Path, method: str, benchmark: str, seed: int
-) -> epath.Path:
-  """Where the chunks lie that a seed's predictions are joined of."""
-  folder = prediction_path(workdir, method, benchmark).parent
-  return folder / 'parts' / benchmark / f'seed{seed}'
 
 
 def evaluate(
@@ -116,14 +101,16 @@ def evaluate(
 def _checked_paths(config, workdir, benchmarks):
   """{(method, benchmark): its file}, each as its chunks are."""
   paths = {
-    (method, benchmark): prediction_path(workdir, method, benchmark)
+    (method, benchmark): prediction_files.path_of(workdir, method, benchmark)
     for method in config.methods
     for benchmark in benchmarks
   }
   for (method, benchmark), path in paths.items():
-    seeds = config.seeds
-    chunks = [chunk_folder(workdir, method, benchmark, seed) for seed in seeds]
-    predict.check_joined(chunks, path)
+    chunks = [
+      prediction_files.chunk_folder(workdir, method, benchmark, seed)
+      for seed in config.seeds
+    ]
+    prediction_files.check_joined(chunks, path)
   return paths
 
 
@@ -166,10 +153,11 @@ def _found(config, grid, paths, benchmarks, others, methods) -> predicted.Found:
   }
   files = []
   for (method, benchmark), path in paths.items():
-    rows = predict.read_predictions(path)
+    rows = prediction_files.read_predictions(path)
     how = methods[method]
     prediction_rows.check_rows(config, grid, how, path, rows)
     prediction_rows.say_other_rows(config, path, rows, examples[benchmark])
+    rows = prediction_rows.as_rated(rows, examples[benchmark])
     files.append((method, how, benchmark, path, rows))
   files += [
     (o.method, None, o.benchmark, o.files[0].path, o.rows) for o in others
@@ -243,7 +231,7 @@ def _make_report(config, grid, systems, methods, **more) -> report_lib.Report:
   return report_lib.make_report(
     systems,
     config=json.loads(json.dumps(config.to_dict())),
-    fallback=predicted.midpoint(grid),
+    fallback=grid.midpoint,
     bootstrap=resampling.Bootstrap(config.evaluation.num_resamples),
     half_step=figures.half_step(grid.values),
     comparisons=comparisons.parse(config.evaluation.differences),

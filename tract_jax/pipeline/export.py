@@ -30,7 +30,7 @@ from tract_jax.pipeline import (
   model_card,
   progress,
 )
-from tract_jax.pipeline import methods as methods_lib
+from tract_jax.text import tokenizer as tokenizer_lib
 
 CARD_FILE = 'README.md'
 _KIND = 'export'
@@ -270,7 +270,7 @@ def _base_reference(setup: build.Setup) -> tuple[str, str]:
 
 def _card_facts(setup: build.Setup, run: ExportRun) -> model_card.CardFacts:
   """What the model card says, gathered from the run."""
-  config, method = setup.config, methods_lib.METHODS[run.method]
+  config, method = setup.config, setup.methods[run.method]
   scores = setup.cot_scores if method.with_cot else setup.bare_scores
   base_model_name, base_revision = _base_reference(setup)
   sources = setup.model.sources
@@ -290,6 +290,7 @@ def _card_facts(setup: build.Setup, run: ExportRun) -> model_card.CardFacts:
     lora_rank=config.model.lora_rank,
     quantization=setup.model.quantization,
     has_chat_template=bool(setup.tokenizer.hf.chat_template),
+    date=tokenizer_lib.DATE_STRING if setup.tokenizer.names_date else '',
     system_prompt=setup.tokenizer.system_prompt,
     has_system_turn=setup.tokenizer.has_system_turn,
     prompt_ending=run.prompt.rpartition('\n')[2],

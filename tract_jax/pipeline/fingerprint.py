@@ -36,6 +36,7 @@ _SCORE_LOSS_ONLY = {'score_loss', 'expectation', 'off_grid_penalty'}
 _CHOICE = {'lambda_candidates'}
 _SAMPLING_SPEED = {'slots', 'steps_per_call', 'prefill_tokens', 'mesh'}
 _SELF_COTS_ONLY = {'num_self_cots'}
+_WITHOUT_COT = {'max_new_tokens', 'chunk_size'}
 _PROMPT_KEYS = ('template', 'use_reference', 'system_prompt', 'fields')
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -105,12 +106,24 @@ def train_fields(setup: build.Setup, objective: str) -> dict[str, Any]:
   return fields | {f'data.{key}': data[key] for key in keys}
 
 
-def sampling_fields(setup: build.Setup) -> dict[str, Any]:
-  """The numbers of sampling that change its result."""
+def sampling_fields(
+  setup: build.Setup, with_cot: bool = True
+) -> dict[str, Any]:
+  """The numbers of sampling that change its result.
+
+  Args:
+    setup: of the run.
+    with_cot: whether CoTs are sampled; else scores are only read, and what
+      counts is how long a prompt may be, and which rows share a file.
+
+  Returns:
+    {dotted key: value}.
+  """
   fields = {
     f'sampling.{key}': value
     for key, value in setup.config.sampling.items()
     if key not in _SAMPLING_SPEED | _SELF_COTS_ONLY
+    and (with_cot or key in _WITHOUT_COT)
   }
   return fields | {'data.max_length': setup.config.data.max_length}
 

@@ -9,7 +9,6 @@ from tract_jax.pipeline import build, progress, shown_text
 from tract_jax.pipeline import methods as methods_lib
 
 _SHOWN_IDS = 10
-_MAX_LINES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +68,7 @@ def fit(
     for example, prompt in zip(examples, prompts, strict=True)
     if isinstance(prompt, types.InputError)
   ]
-  if problems:
-    raise types.InputError('\n'.join(problems[:_MAX_LINES]))
+  types.raise_problems(problems, 'more prompts')
   kept, cut, unfit = [], [], []
   for example, prompt in zip(examples, prompts, strict=True):
     if prompt is None:

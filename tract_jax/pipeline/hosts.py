@@ -12,6 +12,7 @@ from typing import Any
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.parallel import agreement, distributed
+from tract_jax.pipeline import interruption
 from tract_jax.training import loop
 
 _MAX_LINES = 20
@@ -32,7 +33,7 @@ def meet(stop: agreement.Agreement, where: str) -> None:
   Raises:
     loop.Interrupted: one of them was asked to stop.
   """
-  loop.stop_if(stop.meet, where)
+  interruption.stop_if(stop.meet, where)
 
 
 def at_once(unused_label: str, finish: Callable[[], None]) -> None:

@@ -1,6 +1,9 @@
 """Signals that ask a run to stop: it saves, and says with which exit code."""
 
+from collections.abc import Callable
 import signal
+
+from tract_jax.training import loop
 
 SIGTERM_EXIT = 75
 CTRL_C_EXIT = 130
@@ -14,6 +17,20 @@ def ignore() -> None:
   """
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, signal.SIG_IGN)
+
+
+def stop_if(should_stop: Callable[[], bool], where: str) -> None:
+  """Ends a piece of work that begins anew next time.
+
+  Args:
+    should_stop: whether the run was asked to stop.
+    where: what is left undone, for the message.
+
+  Raises:
+    loop.Interrupted: it was.
+  """
+  if should_stop():
+    raise loop.Interrupted(f'stopped {where}')
 
 
 class StopSignal:

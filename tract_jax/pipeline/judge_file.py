@@ -150,7 +150,8 @@ def from_run(config: ml_collections.ConfigDict, method_name: str) -> JudgeFile:
   Returns:
     The content of its judge.json.
   """
-  method = methods_lib.METHODS[method_name]
+  table = methods_lib.trained_with(config.train.expectation)
+  method = table[method_name]
   values = {
     attribute: config_lib.get(config, key) for key, attribute in _KEYS.items()
   }

@@ -33,6 +33,21 @@ def candidates_of(
   return config.train.lambda_candidates if objective_name == 'cot_raft' else ()
 
 
+def is_trained(
+  config: ml_collections.ConfigDict, objective_name: str, folder: epath.Path
+) -> bool:
+  """Whether a stage is finished: for each candidate, where there are any.
+
+  Args:
+    config: of the run.
+    objective_name: the stage's.
+    folder: of the stage.
+  """
+  values = candidates_of(config, objective_name)
+  folders = [_folder(folder, value) for value in values] or [folder]
+  return all(map(manifest.is_finished, folders))
+
+
 def trained(
   config: ml_collections.ConfigDict,
   objective_name: str,

@@ -20,7 +20,7 @@ def make_loss_fn(
   num_targets: int,
   chunk_size: int,
 ) -> step_lib.LossFn:
-  """Joins them.
+  """Makes the loss of a training step: hidden states, head, loss terms.
 
   Args:
     model: whose functions are called.
@@ -32,7 +32,7 @@ def make_loss_fn(
   Returns:
     (trainable, frozen, rows) -> LossTerms of these rows.
   """
-  target = losses.ScoreTarget(scores.ids, scores.grid.values)
+  target = losses.GridTokens(scores.ids, scores.grid.values)
 
   def loss_fn(trainable, frozen, rows):
     params = lora.merge(trainable, frozen)

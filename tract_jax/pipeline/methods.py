@@ -76,6 +76,27 @@ METHODS = {
 }
 
 
+def trained_with(expectation: str) -> dict[str, Method]:
+  """The table, where each method predicts as it was trained.
+
+  Args:
+    expectation: `train.expectation`. With "grid" nothing keeps a model on the
+      score grid, and RAIL would take what is off it for a score of 0: RAIL on
+      the grid is the own predictor then.
+
+  Returns:
+    {name: method}.
+  """
+  if expectation != 'grid':
+    return METHODS
+  return {
+    name: dataclasses.replace(method, predictor='rail_normalized')
+    if method.stages and method.predictor == 'rail'
+    else method
+    for name, method in METHODS.items()
+  }
+
+
 def known(names: Sequence[object]) -> list[Method]:
   """The methods of the table among the names, whatever else is among these."""
   return [METHODS[n] for n in names if isinstance(n, str) and n in METHODS]

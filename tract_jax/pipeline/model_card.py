@@ -95,6 +95,7 @@ class CardFacts:
     lora_rank: of the trained adapters; 0 for full fine-tuning.
     quantization: of the frozen weights in training: "", "int8" or "nf4".
     has_chat_template: whether prompts are turns of one.
+    date: that the template writes; "" where it writes none.
     system_prompt: before each prompt; "" for none.
     has_system_turn: whether it stands in a turn of its own.
     prompt_ending: the last line of a prompt.
@@ -121,6 +122,7 @@ class CardFacts:
   lora_rank: int
   quantization: str
   has_chat_template: bool
+  date: str
   system_prompt: str
   has_system_turn: bool
   prompt_ending: str
@@ -279,6 +281,8 @@ def _use_with_transformers(card: CardFacts) -> str:
     )
   else:
     tokens = "ids = inputs['input_ids']\n"
+  is_on_grid = card.predictor == 'rail_normalized'
+  on_grid = 'probs = probs / probs.sum()\n' if is_on_grid else ''
   code = (
     'import torch, transformers\n\n'
     "folder = 'path/of/this/folder'\n"
@@ -289,6 +293,7 @@ def _use_with_transformers(card: CardFacts) -> str:
     'with torch.no_grad():\n'
     '  logits = model(torch.cat([ids, prefix], dim=1)).logits[0, -1]\n'
     f'probs = logits.float().softmax(-1)[{list(card.score_ids)}]\n'
+    f'{on_grid}'
     f'score = float(probs @ torch.tensor({list(map(float, card.scores))}))'
   )
   needs = ' and peft' if card.as_adapter else ''
@@ -310,11 +315,12 @@ def _inputs(card: CardFacts) -> str:
     lead = f"prompt = {system} + '\\n\\n' + prompt\n"
   if not card.has_chat_template:
     return f"{lead}inputs = tokenizer(prompt, return_tensors='pt')\n"
+  date = f', date_string={card.date!r}' if card.date else ''
   return (
     f'{lead}turns = {turns}\n'
     'inputs = tokenizer.apply_chat_template(\n'
     '  turns, add_generation_prompt=True, return_dict=True,'
-    " return_tensors='pt')\n"
+    f" return_tensors='pt'{date})\n"
   )
 
 

@@ -1,6 +1,7 @@
 """What the mesh of a run asks of the model: kernels, and what moves when."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 import math
 
@@ -39,7 +40,7 @@ def make_placement(
   Raises:
     types.InputError: as `row_attention`.
   """
-  return placement.Placement(
+  anywhere = placement.Placement(
     row_attention=row_attention(attention_kind, mesh, num_heads),
     split_rows=functools.partial(_split_rows, mesh),
     gather=(
@@ -47,15 +48,18 @@ def make_placement(
     ),
     # Beside a weight that is split, an adapter would move it.
     fuse_adapters=mesh.shape['tensor'] == 1,
+  )
+  if not _is_tpu(mesh):
+    return anywhere
+  return dataclasses.replace(
+    anywhere,
     # "tensor" may split a weight within a head.
-    keep_heads=_is_tpu(mesh) and mesh.shape['tensor'] == 1,
-    # A step of the loop costs a TPU as much as it takes to read 300 entries.
-    cache_block=512 if _is_tpu(mesh) else placement.ONE_DEVICE.cache_block,
-    # Narrower ones fill no tile of a TPU's memory: its compiler lays the whole
+    keep_heads=mesh.shape['tensor'] == 1,
+    # A step of the loop costs as much as it takes to read 300 entries.
+    cache_block=512,
+    # Narrower heads fill no tile of the memory: the compiler lays the whole
     # cache out anew in each step, in thirty times the time.
-    cache_multiple=128
-    if _is_tpu(mesh)
-    else placement.ONE_DEVICE.cache_multiple,
+    cache_multiple=128,
   )
 
 

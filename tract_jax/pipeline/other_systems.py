@@ -24,14 +24,12 @@ from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.evaluation import other_systems
 from tract_jax.pipeline import (
-  predict,
+  prediction_files,
   prediction_rows,
   progress,
   release_file,
   row_settings,
 )
-
-_MAX_PROBLEMS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +172,7 @@ def _text(path: str) -> tuple[str, str]:
   """The file's text and its SHA-256."""
   file = epath.Path(path)
   try:
-    text = predict.read_text(file)
+    text = prediction_files.read_text(file)
     return text, manifest.digest_of_file(file)
   except types.InputError as error:
     # The path is said once, with all other problems.
@@ -206,10 +204,10 @@ def _of_ids(
     found = list(prediction_rows.problems_on_grid(grid, row))
     problems += [f'line {number}: {problem}' for problem in found]
     rows.append(row)
-  _raise(problems)
-  _raise(list(_problems_of_cots(rows)))
+  types.raise_problems(problems)
+  types.raise_problems(list(_problems_of_cots(rows)))
   by_id = {example.example_id: example for example in examples}
-  _raise(list(_problems_of_ids(rows, by_id)))
+  types.raise_problems(list(_problems_of_ids(rows, by_id)))
   return [_as_ours(row, by_id[row.example_id]) for row in rows]
 
 
@@ -347,8 +345,3 @@ def _order(
 
 def _shown(score: float | None) -> str:
   return 'none' if score is None else f'{score:g}'
-
-
-def _raise(problems: list[str]) -> None:
-  if problems:
-    raise types.InputError('\n'.join(problems[:_MAX_PROBLEMS]))

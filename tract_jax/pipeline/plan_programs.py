@@ -142,7 +142,7 @@ def make_setup(
     model = base_model.from_scratch(config, tokenizer.vocab_size, mesh)
   else:
     tokenizer = _Placeholder(made_up, num_tokens=architecture.vocab_size)
-    model = base_model.from_architecture(architecture, config, mesh)
+    model = base_model.from_architecture(architecture, None, config, mesh)
   return build.join(config, tokenizer, model, as_is={})
 
 

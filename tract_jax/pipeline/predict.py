@@ -1,18 +1,11 @@
 """Predicts rows with a trained method, or a judge: CoTs, distributions, scores.
 
-A benchmark's rows are predicted in one stream; the file of a chunk of them is
-written once its rows are there, and the chunks of all seeds become
-predictions/<method>/<benchmark>.jsonl at the end. A chunk's last line is
-
-  {"sha256": of the rows before it}
-
-so that a changed byte is seen. The joined file has rows alone.
+A benchmark's rows are predicted in one stream; the file of a chunk of them
+(prediction_files) is written once its rows are there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import hashlib
-import json
 import math
 from typing import Any
 
@@ -20,11 +13,17 @@ from etils import epath
 import numpy as np
 
 from tract_jax import types
-from tract_jax.data import manifest, row_files
+from tract_jax.data import manifest
 from tract_jax.objectives import predictors
-from tract_jax.pipeline import build, hosts, prediction_rows, progress, sample
+from tract_jax.pipeline import (
+  build,
+  hosts,
+  interruption,
+  prediction_files,
+  progress,
+  sample,
+)
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.training import loop
 
 PURPOSE = 'predict'
 
@@ -132,7 +131,8 @@ def predict(
       prediction_of(sampler.setup, run.method, run.seed, example, of_example)
       for example, of_example in zip(chunks[number], samples, strict=True)
     ]
-    text = with_digest(''.join(map(to_line, predictions)))
+    rows = ''.join(map(prediction_files.to_line, predictions))
+    text = prediction_files.with_digest(rows)
     manifest.write_text_atomic(_chunk_path(run, missing[number]), text)
     lines.on_rows(len(predictions))
   num_there = sum(_chunk_path(run, start).exists() for start in starts)
@@ -146,140 +146,9 @@ def predict(
   together(run.label, finish)
 
 
-def with_digest(rows: str) -> str:
-  """The text of a chunk: its rows, and a line with their digest."""
-  digest = hashlib.sha256(rows.encode('utf-8', 'backslashreplace')).hexdigest()
-  return f'{rows}{{"sha256": "{digest}"}}\n'
-
-
-def read_chunk(path: epath.Path) -> str:
-  """The rows of a chunk's file, verified.
-
-  Raises:
-    types.InputError: they are not those that were written.
-  """
-  content = path.read_bytes()
-  rows, newline, _ = content.removesuffix(b'\n').rpartition(b'\n')
-  text = (rows + newline).decode('utf-8', 'replace')
-  if with_digest(text).encode() != content:
-    raise types.InputError(
-      f'{path}: damaged: its rows do not have the digest of its last line;'
-      ' delete it and manifest.json beside it to predict its rows again'
-    )
-  return text
-
-
 def _is_whole(path: epath.Path) -> bool:
   """Whether a chunk is there; a damaged one is refused."""
-  return path.exists() and bool(read_chunk(path))
-
-
-def read_chunks(folder: epath.Path, num_rows: int | None = None) -> str:
-  """The finished chunks' rows, in the order of the benchmark.
-
-  Args:
-    folder: of the chunks.
-    num_rows: how many rows there must be; None: as many as there are.
-
-  Returns:
-    Their lines.
-
-  Raises:
-    types.InputError: a chunk is gone, cut or damaged.
-  """
-  texts, num_read, lost = [], 0, ''
-  for path in sorted(folder.glob('chunk_*.jsonl')):
-    if path.name != _chunk_name(num_read):
-      lost = lost or _chunk_name(num_read)
-    texts.append(read_chunk(path))
-    num_read += texts[-1].count('\n')
-  if num_rows not in (None, num_read):
-    lost = lost or _chunk_name(num_read)
-  if lost:
-    raise types.InputError(
-      f'{folder / lost}: is lost: {num_read} of {num_rows or "all"} predictions'
-      ' are there; delete manifest.json beside it to predict its rows again'
-    )
-  return ''.join(texts)
-
-
-def join_chunks(
-  folders: Sequence[epath.Path], num_rows: int, path: epath.Path
-) -> None:
-  """Joins the chunks of all seeds into one file, where it does not have them.
-
-  Args:
-    folders: of each seed's chunks.
-    num_rows: of each.
-    path: predictions/<method>/<benchmark>.jsonl.
-
-  Raises:
-    types.InputError: a chunk is gone, cut or damaged.
-  """
-  text = ''.join(read_chunks(folder, num_rows) for folder in folders)
-  found = path.read_bytes() if path.exists() else b''
-  if found == text.encode():
-    return
-  if not text.encode().startswith(found):
-    progress.say(f'{path}: was not what its chunks hold; written anew')
-  manifest.write_text_atomic(path, text)
-
-
-def check_joined(folders: Sequence[epath.Path], path: epath.Path) -> None:
-  """Refuses a joined file that is not what the chunks hold.
-
-  Args:
-    folders: of each seed's chunks; where one is not finished nothing is known,
-      as of another system's predictions.
-    path: predictions/<method>/<benchmark>.jsonl.
-
-  Raises:
-    types.InputError: it is not there; or it, or a chunk, is damaged.
-  """
-  if not path.exists():
-    raise types.InputError(f'{path}: no such file; run --task=predict first')
-  if not all(manifest.is_finished(folder) for folder in folders):
-    return
-  content = path.read_bytes()
-  for folder in folders:
-    if read_chunks(folder).encode() not in content:
-      raise types.InputError(
-        f'{path}: not what the chunks in {folder} hold: damaged, or changed by'
-        ' hand; --task=predict writes it anew'
-      )
-
-
-def read_predictions(path: epath.Path) -> list[types.Prediction]:
-  """Reads predictions/<method>/<benchmark>.jsonl.
-
-  Args:
-    path: the file.
-
-  Returns:
-    Its rows.
-
-  Raises:
-    types.InputError: a missing file, or a line that is no prediction.
-  """
-  rows = []
-  lines = prediction_rows.lines(read_text(path))
-  for number, line in enumerate(lines, start=1):
-    try:
-      rows.append(prediction_rows.read_line(line))
-    except types.InputError as error:
-      raise types.InputError(f'{path}: line {number}: {error}') from error
-  return rows
-
-
-def read_text(path: epath.Path) -> str:
-  """The text of a prediction file.
-
-  Raises:
-    types.InputError: a missing file, or one that is not UTF-8.
-  """
-  if not path.exists():
-    raise types.InputError(f'{path}: no such file')
-  return row_files.decoded(str(path), path.read_bytes())
+  return path.exists() and bool(prediction_files.read_chunk(path))
 
 
 def _bare(sampler, params, examples) -> list[list[types.CotSample]]:
@@ -308,7 +177,9 @@ def _stream(
   on_rows = progress.row_progress(run.label, sum(map(len, chunks)))
   lines.begin()
   for number, chunk in enumerate(chunks):
-    loop.stop_if(sampler.should_stop, f'before prediction chunk {number}')
+    interruption.stop_if(
+      sampler.should_stop, f'before prediction chunk {number}'
+    )
     yield number, _bare(sampler, model, chunk)
     on_rows(len(chunk), 0)
 
@@ -337,9 +208,7 @@ def prediction_of(
     setup.grid.values[s.greedy_index] if s.greedy_index >= 0 else None
     for s in samples
   ]
-  uniforms = predictors.choices(
-    seed, [example.sampling_id or example.example_id], len(samples)
-  )
+  uniforms = predictors.decode_uniforms(seed, [example.random_id], len(samples))
   value = float(
     predictors.predict(
       method.predictor,
@@ -363,7 +232,7 @@ def prediction_of(
     decoded=decoded,
     cots=[setup.tokenizer.decode(s.tokens) for s in samples],
     finish_reasons=[s.finish_reason for s in samples],
-    invalid_reason=None if valid else _invalid_reason(samples),
+    invalid_reason=None if valid else _invalid_reason(method, samples),
     category=example.category,
     human_score=example.human_score,
     pair_id=example.pair_id,
@@ -371,20 +240,16 @@ def prediction_of(
   )
 
 
-def _invalid_reason(samples) -> str:
+def _invalid_reason(method: methods_lib.Method, samples) -> str:
   failed = [s.finish_reason for s in samples if not s.is_usable]
-  return failed[0] if failed else 'greedy decoding writes no score'
-
-
-def to_line(prediction: types.Prediction) -> str:
-  """A row as a prediction file has it, with the end of its line."""
-  fields = dataclasses.asdict(prediction)
-  return json.dumps(fields, ensure_ascii=False, allow_nan=False) + '\n'
-
-
-def _chunk_name(start: int) -> str:
-  return f'chunk_{start:08d}.jsonl'
+  if failed:
+    return failed[0]
+  if method.predictor == 'decode':
+    return 'greedy decoding writes no score'
+  if method.predictor == 'decode_sampled':
+    return 'the sampled token is no score'
+  return 'the score tokens have no probability'
 
 
 def _chunk_path(run: PredictionRun, start: int) -> epath.Path:
-  return run.folder / _chunk_name(start)
+  return run.folder / prediction_files.chunk_name(start)

@@ -80,7 +80,7 @@ class _Seed(NamedTuple):
   Attributes:
     method, benchmark, seed: whose.
     rows: [n].
-    ids: [n].
+    ids, random_ids: [n], see `types.Example`.
     probs: [n, C, Y] float32, decoded: [n, C] float32; NaN: there is none.
   """
 
@@ -89,6 +89,7 @@ class _Seed(NamedTuple):
   seed: int
   rows: list[types.Prediction]
   ids: tuple[str, ...]
+  random_ids: tuple[str, ...]
   probs: np.ndarray
   decoded: np.ndarray
 
@@ -116,11 +117,11 @@ def add_file(
     examples: {id: the benchmark's row}, where they are known.
   """
   own, names, most, seeds = _asked(config, how, rows)
-  fallback = midpoint(grid)
+  fallback = grid.midpoint  # Stands in for an invalid prediction.
   ours: list[metrics.SystemPredictions] = []
   facets: dict[str, list[list[str]]] = {}
   for seed in seeds:
-    part = _seed(grid, method, benchmark, seed, rows, max(most, 1))
+    part = _seed(grid, method, benchmark, seed, rows, max(most, 1), examples)
     systems = _systems(config, grid, part, names, most)
     found.systems += systems
     (judged,) = (s for s in systems if (s.predictor, s.num_cots) == (own, most))
@@ -213,7 +214,7 @@ def add_pairs(
   own, names, most, seeds = _asked(config, how, rows)
   num_lone = 0
   for seed in seeds:
-    part = _seed(grid, method, benchmark, seed, rows, max(most, 1))
+    part = _seed(grid, method, benchmark, seed, rows, max(most, 1), examples)
     joined = preference_pairs.join(benchmark, part.rows)
     others = map(preference_pairs.other_side, joined.lone)
     if missing := [name for name in others if name in examples]:
@@ -253,11 +254,6 @@ def _asked(
   return 'rail', list(names), other_systems.num_cots(rows), seeds
 
 
-def midpoint(grid: types.ScoreGrid) -> float:
-  """The score that stands in for an invalid prediction."""
-  return (grid.values[0] + grid.values[-1]) / 2
-
-
 def rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:
   """The rows with a rater's score, or all where none has; it is said."""
   rated = [row for row in rows if row.score is not None]
@@ -275,7 +271,9 @@ def rated(path, rows: list[types.Prediction]) -> list[types.Prediction]:
   return rated
 
 
-def _seed(grid, method, benchmark, seed, rows, num_cots: int) -> _Seed:
+def _seed(
+  grid, method, benchmark, seed, rows, num_cots: int, examples
+) -> _Seed:
   of_seed = [row for row in rows if row.seed == seed]
   width = len(grid.values)
   nothing = [math.nan] * width
@@ -289,9 +287,13 @@ def _seed(grid, method, benchmark, seed, rows, num_cots: int) -> _Seed:
     for row in of_seed
   ]
   shape = len(of_seed), num_cots
+  ids = tuple(row.example_id for row in of_seed)
   return _Seed(
     *(method, benchmark, seed, of_seed),
-    ids=tuple(row.example_id for row in of_seed),
+    ids=ids,
+    random_ids=tuple(
+      examples[name].random_id if name in examples else name for name in ids
+    ),
     probs=np.array(probs, np.float32).reshape(*shape, width),
     decoded=np.array(decoded, np.float32).reshape(shape),
   )
@@ -313,15 +315,17 @@ def _calibrations(
 ) -> Iterator[calibration.Calibration]:
   """One for each number of CoTs, where there are scores."""
   by_number = {s.num_cots: s for s in systems}
+  # In one order, whatever that of the file: rows are split at random.
+  order = sorted(range(len(part.ids)), key=part.ids.__getitem__)
   for num_cots, system in by_number.items():
     if not len(system.rated):
       continue
-    probs = part.probs[:, : max(num_cots, 1)].astype(np.float64)
+    probs = part.probs[order, : max(num_cots, 1)].astype(np.float64)
     is_known = np.isfinite(probs).all(axis=-1, keepdims=True)
     number = is_known.sum(axis=1)
     mean = np.where(is_known, probs, 0).sum(axis=1) / np.maximum(number, 1)
     yield calibration.calibrate(
-      system,
+      metrics.sorted_by_id(system),
       np.where(number > 0, mean, np.nan),
       grid.values,
       conformal_level=config.evaluation.conformal_level,
@@ -342,7 +346,7 @@ def _system(
       part.decoded[:, :used],
       np.array(grid.values, np.float32),
       temperature=config.evaluation.tempered_temperature,
-      uniforms=predictors.choices(part.seed, part.ids, used)
+      uniforms=predictors.decode_uniforms(part.seed, part.random_ids, used)
       if is_sampled
       else None,
     )

@@ -4,7 +4,8 @@ In: a line of predictions/<method>/<benchmark>.jsonl. Out: a types.Prediction
 whose every field is what it is said to be, so that figures can be made of it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 import json
 import reprlib
 from typing import Any
@@ -92,8 +93,7 @@ def check_rows(config, grid, how: methods_lib.Method, path, rows) -> None:
       f'{path}: line {number}: {problem}'
       for problem in problems_on_grid(grid, row)
     ]
-  if problems:
-    raise types.InputError('\n'.join(problems[:20]))
+  types.raise_problems(problems)
 
 
 def say_other_rows(
@@ -115,11 +115,22 @@ def say_other_rows(
   for names, what in (
     (missing, 'rows of the benchmark lack a prediction'),
     (more, 'rows with a prediction are not in the benchmark'),
-    (rescored, "rows have another rater's score than in the benchmark"),
+    (rescored, "rows have another rater's score in the benchmark: that counts"),
   ):
     if names:
       number = len(set(names))
       progress.say(f'{path}: {number} {what}, such as {names[0]!r}')
+
+
+def as_rated(
+  rows: Sequence[types.Prediction], examples: Mapping[str, types.Example]
+) -> list[types.Prediction]:
+  """Rows with the scores that the benchmark has now, where it knows them."""
+  known = {name: e.score for name, e in examples.items() if e.score is not None}
+  return [
+    dataclasses.replace(row, score=known.get(row.example_id, row.score))
+    for row in rows
+  ]
 
 
 def scores_agree(a: float | None, b: float | None) -> bool:

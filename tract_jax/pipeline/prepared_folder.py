@@ -8,7 +8,6 @@ called again, the command compares each with it, and replaces what is damaged.
 """
 
 from collections.abc import Callable, Mapping
-import hashlib
 import json
 import os
 import pathlib
@@ -22,8 +21,6 @@ from tract_jax import types
 from tract_jax.data import cache
 from tract_jax.data import manifest as manifest_lib
 from tract_jax.pipeline import scrub
-
-MANIFEST_FILE = 'manifest.json'
 
 # Data sets, and the command that prepares each.
 DATA_SETS = {'sentiment': 'python -m tract_jax.pipeline.sentiment'}
@@ -84,10 +81,10 @@ def prepare(
     say(f'{folder}: there, and as its manifest says')
     return folder
   if folder.exists():
-    if not (folder / MANIFEST_FILE).exists():
+    if not (folder / manifest_lib.MANIFEST).exists():
       raise types.InputError(
-        f'{folder}: is in the way: no {MANIFEST_FILE}, so not made by this'
-        ' command; move it elsewhere'
+        f'{folder}: is in the way: no {manifest_lib.MANIFEST}, so not made by'
+        ' this command; move it elsewhere'
       )
     say(f'{problem}: making it again')
   try:
@@ -147,7 +144,7 @@ def check_digest(path: pathlib.Path, expected: str) -> None:
   Raises:
     types.InputError: it is another file.
   """
-  found = _sha256(path)
+  found = manifest_lib.digest_of_file(path)
   if found != expected:
     raise types.InputError(
       f'{path.name}: sha256 is {found}, expected {expected}'
@@ -162,25 +159,28 @@ def write_manifest(folder: pathlib.Path, source: Mapping[str, Any]) -> None:
     source: what they were made from.
   """
   files = {
-    path.name: {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
+    path.name: {
+      'bytes': path.stat().st_size,
+      'sha256': manifest_lib.digest_of_file(path),
+    }
     for path in sorted(folder.iterdir())
   }
   manifest = {'schema': 1, 'source': dict(source), 'files': files}
-  write_json(folder / MANIFEST_FILE, manifest)
+  write_json(folder / manifest_lib.MANIFEST, manifest)
 
 
 def damage(folder: pathlib.Path, *, with_digests: bool) -> str | None:
   """What keeps a folder from being as its manifest says; None if nothing."""
   if not folder.is_dir():
     return f'{folder}: not there'
-  path = folder / MANIFEST_FILE
+  path = folder / manifest_lib.MANIFEST
   try:
     files = json.loads(path.read_bytes())['files']
     for name, record in files.items():
       path = folder / manifest_lib.checked_name(name)
       if path.stat().st_size != record['bytes']:
         return f'{path}: damaged (size)'
-      if with_digests and _sha256(path) != record['sha256']:
+      if with_digests and manifest_lib.digest_of_file(path) != record['sha256']:
         return f'{path}: damaged (sha256)'
   # Whatever anyone may have written there.
   except (
@@ -239,11 +239,8 @@ def _move_in(made: pathlib.Path, folder: pathlib.Path) -> None:
       # Another process may have been first; its files are the same.
       if not folder.is_dir():
         raise
-  names = [path.name for path in made.iterdir() if path.name != MANIFEST_FILE]
-  for name in [*names, MANIFEST_FILE]:
+  names = [
+    path.name for path in made.iterdir() if path.name != manifest_lib.MANIFEST
+  ]
+  for name in [*names, manifest_lib.MANIFEST]:
     os.replace(made / name, folder / name)
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -229,7 +229,7 @@ def _rate(num_tokens: int, secs: float) -> str:
 
 
 def _slot_use(now: engine_lib.Progress) -> float:
-  return now.live_steps / now.slot_steps if now.slot_steps else 0.0
+  return now.decode_tokens / now.slot_steps if now.slot_steps else 0.0
 
 
 def row_progress(

@@ -122,7 +122,7 @@ def check_prompts(
     benchmarks: {name: examples}.
 
   Raises:
-    types.InputError: one line for each such prompt, 20 at most.
+    types.InputError: one line for each such prompt.
   """
   problems = []
   for name, rows in benchmarks.items():
@@ -131,8 +131,7 @@ def check_prompts(
         setup.tokenizer.prompt_ids(example.prompt)
       except types.InputError as error:
         problems.append(f'{name}: example {example.example_id}: {error}')
-  if problems:
-    raise types.InputError('\n'.join(problems[:20]))
+  types.raise_problems(problems, 'more prompts')
 
 
 def digest(examples: Sequence[types.Example]) -> str:

@@ -22,7 +22,6 @@ from tract_jax.pipeline import prediction_rows
 
 # The release has probabilities in half precision.
 _ROUNDING = 1e-2
-_MAX_PROBLEMS = 20
 _NEEDED = {'labels', 'probs'}
 
 
@@ -66,9 +65,10 @@ def from_json(content: dict[str, Any], num_scores: int) -> ReleaseFile:
     The same by row.
 
   Raises:
-    types.InputError: a line for each bad field or entry, 20 at most.
+    types.InputError: a line for each bad field or entry.
   """
-  _raise([f'{name}: missing' for name in sorted(_NEEDED - content.keys())])
+  missing = sorted(_NEEDED - content.keys())
+  types.raise_problems([f'{name}: missing' for name in missing])
   labels, probs = content['labels'], content['probs']
   args = content.get('args') or {}
   problems = [
@@ -81,7 +81,7 @@ def from_json(content: dict[str, Any], num_scores: int) -> ReleaseFile:
   elif not _is_seed(args.get('seed')):
     seed = reprlib.repr(args['seed'])
     problems.append(f'args.seed: {seed} is not a whole number from 0 to 2**32')
-  _raise(problems)
+  types.raise_problems(problems)
   if not labels:
     problems.append('labels: has no rows')
   elif not probs or len(probs) % len(labels):
@@ -89,7 +89,7 @@ def from_json(content: dict[str, Any], num_scores: int) -> ReleaseFile:
       f'probs: {len(probs)} distributions are no multiple of {len(labels)} '
       'labels'
     )
-  _raise(problems)
+  types.raise_problems(problems)
   num_cots = len(probs) // len(labels)
   cots = content.get('cot_outputs')
   cots = [[''] * num_cots] * len(labels) if cots is None else cots
@@ -99,7 +99,7 @@ def from_json(content: dict[str, Any], num_scores: int) -> ReleaseFile:
       problems.append(f'labels: row {number}: {shown} is no finite number')
   problems += _problems_of_probs(probs, num_scores)
   problems += _problems_of_cots(cots, len(labels), num_cots)
-  _raise(problems)
+  types.raise_problems(problems)
   known = [None if None in map(_known, p) else list(p) for p in probs]
   starts = range(0, len(known), num_cots)
   return ReleaseFile(
@@ -147,8 +147,3 @@ def _known(value: Any) -> Any:
 
 def _is_seed(value: Any) -> bool:
   return value is None or (type(value) is int and 0 <= value < 2**32)
-
-
-def _raise(problems: list[str]) -> None:
-  if problems:
-    raise types.InputError('\n'.join(problems[:_MAX_PROBLEMS]))

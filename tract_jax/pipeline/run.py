@@ -8,28 +8,29 @@ Joined processes train together, on the mesh of all; each samples its share on
 its own devices; they meet before and after. The first writes what all read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
 from etils import epath
 
 from tract_jax import types
-from tract_jax.data import manifest
+from tract_jax.data import encoded_examples, manifest
 from tract_jax.data import self_cot as self_cot_data
 from tract_jax.evaluation import metrics
 from tract_jax.parallel import agreement, distributed
 from tract_jax.pipeline import (
   build,
   cot_gap,
-  evaluate,
   export,
   finetune,
   fingerprint,
   hosts,
+  interruption,
   lambda_choice,
   objective,
   predict,
+  prediction_files,
   pretrain,
   progress,
   read_data,
@@ -38,7 +39,6 @@ from tract_jax.pipeline import (
   weights,
 )
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.training import loop
 
 
 class Run:
@@ -197,36 +197,52 @@ class Run:
     owner = methods_lib.stage_owner(method, index)
     examples = self.data.train[: self.setup.config.evaluation.gap_examples]
     fields = self._sampling_fields(stage, seed) | {
-      'train': read_data.digest(examples)
+      'train': self._digests['train']
     }
-    folder = self.stage_folder(owner, index, seed) / 'cot_gap'
-    if self.host.writes and not cot_gap.is_done(folder, fields):
+    folder = self.stage_folder(owner, index, seed) / cot_gap.FOLDER
+    if self.host.writes and not cot_gap.is_done(folder, fields, len(examples)):
       self.num_worked += 1
-      loop.stop_if(self._stop.asked, f'before the CoT gap of {stage.label}')
+      where = f'before the CoT gap of {stage.label}'
+      interruption.stop_if(self._stop.asked, where)
       params = self._weights.to_sample(stage, seed)
       results = cot_gap.measure(self._sampler, params, examples, seed)
       cot_gap.write(folder, fields, results, stage.label)
     self.meet(f'after the CoT gap of {stage.label}')
     return cot_gap.read(folder, owner, index + 1, seed)
 
+  def encoded(
+    self, cot_source: str, cots: Sequence[types.CotSample], label: str
+  ) -> list[encoded_examples.EncodedExamples]:
+    """Training and validation rows, see `read_data.encode_for_stage`."""
+    kinds = {
+      'training rows': self.data.train,
+      'validation rows': self.data.validation,
+    }
+    return [
+      read_data.encode_for_stage(
+        *(self.setup, examples, cot_source, cots),
+        label=label + kind,
+        should_stop=self._stop.asked,
+      )
+      for kind, examples in kinds.items()
+    ]
+
   def predict(self, method: str, seed: int) -> None:
     """Predicts every benchmark, where that is not done."""
     stages = methods_lib.METHODS[method].stages
     stage = self.stage(method, len(stages) - 1, seed) if stages else None
-    self._predict(method, methods_lib.METHODS[method], stage, seed)
+    self._predict(method, stage, seed)
 
   def judge(self, method: str, seed: int) -> None:
     """Predicts every benchmark with the model as it is."""
-    self._predict(method, self.setup.as_is[method], None, seed)
+    self._predict(method, None, seed)
 
   def _predict(
-    self,
-    method: str,
-    how: methods_lib.Method,
-    stage: finetune.StageRun | None,
-    seed: int,
+    self, method: str, stage: finetune.StageRun | None, seed: int
   ) -> None:
-    """Predicts every benchmark by `how`, under the name of `method`."""
+    how = self.setup.methods[method]
+    # The method's name says which predictor is its own, but for this.
+    is_other = stage is not None and how != methods_lib.METHODS[method]
     for name, examples in self.data.benchmarks.items():
       run = predict.PredictionRun(
         label=hosts.labelled(self.host, f'{method} on {name} seed {seed}'),
@@ -237,7 +253,8 @@ class Run:
         examples=examples,
         fields=self._sampling_fields(stage, seed, how.with_cot)
         | {'benchmark': self._digests[f'benchmark {name}']}
-        | ({'num_cots': self.setup.config.num_cots} if how.with_cot else {}),
+        | ({'num_cots': self.setup.config.num_cots} if how.with_cot else {})
+        | ({'predictor': how.predictor} if is_other else {}),
       )
       if predict.is_done(run):
         progress.say(f'{run.label}: done before')
@@ -265,8 +282,8 @@ class Run:
         label = hosts.labelled(self.host, f'{method} on {name}')
         progress.say(f'{label}: done, but other hosts are not')
         continue
-      path = evaluate.prediction_path(self.workdir, method, name)
-      predict.join_chunks(chunks, len(examples), path)
+      path = prediction_files.path_of(self.workdir, method, name)
+      prediction_files.join_chunks(chunks, len(examples), path)
 
   def export(self, method: str) -> None:
     """Exports the last stage of the first seed, where that is not done."""
@@ -284,7 +301,7 @@ class Run:
       progress.say(f'{run.label}: done before')
     else:
       self.num_worked += 1
-      loop.stop_if(self._stop.asked, f'before the {run.label}')
+      interruption.stop_if(self._stop.asked, f'before the {run.label}')
       trained = finetune.load_trained(stages[-1], self._sampling)
       export.export(self._sampling, run, trained)
     self.num_worked += export.write_card(self._sampling, run)
@@ -297,20 +314,7 @@ class Run:
     hosts.check_trained(self.host, run.label, False, owner)
     self.num_worked += 1
     rows = finetune.StageRows(
-      *(
-        read_data.encode_for_stage(
-          self.setup,
-          examples,
-          stage.cot_source,
-          cots,
-          f'{run.label}: {kind}',
-          self._stop.asked,
-        )
-        for kind, examples in [
-          ('training rows', self.data.train),
-          ('validation rows', self.data.validation),
-        ]
-      )
+      *self.encoded(stage.cot_source, cots, f'{run.label}: ')
     )
     self.meet(f'before {run.label}')
     start = self._weights.to_train(
@@ -375,9 +379,7 @@ class Run:
     if stage:
       trained = manifest.read_results(stage.folder)['params_digest']
     fields = self._seed_fields(seed) | {'params': trained, 'seed': seed}
-    if with_cot:
-      fields |= fingerprint.sampling_fields(self.setup)
-    return fields
+    return fields | fingerprint.sampling_fields(self.setup, with_cot)
 
   def stage_folder(self, owner: str, index: int, seed: int) -> epath.Path:
     """Where the artefacts of a stage lie."""
@@ -388,4 +390,4 @@ class Run:
     return self.workdir / owner / 'self_cot' / f'seed{seed}'
 
   def _chunks(self, method: str, benchmark: str, seed: int) -> epath.Path:
-    return evaluate.chunk_folder(self.workdir, method, benchmark, seed)
+    return prediction_files.chunk_folder(self.workdir, method, benchmark, seed)

@@ -12,12 +12,12 @@ from tract_jax.parallel import partition
 from tract_jax.pipeline import (
   base_weights,
   build,
+  interruption,
   loss_fn,
   progress,
   read_data,
 )
 from tract_jax.sampling import engine as engine_lib
-from tract_jax.training import loop
 
 
 class Sampler:
@@ -141,10 +141,10 @@ class Sampler:
 
     def on_call(done: engine_lib.Progress) -> None:
       on_progress(done)
-      loop.stop_if(self.should_stop, 'amid sampling')
+      interruption.stop_if(self.should_stop, 'amid sampling')
 
     requests = [
-      engine_lib.CotRequest(e.sampling_id or e.example_id, c, prompt)
+      engine_lib.CotRequest(e.random_id, c, prompt)
       for chunk in chunks
       for e in chunk
       for prompt in [self.setup.tokenizer.prompt_ids(e.prompt)]

@@ -23,12 +23,12 @@ from tract_jax.pipeline import (
   build,
   fit_prompts,
   hosts,
+  interruption,
   progress,
   sample,
   shown_text,
 )
 from tract_jax.pipeline import methods as methods_lib
-from tract_jax.training import loop
 
 PURPOSE = 'self_cot'
 # Beside the chunks; for PyTorch users.
@@ -151,7 +151,7 @@ def _sample(sampler, params, examples, writer, own, seed, label):
     [len(prompt_ids(e.prompt)) for e in examples], config.sampling.chunk_size
   )
   lines = progress.SampleProgress(label)
-  loop.stop_if(sampler.should_stop, f'before self-CoT chunk {own[0]}')
+  interruption.stop_if(sampler.should_stop, f'before self-CoT chunk {own[0]}')
   stream = sampler.chunks(
     params,
     [[examples[row] for row in chunks[c]] for c in own],

@@ -15,6 +15,7 @@ from tract_jax.data import manifest
 from tract_jax.evaluation import metrics
 from tract_jax.pipeline import (
   comparisons,
+  cot_gap,
   evaluate,
   lambda_choice,
   other_systems,
@@ -27,6 +28,7 @@ from tract_jax.pipeline import run as run_lib
 TASKS = ('run', 'train', 'self_cot', 'predict', 'evaluate', 'export')
 # Those that hosts share without being joined; the report is the first one's.
 ON_SEVERAL_HOSTS = ('self_cot', 'predict', 'evaluate')
+_TRAIN = ('run', 'train', 'self_cot', 'predict', 'export')
 
 
 def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
@@ -50,6 +52,8 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
   others = _others(run) if task in ('run', 'evaluate') else []
   if run.host.is_alone and not as_judge:
     _check_trained(run, task)
+  elif task in _TRAIN and not as_judge:
+    _check_rows(run)
   for seed in config.seeds if task not in ('evaluate', 'export') else ():
     for method in config.methods:
       if as_judge:
@@ -79,11 +83,38 @@ def execute(run: run_lib.Run, task: str, *, as_judge: bool = False) -> None:
     progress.say(f'nothing to do: {share} is in {run.workdir}')
 
 
+def _check_rows(run: run_lib.Run) -> None:
+  """Refuses before any training what later stages could not be trained on.
+
+  Annotators' CoTs may be missing, or too long where rows without them are not.
+  """
+  config, pending = run.setup.config, dict[str, str]()
+  for method in config.methods:
+    for index, stage in enumerate(methods_lib.METHODS[method].stages):
+      owner = methods_lib.stage_owner(method, index)
+      folder = run.stage_folder(owner, index, config.seeds[0])
+      if not lambda_choice.is_trained(config, stage.objective, folder):
+        kind = 'annotator' if stage.cot_source == 'mixed' else stage.cot_source
+        pending.setdefault(kind, method)
+  pending.pop('self', None)
+  train = run.data.train
+  if 'annotator' in pending and train and not any(e.cot for e in train):
+    raise types.InputError(
+      f'config.data.train_path: no training row has a CoT, but'
+      f" {pending['annotator']} is trained on annotators' CoTs; their column is"
+      ' "cot", or config.data.fields names it; or choose other config.methods,'
+      ' such as raft'
+    )
+  # Those of the first stage are encoded by it.
+  for kind in list(pending)[1:]:
+    cot = 'without CoT' if kind == 'none' else "with annotators' CoTs"
+    run.encoded(kind, [], f'{cot}: ')
+
+
 def _others(run: run_lib.Run) -> list[other_systems.OtherPredictions]:
   """Other systems' predictions, once all that is compared will be there."""
   setup = run.setup
-  methods = {**methods_lib.METHODS, **setup.as_is}
-  if problems := list(comparisons.problems(setup.config, methods)):
+  if problems := list(comparisons.problems(setup.config, setup.methods)):
     raise types.InputError('\n'.join(problems))
   if not run.host.writes:
     return []
@@ -119,7 +150,7 @@ def _report(
       self_cot.read_counts(config, run.self_cot_folder),
       [e.score for e in run.data.train if e.score is not None],
       others,
-      methods={**methods_lib.METHODS, **run.setup.as_is},
+      methods=run.setup.methods,
     )
 
 
@@ -142,9 +173,12 @@ def _gaps(run: run_lib.Run, *, only_measured: bool) -> list[metrics.CotGap]:
       method = methods_lib.METHODS[name]
       for index, _ in enumerate(method.stages if method.with_cot else ()):
         owner = methods_lib.stage_owner(name, index)
-        folder = run.stage_folder(owner, index, seed) / 'cot_gap'
-        if not only_measured or manifest.is_finished(folder):
+        folder = run.stage_folder(owner, index, seed) / cot_gap.FOLDER
+        if not only_measured:
           found[owner, index, seed] = run.cot_gap(name, index, seed)
+        elif manifest.is_finished(folder):
+          gap = cot_gap.read(folder, owner, index + 1, seed)
+          found[owner, index, seed] = gap
   return list(found.values())
 
 

@@ -37,10 +37,8 @@ from tract_jax.sampling import logits as logits_lib
 # Of the cache's leaves [layers, B, K, T, ...].
 _LENGTH_AXIS = 3
 
-_pytree = functools.partial(jax.tree_util.register_dataclass, meta_fields=[])
 
-
-@functools.partial(_pytree, data_fields=['cache', 'hidden', 'seen'])
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
   """What stays on the device between calls; donated to the next one.
@@ -57,18 +55,7 @@ class DecodeState:
   seen: types.Array
 
 
-@functools.partial(
-  _pytree,
-  data_fields=[
-    'key_data',
-    'prompt_lengths',
-    'starts',
-    'stops',
-    'forced_ids',
-    'forced_starts',
-    'forced_counts',
-  ],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Control:
   """What the host asks of each row in a call. Token 0 follows the prompt.
@@ -92,10 +79,7 @@ class Control:
   forced_counts: np.ndarray
 
 
-@functools.partial(
-  _pytree,
-  data_fields=['tokens', 'score_probs', 'greedy_indices', 'finite', 'counts'],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepRecords:
   """What a call recorded; row b's entries from counts[b] on are empty.

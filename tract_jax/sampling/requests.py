@@ -50,11 +50,6 @@ class Progress:
   num_retries: int
   finish_reasons: dict[str, int]
 
-  @property
-  def live_steps(self) -> int:
-    """Decoding steps of slots that wrote a token; over slot_steps: slot use."""
-    return self.decode_tokens
-
 
 def key_data(
   seed: int, purpose: str, request: CotRequest, num_retries: int = 0

@@ -10,11 +10,10 @@ Axes: B rows, V vocabulary, Y score grid.
 from collections.abc import Callable
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from tract_jax import numerics, types
-from tract_jax.objectives import score_tree
+from tract_jax.objectives import predictors, score_tree
 from tract_jax.sampling import cot_end
 
 
@@ -35,10 +34,9 @@ def score_distribution(
     that is the likeliest valid token [B] int32, -1 where that is no score;
     whether the valid tokens' logits are finite [B].
   """
-  # In float32, padded rows included: the distribution that training sees.
-  log_mass = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
   ids = jnp.asarray(score_ids, jnp.int32)
-  score_probs = jnp.exp(logits[:, ids] - log_mass)
+  # Padded rows of the vocabulary included: what training sees.
+  score_probs = predictors.score_probs(logits, ids)
   valid = logits[:, :num_valid_tokens]
   # A maximum and comparisons are ten times as fast as an argmax on a CPU.
   largest = valid.max(axis=-1, keepdims=True)

@@ -37,7 +37,7 @@ from tract_jax import types
 _MARK = '\ufdd0'
 # Llama's templates write a day into the prompt: today's, if not this argument.
 # A run that is continued tomorrow must render the same prompts.
-_DATE_STRING = '26 Jul 2024'
+DATE_STRING = '26 Jul 2024'
 _FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json', 'vocab.txt')
 
 
@@ -289,10 +289,15 @@ class Tokenizer:
     start = self.hf.bos_token_id
     return start is not None and self.hf('a')['input_ids'][:1] == [start]
 
+  @property
+  def names_date(self) -> bool:
+    """Whether its chat template writes a day, which is always `DATE_STRING`."""
+    return 'date_string' in str(self.hf.chat_template)
+
   def _render(self, turns: list[dict[str, str]], opens_answer: bool) -> str:
     """The chat template's text."""
     template = str(self.hf.chat_template)
-    if 'strftime_now' in template and 'date_string' not in template:
+    if 'strftime_now' in template and not self.names_date:
       raise types.InputError(
         f'{self._name}: its chat template writes the current date, so prompts '
         'would change overnight; put a fixed date in place of strftime_now'
@@ -302,7 +307,7 @@ class Tokenizer:
         turns,
         tokenize=False,
         add_generation_prompt=opens_answer,
-        date_string=_DATE_STRING,
+        date_string=DATE_STRING,
       )
     except Exception as error:  # A template is a program: it may raise any.
       roles = ', '.join(turn['role'] for turn in turns)

@@ -33,20 +33,6 @@ class NonFiniteError(RuntimeError):
     self.steps = tuple(steps)
 
 
-def stop_if(should_stop: Callable[[], bool], where: str) -> None:
-  """Ends a piece of work that begins anew next time.
-
-  Args:
-    should_stop: whether the run was asked to stop.
-    where: what is left undone, for the message.
-
-  Raises:
-    Interrupted: it was.
-  """
-  if should_stop():
-    raise Interrupted(f'stopped {where}')
-
-
 @dataclasses.dataclass(frozen=True)
 class StepReport:
   """One update as the host sees it.

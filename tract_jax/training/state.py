@@ -1,7 +1,6 @@
 """The train state: everything that changes from step to step."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,7 @@ import optax
 from tract_jax import types
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=['step', 'params', 'opt_state'],
-  meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
   """State of a training run; the frozen part of the model is not in it.

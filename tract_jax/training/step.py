@@ -9,7 +9,6 @@ Axes: A micro-batches, B rows of one, L length.
 
 from collections.abc import Callable
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +20,7 @@ from tract_jax.parallel import mapping
 from tract_jax.training import state as state_lib
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=[
-    'loss',
-    'ce',
-    'score_mse',
-    'score_loss',
-    'off_grid',
-    'grid_mass',
-    'grad_norm',
-    'lr',
-    'finite',
-    'num_tokens',
-  ],
-  meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepMetrics:
   """What a step reports; float32 scalars, but for `finite` (bool).
@@ -151,6 +135,12 @@ def _behind(
   )
 
 
+def _num_updates(state: state_lib.TrainState) -> types.Array:
+  """Updates that the optimizer counts; skipped ones are not among them."""
+  counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, 'count')
+  return counts[0][1] if counts else state.step
+
+
 def make_step(
   loss_fn: LossFn,
   objective: losses.Objective,
@@ -203,7 +193,7 @@ def make_step(
       off_grid=numerics.mean(terms.off_grid_sum, terms.score_count),
       grid_mass=numerics.mean(terms.grid_mass_sum, terms.score_count),
       grad_norm=norm,
-      lr=jnp.asarray(schedule(state.step), jnp.float32),
+      lr=jnp.asarray(schedule(_num_updates(state)), jnp.float32),
       finite=finite,
       num_tokens=add_up(numerics.count(batch.segment_ids > 0)),
     )
