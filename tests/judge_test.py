@@ -1,5 +1,6 @@
 """A judge in Python: logits of transformers, and predictions for rows alone."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -123,6 +124,17 @@ def test_other_predictors_read_the_same_distributions(judge, predictions):
   expected = (probs @ GRID / probs.sum(axis=1)).mean()
   assert one.prediction == pytest.approx(expected, abs=1e-4)
   assert expected != pytest.approx(predictions[0].prediction, abs=1e-2)
+
+
+def test_a_judge_predicts_by_its_own_predictor(judge):
+  method = dataclasses.replace(judge.method, predictor='median')
+  other = copy.copy(judge)
+  other.method = method
+  (own,) = other.score(ROWS[:1], num_cots=2)
+  (asked,) = judge.score(ROWS[:1], num_cots=2, predictor='median')
+  (rail,) = judge.score(ROWS[:1], num_cots=2)
+  assert own == asked
+  assert rail.prediction != own.prediction
 
 
 def test_a_row_has_the_same_cots_whatever_is_beside_it(judge, predictions):

@@ -198,3 +198,14 @@ def test_softmax_is_float32_for_bfloat16_heads():
   )
   assert output.dtype == jnp.bfloat16
   np.testing.assert_allclose(np.float32(output), 1.0, atol=1e-2)
+
+
+def test_an_idle_row_does_not_make_others_read_what_their_window_left():
+  lengths, window, block = jnp.array([0, 10]), 4, 4
+  new, cached = _new_and_cached(lengths, room=1)
+  expected = _over_cache(new, cached, lengths, window, block)
+  # What is read must be finite: what is not seen is multiplied by zero.
+  unread = [x.at[:, :, :4].set(jnp.nan) for x in cached]
+  found = _over_cache(new, unread, lengths, window, block)
+  assert jnp.isfinite(expected).all()
+  np.testing.assert_array_equal(found, expected)

@@ -80,6 +80,16 @@ def test_int8_is_off_by_half_a_step_of_its_channel_at_most():
   assert (error.max(axis=1) > 0.4 * step[:, 0]).all()
 
 
+@pytest.mark.parametrize('kind', ['int8', 'nf4'])
+def test_a_weight_that_is_no_number_stays_none(kind):
+  weight = jnp.full((1, 128, 16), 0.02).at[0, 70, 3].set(jnp.nan)
+  params = {'layers': {'q_proj': {'weight': weight}}}
+  dense = quantization.dequantize(quantization.quantize(params, kind))
+  found = dense['layers']['q_proj']['weight']
+  assert jnp.isnan(found[0, 70, 3])
+  assert not jnp.isnan(found[0, :, 2]).any()
+
+
 def test_nf4_is_off_by_half_its_widest_gap_at_most():
   # Blocks of very different sizes, which one scale would not serve.
   weight = _normal(3, 4, 64, 16) * jnp.array([1e-3, 1.0, 30.0, 1e3]).reshape(

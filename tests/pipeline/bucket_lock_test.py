@@ -40,6 +40,15 @@ def test_lock_of_a_killed_run_is_taken_over(tmp_path, capsys):
   assert 'watching for 0 s whether it still is' in capsys.readouterr().out
 
 
+def test_lock_that_was_taken_over_is_left_to_who_took_it(tmp_path):
+  path = epath.Path(tmp_path / '.lock')
+  with bucket_lock.held(path, **QUICK):
+    path.write_text('another 000001')
+    time.sleep(0.2)
+    assert path.read_text() == 'another 000001'
+  assert path.read_text() == 'another 000001'
+
+
 def test_lock_that_is_left_meanwhile_is_free_at_once(tmp_path):
   path = epath.Path(tmp_path / '.lock')
   path.write_text('leaves 7')

@@ -110,6 +110,17 @@ def test_every_leaf_of_the_state_keeps_its_sharding(setup, rows):
   )
 
 
+def test_a_state_takes_the_memory_of_what_it_begins_with(setup, rows):
+  trainer = make_trainer(setup, rows)
+  trainable, _ = base_weights.init_params(setup.model, seed=0)
+  state = trainer.init_state(trainable)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(trainable))
+  described = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), state)
+  assert described == jax.tree.map(
+    lambda x: (x.shape, x.dtype, x.sharding), trainer.abstract_state
+  )
+
+
 def test_adapters_alone_are_trained_with_lora(rows):
   setup = make_setup(lora_rank=4)
   trainable, frozen = base_weights.init_params(setup.model, seed=0)
@@ -119,9 +130,9 @@ def test_adapters_alone_are_trained_with_lora(rows):
   }
   assert names == set(lora.LEAVES)
   trainer = make_trainer(setup, rows)
+  old = np.array(trainable['layers']['mlp']['up_proj']['lora_b'])
   state = trainer.init_state(trainable)
   batch = trainer.to_device(make_loader(rows).batch(0))
-  old = np.array(trainable['layers']['mlp']['up_proj']['lora_b'])
   state, _ = trainer.step(state, frozen, batch)
   new = np.array(state.params['layers']['mlp']['up_proj']['lora_b'])
   assert not np.array_equal(new, old)

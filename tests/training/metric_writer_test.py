@@ -176,3 +176,18 @@ def test_wandb_that_fails_is_one_warning(tmp_path, monkeypatch, caplog, when):
   )
   assert len(server.asked) == 1
   assert [row['step'] for row in _rows(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+def test_what_a_bucket_gets_later_it_gets_before_a_checkpoint(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(metric_writer, '_FLUSH_SECS', 1000.0)
+  with metric_writer.MetricWriter(tmp_path, 0) as writer:
+    lines = writer._sinks[metric_writer.METRICS]
+    lines._file.close()
+    lines._file = None  # As in a bucket, where files are written whole.
+    writer.write(0, {'loss': 1.0})
+    assert _rows(tmp_path) == []
+    writer.flush()
+    assert _rows(tmp_path) == [{'step': 0, 'loss': 1.0}]
+    assert len(_events(tmp_path)) >= 2

@@ -305,8 +305,9 @@ def _quantized_nf4(array: types.Array) -> qwix.QArray:
   block = _nf4_block(array.shape[-2])
   tiles = array.reshape(*array.shape[:-2], -1, block, array.shape[-1])
   largest = jnp.max(jnp.abs(tiles), axis=-2, keepdims=True)
-  # A block of zeros has code 7, the value 0, whatever its scale.
-  scale = jnp.where(largest > 0, largest, 1)
+  # A block of zeros has code 7, the value 0, whatever its scale. The scale of a
+  # block with NaN is NaN, and so is all that is decoded of it.
+  scale = jnp.where(largest == 0, 1, largest)
   ratio = tiles / scale
   halfway = (_NF4[1:] + _NF4[:-1]) / 2
   codes = sum((ratio > value).astype(jnp.uint8) for value in halfway)

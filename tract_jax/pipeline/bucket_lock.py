@@ -54,7 +54,8 @@ def held(
       number += 1
       # The next one may succeed; the run itself tells what cannot be written.
       with contextlib.suppress(Exception):
-        path.write_text(f'{name} {number:06}')
+        if path.read_text().startswith(name):
+          path.write_text(f'{name} {number:06}')
 
   path.write_text(f'{name} {0:06}')
   thread = threading.Thread(target=renew, daemon=True)
@@ -64,8 +65,11 @@ def held(
   finally:
     done.set()
     thread.join()
+    # Who was silent for too long has been taken for dead, and the lock is not
+    # his any more.
     with contextlib.suppress(Exception):
-      path.unlink(missing_ok=True)
+      if path.read_text().startswith(name):
+        path.unlink(missing_ok=True)
 
 
 def _watch(path: epath.Path, watch_secs: float) -> None:

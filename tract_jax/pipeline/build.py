@@ -218,13 +218,15 @@ class Trainer:
   """Compiled functions of a stage, and the shardings of what they take.
 
   Attributes:
-    init_state: trainable -> TrainState.
+    init_state: trainable, whose memory it takes -> TrainState.
+    abstract_state: shapes, dtypes and shardings of that.
     step: (state, frozen, batch [A, B, L]) -> (state, StepMetrics).
     evaluate: (trainable, frozen, batch [A, B, L]) -> LossTerms.
     to_device: the whole numpy Batch [B, L] -> Batch [A, B / A, L] on the mesh.
   """
 
   init_state: Callable[..., state_lib.TrainState]
+  abstract_state: types.PyTree
   step: Callable[..., tuple[state_lib.TrainState, step_lib.StepMetrics]]
   evaluate: Callable[..., types.LossTerms]
   to_device: Callable[[types.Batch], types.Batch]
@@ -269,10 +271,13 @@ def make_trainer(
   options = tpu_options.for_training(mesh, train_base=setup.model.train_base)
   train = setup.config.train
   micro_rows = train.micro_batch_size or train.batch_size
+  init_state = functools.partial(state_lib.init_state, optimizer=optimizer)
   return Trainer(
-    init_state=jax.jit(
-      functools.partial(state_lib.init_state, optimizer=optimizer),
-      out_shardings=shardings,
+    init_state=jax.jit(init_state, out_shardings=shardings, donate_argnums=0),
+    abstract_state=jax.tree.map(
+      lambda x, sharding: x.update(sharding=sharding),
+      jax.eval_shape(init_state, trainable),
+      shardings,
     ),
     step=mapping.map_updates(
       make_step,

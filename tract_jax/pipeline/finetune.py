@@ -79,7 +79,7 @@ def finetune(
     setup: of the whole run.
     run: what to train, and where to write.
     rows: what it is trained and validated on.
-    start: (trainable, frozen) to start from.
+    start: (trainable, frozen) to start from; the former is used up.
     make_trainer: (objective, with_cot, num_steps, num_targets) -> Trainer.
     should_stop: asked before each update; says the same on every process.
 
@@ -102,12 +102,11 @@ def finetune(
     run.objective, run.with_cot, loader.num_steps, num_targets
   )
   trainable, frozen = start
-  state = trainer.init_state(trainable)
-  _say_sizes(run, loader, state, frozen)
   with orbax_store.Store(
     run.folder / 'checkpoints', max_to_keep=setup.config.train.max_checkpoints
   ) as store:
-    state = _restored(run, store, state)
+    state = _first_state(run, store, trainer, trainable)
+    _say_sizes(run, loader, state, frozen)
     work = train_metrics.work_of(
       setup.model, loader.batch_size, loader.length, num_targets
     )
@@ -215,10 +214,19 @@ def _loaders(
   return loader, validation
 
 
-def _restored(run, store, state) -> state_lib.TrainState:
-  found = checkpoint.restore_latest(store, _abstract(state), run.fields)
+def _first_state(run, store, trainer, trainable) -> state_lib.TrainState:
+  """That of the last checkpoint, or one that begins with `trainable`.
+
+  Either way `trainable` is used up: beside the state there is no second copy
+  of what is trained.
+  """
+  if not store.steps():
+    return trainer.init_state(trainable)
+  for leaf in jax.tree.leaves(trainable):
+    leaf.delete()
+  found = checkpoint.restore_latest(store, trainer.abstract_state, run.fields)
   if found is None:
-    return state
+    raise types.InputError(f'{store.folder}: checkpoints went away meanwhile')
   state, _ = found
   progress.say(f'{run.label}: continues from step {int(state.step)}')
   return state
@@ -247,9 +255,13 @@ def _train(
     lines.on_step(report)
     writer.write(report.step, train_metrics.figures(report, work))
 
+  def save(state: state_lib.TrainState) -> None:
+    writer.flush()
+    checkpoint.save(store, state, {'fingerprint': run.fields})
+
   hooks = loop.Hooks(
     on_step=on_step,
-    save=lambda s: checkpoint.save(store, s, {'fingerprint': run.fields}),
+    save=save,
     save_every=train.checkpoint_every,
     should_stop=should_stop,
   )
@@ -319,12 +331,6 @@ def _as_json(figures: dict[str, float | None]) -> dict[str, Any]:
     return figures
   reason = f'not finite: {", ".join(lost)}'
   return figures | dict.fromkeys(lost) | {'validation_reason': reason}
-
-
-def _abstract(state):
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-  )
 
 
 def _say_sizes(run, loader, state, frozen) -> None:

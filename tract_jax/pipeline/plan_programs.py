@@ -181,14 +181,13 @@ def training(
     num_steps,
     num_targets,
   )
-  trainable, frozen = lora.split_trainable(model.abstract, model.train_base)
-  state = jax.eval_shape(trainer.init_state, trainable)
+  _, frozen = lora.split_trainable(model.abstract, model.train_base)
   micro = train.micro_batch_size or train.batch_size
   batch = _batch(setup, train.batch_size // micro, micro, length)
   return Program(
     name=name,
     fn=trainer.step,
-    args=(state, frozen, batch),
+    args=(trainer.abstract_state, frozen, batch),
     key=('train', stage.objective, with_cot),
     num_devices=model.mesh.size,
     num_rows=train.batch_size,

@@ -97,6 +97,13 @@ def _advice(
 ) -> str:
   """Which older steps can be loaded, and how to choose one."""
   whole = []
+  if jax.process_count() > 1:
+    # To load them all processes are needed, and the others may not know.
+    steps = ', '.join(map(str, older)) or 'none'
+    return (
+      f'older steps: {steps}; delete the folder {store.folder / str(damaged)}'
+      ' yourself to go on from the last of these'
+    )
   for step in older:
     try:
       store.load(step, abstract_state)

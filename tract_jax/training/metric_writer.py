@@ -105,6 +105,12 @@ class MetricWriter:
       with self._guarded(name):
         sink.write(step, row)
 
+  def flush(self) -> None:
+    """Writes what is kept back, so that no checkpoint is ahead of it."""
+    for name, sink in list(self._sinks.items()):
+      with self._guarded(name):
+        sink.flush()
+
   def close(self) -> None:
     """Flushes and closes the files."""
     for name, sink in list(self._sinks.items()):
@@ -150,14 +156,17 @@ class _JsonLines:
       return
     self._lines.append(line)
     if time.monotonic() - self._flushed > _FLUSH_SECS:
+      self.flush()
+
+  def flush(self) -> None:
+    if self._file is None:
       manifest.write_text_atomic(self._path, ''.join(self._lines))
       self._flushed = time.monotonic()
 
   def close(self) -> None:
+    self.flush()
     if self._file is not None:
       self._file.close()
-    else:
-      manifest.write_text_atomic(self._path, ''.join(self._lines))
 
 
 class _TensorBoard:
@@ -183,13 +192,13 @@ class _TensorBoard:
     # Hides what an interrupted run wrote at this step and later ones.
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._event(start_step, session_log=start)
-    self._flush()
+    self.flush()
 
   def write(self, step: int, row: Mapping[str, Any]) -> None:
     for name, value in _scalars(row).items():
       self._event(step, summary=self._scalar(name, value))
     if time.monotonic() - self._flushed > _FLUSH_SECS:
-      self._flush()
+      self.flush()
 
   def close(self) -> None:
     self._writer.close()
@@ -199,7 +208,7 @@ class _TensorBoard:
       self._make_event(wall_time=time.time(), step=step, **content)
     )
 
-  def _flush(self) -> None:
+  def flush(self) -> None:
     self._writer.flush()
     self._flushed = time.monotonic()
 
@@ -232,6 +241,9 @@ class _Wandb:
     # What an interrupted run wrote cannot be written again, and is the same.
     if step >= self._run.step:
       self._run.log(_scalars(row), step=step)
+
+  def flush(self) -> None:
+    """Does nothing: it is sent as it comes."""
 
   def close(self) -> None:
     self._run.finish()
