@@ -3,6 +3,7 @@
 import dataclasses
 import types as python_types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,9 +12,16 @@ from tests.pipeline import packed_run_test, run_test
 from tract_jax import types
 from tract_jax.data import manifest
 from tract_jax.objectives import losses
-from tract_jax.pipeline import build, finetune, objective, read_data, tasks
+from tract_jax.pipeline import (
+  build,
+  finetune,
+  objective,
+  read_data,
+  tasks,
+  weights,
+)
 from tract_jax.pipeline import config as config_lib
-from tract_jax.training import loop
+from tract_jax.training import loop, metric_writer
 
 FIGURES = ('validation_score_rmse', 'validation_ce', 'validation_loss')
 
@@ -179,3 +187,45 @@ def test_each_seed_has_an_order_of_its_own():
     for seed in (0, 1)
   )
   assert first != second
+
+
+def test_a_checkpoint_has_its_metrics_and_is_read_in_the_weights_place(
+  tmp_path, monkeypatch
+):
+  told, started, asked = [], [], iter(range(1000))
+  save, flush = finetune.checkpoint.save, metric_writer.MetricWriter.flush
+  restore, to_train = (
+    finetune.checkpoint.restore_latest,
+    weights.Weights.to_train,
+  )
+
+  def saving(*args):
+    told.append('save')
+    save(*args)
+
+  def flushing(writer):
+    told.append('flush')
+    flush(writer)
+
+  def starting(*args):
+    started.append(to_train(*args))
+    return started[-1]
+
+  def restoring(*args):
+    leaves = jax.tree.leaves(started[-1][0])
+    told.append(all(leaf.is_deleted() for leaf in leaves))
+    return restore(*args)
+
+  monkeypatch.setattr(finetune.checkpoint, 'save', saving)
+  monkeypatch.setattr(metric_writer.MetricWriter, 'flush', flushing)
+  monkeypatch.setattr(weights.Weights, 'to_train', starting)
+  monkeypatch.setattr(finetune.checkpoint, 'restore_latest', restoring)
+  train = {'batch_size': 8, 'num_epochs': 4, 'checkpoint_every': 1}
+  more = {'methods': ('ce',), 'train': train}
+  run = run_test.make_run(tmp_path, lambda: next(asked) > 3, **more)
+  with pytest.raises(loop.Interrupted):
+    tasks.execute(run, 'train')
+  assert told[:2] == ['flush', 'save'] and True not in told
+  told.clear()
+  tasks.execute(run_test.make_run(tmp_path, **more), 'train')
+  assert told[:3] == [True, 'flush', 'save']

@@ -1,4 +1,5 @@
 import dataclasses
+import types as python_types
 from typing import Any, NamedTuple
 
 import jax
@@ -173,3 +174,14 @@ def test_metadata_must_hold_a_fingerprint(tmp_path):
     pytest.raises(ValueError, match='fingerprint'),
   ):
     checkpoint.save(store, _state(1), {'at': 1})
+
+
+def test_joined_processes_load_no_older_step_for_advice(tmp_path, monkeypatch):
+  """Those whose own parts are whole would not come to load it, too."""
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  store = python_types.SimpleNamespace(folder=tmp_path)  # Cannot load anything.
+  found = checkpoint._advice(store, 9, [3, 6], None)
+  assert found == (
+    f'older steps: 3, 6; delete the folder {tmp_path / "9"} yourself to go on'
+    ' from the last of these'
+  )
