@@ -131,7 +131,9 @@ def _over_cache(new, cached, lengths, window, block):
       block=block,
       width=cached[0].shape[-1],
       starts=lengths,
-      depths=np.zeros(1, np.int32),
+      seen=attention.seen_entries(
+        cached[0].shape[2], lengths, np.zeros(1, np.int32), window
+      ),
       sees_own=np.ones((1, 1), bool),
       window=window,
     )

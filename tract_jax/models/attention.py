@@ -122,6 +122,27 @@ def _block(
   return jnp.einsum('bkgls,bksh->bkglh', probs, values)
 
 
+def seen_entries(
+  length: int, starts: types.Array, depths: np.ndarray, window: int | None
+) -> types.Array:
+  """Which entries of the cache new tokens see; the same in all layers.
+
+  Args:
+    length: T.
+    starts, window: as for `cached_attention`.
+    depths: [M] or [1, M] int32, new token m stands at `starts` + depths[m].
+
+  Returns:
+    [B, M, T] bool; [B, 1, T] without a window.
+  """
+  places = jnp.arange(length)[None, None]
+  starts = starts[:, None, None]
+  seen = places < starts
+  if window is None:
+    return seen
+  return seen & (starts + depths.reshape(1, -1, 1) - places < window)
+
+
 def cached_attention(
   queries: types.Array,
   keys: types.Array,
@@ -131,7 +152,7 @@ def cached_attention(
   block: int,
   width: int,
   starts: types.Array,
-  depths: np.ndarray,
+  seen: types.Array,
   sees_own: np.ndarray,
   window: int | None,
 ) -> types.Array:
@@ -153,7 +174,7 @@ def cached_attention(
     block: entries that it gives; divides the cache's length.
     width: W, at least H; zeros follow a head of H.
     starts: [B] int32; entries at or past them are not seen.
-    depths: [M] or [1, M] int32, new token m stands at `starts` + depths[m].
+    seen: of `seen_entries`.
     sees_own: [M, M] bool, whether new token i sees new token j.
     window: as for `causal_attention`.
 
@@ -168,9 +189,8 @@ def cached_attention(
   attend = functools.partial(_with_block, shape[-1] ** -0.5, queries)
 
   def read(i, so_far):
-    places = i * block + jnp.arange(block)[None, None]
-    seen = _seen(places, starts, depths, window)
-    return attend(*read_block(i * block), seen, so_far)
+    in_block = jax.lax.dynamic_slice_in_dim(seen, i * block, block, axis=2)
+    return attend(*read_block(i * block), in_block, so_far)
 
   # Before anything is read.
   empty = jnp.zeros(queries.shape[:-1] + (1,), jnp.float32)
@@ -186,23 +206,6 @@ def cached_attention(
   _, mass, output = jax.lax.fori_loop(first // block, stop, read, so_far)
   output = jnp.moveaxis(output / mass, 3, 1)[..., : shape[-1]]
   return output.astype(values.dtype).reshape(shape)
-
-
-def _seen(
-  places: types.Array,
-  starts: types.Array,
-  depths: np.ndarray,
-  window: int | None,
-) -> types.Array:
-  """[B, M or 1, S] whether new tokens see the entries at `places` [1, 1, S].
-
-  The others are as for `cached_attention`.
-  """
-  starts = starts[:, None, None]
-  seen = places < starts
-  if window is None:
-    return seen
-  return seen & (starts + depths.reshape(1, -1, 1) - places < window)
 
 
 def _with_block(
@@ -238,7 +241,8 @@ def _with_block(
   scores = jnp.where(seen[:, None, None], scores * scale, _MASKED)
   new_largest = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
   probs = jnp.exp(scores - new_largest)
-  shrunk = jnp.exp(largest - new_largest)
+  # Made once: to make it twice, a TPU's compiler would copy `largest`.
+  shrunk = jax.lax.optimization_barrier(jnp.exp(largest - new_largest))
   weighted = product('bkgms,bksh->bkgmh', probs.astype(values.dtype), values)
   mass = mass * shrunk + probs.sum(axis=-1, keepdims=True)
   return new_largest, mass, output * shrunk + weighted

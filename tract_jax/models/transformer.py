@@ -283,15 +283,18 @@ class _Model:
     x, rotation, starts = jax.tree.map(
       numerics.tiled_rows, (x, rotation, cache.lengths)
     )
+    window = self._spec.config.sliding_window
     block = kv_cache.block_length(cache.length, self._placement.cache_block)
+    seen = attention.seen_entries(cache.length, starts, depths, window)
     attend = functools.partial(
       attention.cached_attention,
       block=block,
       width=cache.width,
       starts=starts,
-      depths=depths,
+      # Made once: a TPU's compiler would make it in each layer.
+      seen=jax.lax.optimization_barrier(seen),
       sees_own=sees_own,
-      window=self._spec.config.sliding_window,
+      window=window,
     )
 
     def layer(x, scanned):
