@@ -197,15 +197,22 @@ def cached_attention(
   so_far = empty + _MASKED, empty, jnp.zeros(queries.shape, jnp.float32)
   own_keys, own_values = (jnp.swapaxes(x, 1, 2) for x in (keys, values))
   so_far = attend(own_keys, own_values, sees_own[None], so_far)
-  first = 0
-  if window is not None:
-    # Idle slots and the padding of a tile hold nothing.
-    shortest = jnp.where(starts > 0, starts, starts.max()).min()
-    first = jnp.maximum(shortest - window + 1, 0)
-  stop = (starts.max() + block - 1) // block
-  _, mass, output = jax.lax.fori_loop(first // block, stop, read, so_far)
+  bounds = _blocks_seen(starts, block, window)
+  _, mass, output = jax.lax.fori_loop(*bounds, read, so_far)
   output = jnp.moveaxis(output / mass, 3, 1)[..., : shape[-1]]
   return output.astype(values.dtype).reshape(shape)
+
+
+def _blocks_seen(
+  starts: types.Array, block: int, window: int | None
+) -> tuple[types.Array | int, types.Array]:
+  """The first block of the cache that any row sees, and where they end."""
+  stop = (starts.max() + block - 1) // block
+  if window is None:
+    return 0, stop
+  # Idle slots and the padding of a tile hold nothing.
+  shortest = jnp.where(starts > 0, starts, starts.max()).min()
+  return jnp.maximum(shortest - window + 1, 0) // block, stop
 
 
 def _with_block(
