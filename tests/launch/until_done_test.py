@@ -73,6 +73,14 @@ def test_a_run_from_nothing_to_its_end(gcloud):
   assert '--spot' in asked
 
 
+@pytest.mark.parametrize('is_changed', [False, True])
+def test_it_is_said_once_what_stays_behind(gcloud, is_changed):
+  answer(gcloud, 0, **{'git diff': [(int(is_changed), '')]})
+  done = gcloud.run('until_done.sh', *ARGUMENTS)
+  assert done.returncode == 0
+  assert done.stderr.count('what is not committed stays here') == is_changed
+
+
 def test_dry_run_prints_the_calls_that_are_made(gcloud):
   answer(gcloud, 0)
   printed = gcloud.dry_run('until_done.sh', *ARGUMENTS)

@@ -1,6 +1,7 @@
 """What is built from a configuration, on the demo's tiny world."""
 
 import copy
+import dataclasses
 
 import jax
 import numpy as np
@@ -11,7 +12,14 @@ from tract_jax import types
 from tract_jax.data import loader as loader_lib
 from tract_jax.data import packing
 from tract_jax.models import lora
-from tract_jax.pipeline import base_weights, build, read_data, sample
+from tract_jax.pipeline import (
+  base_weights,
+  build,
+  judge_file,
+  methods,
+  read_data,
+  sample,
+)
 from tract_jax.pipeline import config as config_lib
 from tract_jax.pipeline import objective as objective_lib
 
@@ -273,3 +281,15 @@ def test_numbers_of_sampling_are_the_configs(monkeypatch):
   for with_cot in (True, False):
     build.make_engine(setup, with_cot)
   assert [vars(one) for one in made] == [given] * 2
+
+
+def test_methods_of_a_run_predict_as_they_are_trained():
+  setup = make_setup(run={'train': {'batch_size': 8, 'expectation': 'grid'}})
+  assert setup.methods['raft'].predictor == 'rail_normalized'
+  assert judge_file.from_run(setup.config, 'raft').predictor == (
+    'rail_normalized'
+  )
+  own = methods.Method((), 'median', True)
+  setup = dataclasses.replace(setup, as_is={'zero_shot': own})
+  assert setup.methods['zero_shot'] is own
+  assert make_setup().methods == methods.METHODS
